@@ -1,0 +1,1 @@
+"""The numerical work: backbones, engines, PCA and Annoy. Nothing here imports Beam."""

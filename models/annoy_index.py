@@ -1,0 +1,163 @@
+"""One Annoy shard: building it from vectors, opening and searching it, exact search beside it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from imgindex.errors import OutputError
+
+Metric = Literal["angular", "euclidean"]
+METRICS: tuple[Metric, ...] = ("angular", "euclidean")
+
+Float32 = npt.NDArray[np.float32]
+Items = npt.NDArray[np.int64]
+
+RECALL_K = 10
+RECALL_SAMPLE = 200
+RECALL_EFFORTS = 6
+
+# Rows that exact search compares at once: 64 Ki distances a query are 256 KiB.
+_EXACT_ROWS = 1 << 16
+
+# How Annoy 1.17 lays out a node (annoylib.h). Items are the file's first nodes, in the order of their ids,
+# so that their vectors can be mapped instead of being copied out one Python list at a time.
+_NODE_FIELDS: dict[Metric, list[tuple[Any, ...]]] = {
+    "angular": [("descendants", "i4"), ("children", "i4", 2)],
+    "euclidean": [("descendants", "i4"), ("plane", "f4"), ("children", "i4", 2)],
+}
+
+
+def build_shard(
+    vectors: Float32, path: Path, *, metric: Metric, trees: int, seed: int
+) -> None:
+    """Writes an Annoy file whose item i is ``vectors[i]``; `vectors` is [items, dims], not empty.
+
+    The file's bytes depend on the arguments alone: Annoy's builds are reproducible on one thread.
+    Raises OutputError where Annoy cannot write `path`.
+    """
+    from annoy import AnnoyIndex
+
+    index = AnnoyIndex(vectors.shape[1], metric)
+    index.set_seed(seed)  # before the first item: Annoy draws from it while items are added
+    for item, vector in enumerate(vectors):
+        index.add_item(item, vector)
+    index.build(trees, n_jobs=1)
+    try:
+        index.save(str(path))
+    except OSError as error:
+        raise OutputError(f"Annoy could not write {path}: {error}") from error
+
+
+class AnnoyShard:
+    """An opened Annoy file: approximate and exact nearest items of a vector."""
+
+    def __init__(self, path: Path, *, metric: Metric, dims: int, items: int) -> None:
+        """Maps `path`. Raises OutputError where it does not hold `items` vectors of `dims` values."""
+        from annoy import AnnoyIndex
+
+        self.metric = metric
+        self._index = AnnoyIndex(dims, metric)
+        node = np.dtype([*_NODE_FIELDS[metric], ("vector", "f4", (dims,))])
+        try:
+            # Annoy takes any size for a whole number of nodes and then reads past the end.
+            if path.stat().st_size % node.itemsize:
+                raise OSError("its size is no whole number of nodes")
+            self._index.load(str(path))
+        except OSError as error:
+            raise OutputError(f"{path} is no Annoy file of {dims} dimensions: {error}") from error
+        if self._index.get_n_items() != items:
+            raise OutputError(
+                f"{path} holds {self._index.get_n_items()} items; its manifest promises {items}"
+            )
+        self.vectors: Float32 = np.memmap(path, dtype=node, mode="r", shape=(items,))["vector"]
+        if not np.array_equal(self.vectors[-1], np.float32(self._index.get_item_vector(items - 1))):
+            raise OutputError(f"{path}: the installed Annoy lays out its nodes in another way")
+
+    def nearest(
+        self, queries: Float32, k: int, search_k: int | None = None
+    ) -> list[tuple[Items, Float32]]:
+        """For each of `queries` [n, dims], at most `k` near items and their distances, nearest first.
+
+        `search_k` is how many nodes Annoy inspects; None searches exactly, by brute force.
+        """
+        if search_k is None:
+            return exact_nearest(self.vectors, queries, k, self.metric)
+        found = []
+        for query in queries:
+            items, distances = self._index.get_nns_by_vector(
+                query, k, search_k=search_k, include_distances=True
+            )
+            found.append((np.array(items, np.int64), np.array(distances, np.float32)))
+        return found
+
+
+def exact_nearest(
+    vectors: Float32, queries: Float32, k: int, metric: Metric
+) -> list[tuple[Items, Float32]]:
+    """For each of `queries` [m, dims], the `k` nearest of `vectors` [n, dims] and their distances.
+
+    Of equal distances the lower row comes first.
+    """
+    best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
+    for start in range(0, len(vectors), _EXACT_ROWS):
+        block = np.ascontiguousarray(vectors[start : start + _EXACT_ROWS])
+        for query, distances in enumerate(exact_distances(block, queries, metric)):
+            items = np.concatenate([best[query][0], np.arange(start, start + len(block))])
+            distances = np.concatenate([best[query][1], distances])
+            if len(distances) > k:
+                # Keeps every row that ties with the k-th, which argpartition alone would not.
+                near = distances <= np.partition(distances, k - 1)[k - 1]
+                items, distances = items[near], distances[near]
+            order = np.argsort(distances, kind="stable")[:k]
+            best[query] = items[order], distances[order]
+    return best
+
+
+def exact_distances(vectors: Float32, queries: Float32, metric: Metric) -> Float32:
+    """Distances [m, n] of `queries` [m, dims] to `vectors` [n, dims], as Annoy defines them.
+
+    Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
+    """
+    if metric == "angular":
+        return np.sqrt(np.maximum(0, 2 - 2 * cosine_similarity(vectors, queries)))
+    squares = np.square(vectors).sum(axis=1) + np.square(queries).sum(axis=1)[:, np.newaxis]
+    return np.sqrt(np.maximum(0, squares - 2 * (queries @ vectors.T)))
+
+
+def cosine_similarity(vectors: Float32, queries: Float32) -> Float32:
+    """Cosines [m, n] of `queries` [m, dims] with `vectors` [n, dims]; 0 for a zero vector."""
+    norms = np.linalg.norm(queries, axis=1)[:, np.newaxis] * np.linalg.norm(vectors, axis=1)
+    dots = queries @ vectors.T
+    cosines: Float32 = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return np.clip(cosines, -1, 1, out=cosines)
+
+
+def search_effort(trees: int, step: int) -> int:
+    """Annoy's ``search_k`` at the `step`-th of the efforts that recall is measured at, from 0."""
+    return RECALL_K * trees * 2**step
+
+
+def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
+    """Recall@10 against exact search at each of `RECALL_EFFORTS` efforts, cheapest first.
+
+    The queries are at most `RECALL_SAMPLE` of the shard's own items, evenly spread, each left out of its own
+    answer. A shard of a single item has nothing to find and a recall of 1.
+    """
+    items = len(shard.vectors)
+    sample = np.unique(np.linspace(0, items - 1, min(items, RECALL_SAMPLE)).astype(np.int64))
+    queries = np.ascontiguousarray(shard.vectors[sample])
+    # One more than is compared, for an item is its own nearest neighbour.
+    k = min(RECALL_K + 1, items)
+    truth = shard.nearest(queries, k)
+    recalls = []
+    for effort in range(RECALL_EFFORTS):
+        answers = shard.nearest(queries, k, search_effort(trees, effort))
+        hits = wanted = 0
+        for item, (exact, _), (found, _) in zip(sample, truth, answers, strict=True):
+            near = set(exact[exact != item][:RECALL_K].tolist())
+            hits += len(near & set(found[found != item][:RECALL_K].tolist()))
+            wanted += len(near)
+        recalls.append(hits / wanted if wanted else 1.0)
+    return recalls

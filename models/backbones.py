@@ -1,0 +1,399 @@
+"""Backbones: Keras models that map raw RGB pixels to one pooled feature per image.
+
+A backbone is an application of ``keras.applications`` without its classifier, or a saved
+``.keras`` model. Importing this module loads neither Keras nor TensorFlow;
+:func:`check_backbone` refuses what it can without them, :func:`load_backbone` builds the model.
+"""
+
+import difflib
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from imgindex.errors import UsageError, WeightsUnavailableError
+
+POOLINGS = ("avg", "max")
+WEIGHTS_WORDS = ("imagenet", "bundled", "none")
+BUNDLED_NAME = "MobileNetV2"
+BUNDLED_WEIGHTS = Path(__file__).parent / "weights/MobileNetV2_imagenet_notop_float16.weights.h5"
+
+_IMAGE_SIZES = range(32, 2049)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What must be known of a ``keras.applications`` model before Keras is loaded.
+
+    Attributes:
+        module: Submodule of ``keras.applications`` that holds its ``preprocess_input``.
+        image_size: Default side of the square input, in pixels.
+        minimum_size: Smallest side that the application accepts, in pixels.
+    """
+
+    module: str
+    image_size: int
+    minimum_size: int = 32
+
+
+APPLICATIONS: Mapping[str, Architecture] = MappingProxyType(
+    {
+        "ConvNeXtTiny": Architecture("convnext", 224),
+        "ConvNeXtSmall": Architecture("convnext", 224),
+        "ConvNeXtBase": Architecture("convnext", 224),
+        "ConvNeXtLarge": Architecture("convnext", 224),
+        "ConvNeXtXLarge": Architecture("convnext", 224),
+        "DenseNet121": Architecture("densenet", 224),
+        "DenseNet169": Architecture("densenet", 224),
+        "DenseNet201": Architecture("densenet", 224),
+        "EfficientNetB0": Architecture("efficientnet", 224),
+        "EfficientNetB1": Architecture("efficientnet", 240),
+        "EfficientNetB2": Architecture("efficientnet", 260),
+        "EfficientNetB3": Architecture("efficientnet", 300),
+        "EfficientNetB4": Architecture("efficientnet", 380),
+        "EfficientNetB5": Architecture("efficientnet", 456),
+        "EfficientNetB6": Architecture("efficientnet", 528),
+        "EfficientNetB7": Architecture("efficientnet", 600),
+        "EfficientNetV2B0": Architecture("efficientnet_v2", 224),
+        "EfficientNetV2B1": Architecture("efficientnet_v2", 240),
+        "EfficientNetV2B2": Architecture("efficientnet_v2", 260),
+        "EfficientNetV2B3": Architecture("efficientnet_v2", 300),
+        "EfficientNetV2S": Architecture("efficientnet_v2", 384),
+        "EfficientNetV2M": Architecture("efficientnet_v2", 480),
+        "EfficientNetV2L": Architecture("efficientnet_v2", 480),
+        "InceptionResNetV2": Architecture("inception_resnet_v2", 299, 75),
+        "InceptionV3": Architecture("inception_v3", 299, 75),
+        "MobileNet": Architecture("mobilenet", 224),
+        "MobileNetV2": Architecture("mobilenet_v2", 224),
+        "MobileNetV3Large": Architecture("mobilenet_v3", 224),
+        "MobileNetV3Small": Architecture("mobilenet_v3", 224),
+        "NASNetLarge": Architecture("nasnet", 331),
+        "NASNetMobile": Architecture("nasnet", 224),
+        "ResNet50": Architecture("resnet50", 224),
+        "ResNet101": Architecture("resnet", 224),
+        "ResNet152": Architecture("resnet", 224),
+        "ResNet50V2": Architecture("resnet_v2", 224),
+        "ResNet101V2": Architecture("resnet_v2", 224),
+        "ResNet152V2": Architecture("resnet_v2", 224),
+        "VGG16": Architecture("vgg16", 224),
+        "VGG19": Architecture("vgg19", 224),
+        "Xception": Architecture("xception", 299, 71),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A loaded model and what decides its features.
+
+    Attributes:
+        name: The ``keras.applications`` name or the path of the ``.keras`` model, as given.
+        model: ``keras.Model`` from raw RGB pixels, uint8 ``[n, height, width, 3]``, to pooled
+            features, float32 ``[n, feature_dim]``. Preprocessing is inside.
+        image_size: ``(height, width)`` that the model takes, in pixels.
+        feature_dim: Length of one feature.
+        pooling: ``avg`` or ``max``.
+        preprocessing: Full name of the function that the model applies to the pixels, or
+            ``in the model`` for a ``.keras`` model.
+        weights_sha256: :func:`weights_digest` of the model, wherever its weights came from.
+    """
+
+    name: str
+    model: Any
+    image_size: tuple[int, int]
+    feature_dim: int
+    pooling: str
+    preprocessing: str
+    weights_sha256: str
+
+
+def check_backbone(
+    name: str, weights: str, pooling: str, image_size: int | Sequence[int] | None
+) -> None:
+    """Refuses what can be refused without loading Keras.
+
+    Args:
+        name: A ``keras.applications`` name or the path of a ``.keras`` model.
+        weights: ``imagenet``, ``bundled``, ``none`` or the path of a ``.h5`` weights file. For a
+            ``.keras`` model, which holds its weights, only ``imagenet`` and ``none``; both mean
+            the weights in the file.
+        pooling: ``avg`` or ``max``.
+        image_size: Side of the square input in pixels, ``(height, width)``, or None for the
+            model's own size.
+
+    Raises:
+        UsageError: If one of them cannot be right.
+    """
+    if pooling not in POOLINGS:
+        raise UsageError(f"backbone.pooling is {pooling!r}: expected one of {', '.join(POOLINGS)}")
+    size = _image_size(image_size)
+    if _is_saved_model(name):
+        if not Path(name).is_file():
+            raise UsageError(f"backbone.name: no such file: {name}")
+        if weights not in ("imagenet", "none"):
+            raise UsageError(
+                f"backbone.weights is {weights!r}, but {name} holds its own weights: "
+                "leave backbone.weights out"
+            )
+        return
+    if name not in APPLICATIONS:
+        raise UsageError(
+            f"backbone.name {name!r} is unknown{_did_you_mean(name, APPLICATIONS)}: expected a "
+            "keras.applications model, such as ResNet50, or the path of a .keras file"
+        )
+    minimum = APPLICATIONS[name].minimum_size
+    if size is not None and min(size) < minimum:
+        raise UsageError(
+            f"backbone.image_size is {image_size!r}: {name} takes no side below {minimum} pixels"
+        )
+    _check_weights(name, weights)
+
+
+def load_backbone(
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | Sequence[int] | None,
+    seed: int = 0,
+) -> Backbone:
+    """Builds the model and loads its weights.
+
+    Args:
+        name, weights, pooling, image_size: As in :func:`check_backbone`.
+        seed: Seeds the random weights of ``weights="none"``; the same seed gives the same
+            weights in every process.
+
+    Raises:
+        UsageError: If the arguments, a weights file or a ``.keras`` model cannot be used.
+        WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
+    """
+    check_backbone(name, weights, pooling, image_size)
+    size = _image_size(image_size)
+    with _quiet_keras() as keras:
+        if _is_saved_model(name):
+            preprocessing = "in the model"
+            model, size = _load_saved_model(keras, name, pooling, size)
+        else:
+            architecture = APPLICATIONS[name]
+            preprocessing = f"keras.applications.{architecture.module}.preprocess_input"
+            preprocess = getattr(keras.applications, architecture.module).preprocess_input
+            size = size or (architecture.image_size,) * 2
+            core = _build_application(keras, name, weights, pooling, size, seed)
+            model = _on_pixels(keras, core, size, preprocess, pooling)
+    return Backbone(
+        name=name,
+        model=model,
+        image_size=size,
+        feature_dim=model.output_shape[-1],
+        pooling=pooling,
+        preprocessing=preprocessing,
+        weights_sha256=weights_digest(model),
+    )
+
+
+def weights_digest(model: Any) -> str:
+    """sha256 over a Keras model's weights, in the order of ``model.weights``.
+
+    For each weight: its shape and float32 little-endian bytes. Names stay out: Keras numbers
+    unnamed layers and variables through the life of a process, so they tell what else it built.
+    """
+    digest = hashlib.sha256()
+    for weight in model.weights:
+        values = weight.numpy().astype("<f4")
+        digest.update(f"{values.shape}\n".encode())
+        digest.update(values.tobytes())
+    return digest.hexdigest()
+
+
+def _image_size(image_size: Any) -> tuple[int, int] | None:
+    """``(height, width)`` of the config's value, None for null; refuses anything else."""
+    if image_size is None:
+        return None
+    sides = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size,) * 2
+    # bool is an int, and True is no size.
+    if len(sides) != 2 or any(type(side) is not int or side not in _IMAGE_SIZES for side in sides):
+        raise UsageError(
+            f"backbone.image_size is {image_size!r}: expected a side in pixels or a "
+            f"[height, width] pair, {_IMAGE_SIZES[0]} to {_IMAGE_SIZES[-1]}, or null"
+        )
+    return sides
+
+
+def _is_saved_model(name: str) -> bool:
+    return name.endswith(".keras")
+
+
+def _did_you_mean(given: str, choices: Mapping[str, object] | Sequence[str]) -> str:
+    by_lower = {choice.lower(): choice for choice in choices}
+    close = difflib.get_close_matches(given.lower(), by_lower, n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(by_lower[match] for match in close)}?)" if close else ""
+
+
+def _check_weights(name: str, weights: str) -> None:
+    if weights == "bundled" and name != BUNDLED_NAME:
+        raise UsageError(
+            f"backbone.weights is bundled, but the package bundles weights of {BUNDLED_NAME} only: "
+            f"choose backbone.name={BUNDLED_NAME}, or imagenet, none or a path for {name}"
+        )
+    if weights in WEIGHTS_WORDS:
+        return
+    if not weights.endswith(".h5"):
+        raise UsageError(
+            f"backbone.weights is {weights!r}{_did_you_mean(weights, WEIGHTS_WORDS)}: expected "
+            f"{', '.join(WEIGHTS_WORDS)} or the path of a .h5 weights file"
+        )
+    if not Path(weights).is_file():
+        raise UsageError(f"backbone.weights: no such file: {weights}")
+
+
+@contextmanager
+def _quiet_keras() -> Iterator[Any]:
+    """Yields Keras with its progress bars and warnings off."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import keras
+
+    if keras.config.backend() != "tensorflow":
+        raise UsageError(
+            f"Keras runs on {keras.config.backend()}: imgindex needs KERAS_BACKEND=tensorflow"
+        )
+    interactive = keras.config.is_interactive_logging_enabled()
+    keras.config.disable_interactive_logging()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield keras
+    finally:
+        if interactive:
+            keras.config.enable_interactive_logging()
+
+
+def _build_application(
+    keras: Any, name: str, weights: str, pooling: str, size: tuple[int, int], seed: int
+) -> Any:
+    build = getattr(keras.applications, name)
+    options = {"include_top": False, "input_shape": (*size, 3), "pooling": pooling}
+    if weights == "imagenet":
+        try:
+            return build(weights="imagenet", **options)
+        except Exception as error:
+            wanted = _wanted_download(keras, error)
+            if wanted is None:
+                raise
+            raise WeightsUnavailableError(
+                f"{name}: Keras could not download its ImageNet weights ({_first_line(error)}): "
+                f"put {wanted.name} into {wanted.parent}, or give --set backbone.weights=PATH, "
+                f"none (random) or, with backbone.name={BUNDLED_NAME}, bundled"
+            ) from error
+    core = build(weights=None, **options)
+    if weights == "none":
+        _randomize(core, seed)
+        return core
+    path = BUNDLED_WEIGHTS if weights == "bundled" else Path(weights)
+    try:
+        core.load_weights(path)
+    except Exception as error:  # h5py and Keras raise many kinds for files that do not fit.
+        raise UsageError(
+            f"{path}: these weights do not fit {name} ({_first_line(error)}): give a file saved "
+            f"from keras.applications.{name}(include_top=False)"
+        ) from error
+    return core
+
+
+def _wanted_download(keras: Any, error: BaseException) -> Path | None:
+    """The file that Keras wanted to download when it raised, None if it was not downloading.
+
+    Its errors name the URL at best, and the name in the cache may differ from the URL's.
+    """
+    trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is keras.utils.get_file.__code__:
+            return Path(trace.tb_frame.f_locals["download_target"])
+        trace = trace.tb_next
+    return None
+
+
+def _randomize(model: Any, seed: int) -> None:
+    """Draws every kernel anew; biases and normalizations keep their constant start values.
+
+    Keras seeds its initializers from Python's global generator, which other threads may use
+    meanwhile.
+    """
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        shape = tuple(weight.shape)
+        if len(shape) < 2:
+            continue
+        # A depthwise kernel [height, width, channels, 1] sums over one channel at a time.
+        depthwise = len(shape) == 4 and shape[-1] == 1
+        fan_in = int(np.prod(shape[:2] if depthwise else shape[:-1]))
+        kernel = generator.standard_normal(shape, dtype=np.float32)
+        weight.assign(kernel * np.float32(fan_in**-0.5))
+
+
+def _load_saved_model(
+    keras: Any, name: str, pooling: str, given: tuple[int, int] | None
+) -> tuple[Any, tuple[int, int]]:
+    """The model of a ``.keras`` file on raw pixels, and its ``(height, width)``."""
+    try:
+        core = keras.saving.load_model(name, compile=False, safe_mode=True)
+    except Exception as error:  # A foreign file can fail anywhere in Keras.
+        if "Lambda" in str(error):
+            raise UsageError(
+                f"{name}: has a Lambda layer, whose code imgindex does not run: replace it by "
+                "a built-in layer and save the model again"
+            ) from error
+        raise UsageError(
+            f"{name}: Keras cannot read this model ({_first_line(error)}): save it with "
+            "model.save(...) in Keras 3, from built-in layers only"
+        ) from error
+    inputs = [tuple(tensor.shape) for tensor in getattr(core, "inputs", None) or []]
+    outputs = [tuple(tensor.shape) for tensor in getattr(core, "outputs", None) or []]
+    if not (
+        (len(inputs), len(outputs)) == (1, 1)
+        and (len(inputs[0]), inputs[0][-1]) == (4, 3)
+        and len(outputs[0]) in (2, 4)
+        and outputs[0][-1] is not None
+    ):
+        raise UsageError(
+            f"{name}: expected one input [n, height, width, 3] and one output [n, d] or "
+            f"[n, h, w, c], got inputs {inputs} and outputs {outputs}"
+        )
+    own = inputs[0][1:3]
+    size = given or own
+    if None in size:
+        raise UsageError(f"{name}: takes images of any size: set backbone.image_size, such as 224")
+    if any(side not in (None, wanted) for side, wanted in zip(own, size, strict=True)):
+        raise UsageError(
+            f"{name}: takes images of {own} (height, width), but backbone.image_size is "
+            f"{given}: leave backbone.image_size out"
+        )
+    try:
+        return _on_pixels(keras, core, size, lambda pixels: pixels, pooling), size
+    except ValueError as error:
+        raise UsageError(
+            f"{name}: does not take images of {size} (height, width) ({_first_line(error)}): "
+            "set another backbone.image_size"
+        ) from error
+
+
+def _on_pixels(keras: Any, core: Any, size: tuple[int, int], preprocess: Any, pooling: str) -> Any:
+    """The model from uint8 pixels ``[n, height, width, 3]`` to float32 ``[n, feature_dim]``."""
+    pixels = keras.Input((*size, 3), dtype="uint8", name="pixels")
+    features = core(preprocess(keras.ops.cast(pixels, "float32")))
+    if len(features.shape) == 4:
+        layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
+        features = getattr(keras.layers, layer)()(features)
+    return keras.Model(pixels, keras.ops.cast(features, "float32"))
+
+
+def _first_line(error: BaseException) -> str:
+    """The error as one short line, for a message."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    line = lines[0].rstrip(" :.")
+    return line if len(line) <= 200 else f"{line[:199]}…"

@@ -1,0 +1,271 @@
+"""Principal component analysis with sums that are exact, so that no order of work changes a bit.
+
+L2-normalized float16 features lie on the grid of multiples of 2**-24 within [-1, 1]. Products of two
+such numbers are multiples of 2**-48, and a float64 holds any multiple of 2**-48 below 2**5 exactly.
+As long as a block's column energies (sums of squares) stay below 2**5, every partial sum of its Gram
+matrix does too (Cauchy–Schwarz), so the matrix product is exact whatever BLAS does; blocks are added in
+a high and a low part, which stay exact for at least 2**29 rows. Moments merged in any order, of any
+split of the rows, are therefore equal, and so are the bases fitted to them.
+
+Projection uses the same argument: components on the grid of 2**-27 make every dot product with a
+feature exact in float64, so a vector does not depend on the batch that it was computed in.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import threadpool_limits
+
+from imgindex.errors import OutputError
+
+Features = npt.NDArray[np.floating]
+Float64 = npt.NDArray[np.float64]
+Float32 = npt.NDArray[np.float32]
+
+_GRID = 2.0**-24
+_COMPONENT_GRID = 2.0**-27
+_BLOCK_ENERGY = 2.0**5
+_BLOCK_ROWS = 4096
+_MAX_ENERGY = 2.0**29
+
+
+def _on_grid(features: Features) -> Float64:
+    """Returns `features` [n, d] as float64 on the grid of 2**-24; float16 rows are on it already."""
+    rows = np.asarray(features, dtype=np.float64)
+    if rows.ndim != 2:
+        raise ValueError(f"features must be [rows, feature_dim], got shape {rows.shape}")
+    if rows.size and not np.abs(rows).max() <= 1.0:
+        raise ValueError("features must be finite and within [-1, 1]; L2-normalize them first")
+    if features.dtype == np.float16:
+        return rows
+    return np.rint(rows / _GRID) * _GRID
+
+
+def _exact_blocks(rows: Float64) -> Iterator[Float64]:
+    """Cuts `rows` [n, d] where a column's energy would leave the range of exact sums."""
+    start = 0
+    while start < len(rows):
+        block = rows[start : start + _BLOCK_ROWS]
+        if np.square(block).sum(axis=0).max() > _BLOCK_ENERGY:
+            energies = np.cumsum(np.square(block), axis=0).max(axis=1)
+            block = block[: np.searchsorted(energies, _BLOCK_ENERGY, side="right")]
+        yield block
+        start += len(block)
+
+
+@dataclass
+class Moments:
+    """The exact count, sum and Gram matrix of rows: a mergeable summary of float16 features.
+
+    Rows that are not float16 are rounded to multiples of 2**-24, an error of at most 3e-8.
+    """
+
+    count: int
+    total: Float64  # [d]
+    gram_high: Float64  # [d, d], multiples of 2**-24
+    gram_low: Float64  # [d, d], what remains, multiples of 2**-48
+
+    @classmethod
+    def empty(cls, feature_dim: int) -> "Moments":
+        """Moments of no rows."""
+        shape = (feature_dim, feature_dim)
+        return cls(0, np.zeros(feature_dim), np.zeros(shape), np.zeros(shape))
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a row."""
+        return len(self.total)
+
+    def add(self, features: Features) -> None:
+        """Adds `features` [n, d], L2-normalized. Raises ValueError for values beyond [-1, 1]."""
+        rows = _on_grid(features)
+        if rows.shape[1] != self.feature_dim:
+            raise ValueError(f"expected rows of {self.feature_dim} values, got {rows.shape[1]}")
+        for block in _exact_blocks(rows):
+            self.total += block.sum(axis=0)
+            gram = block.T @ block
+            high = np.rint(gram / _GRID)
+            high *= _GRID
+            gram -= high
+            self.gram_high += high
+            self.gram_low += gram
+        self.count += len(rows)
+
+    def merge(self, other: "Moments") -> None:
+        """Adds the rows that `other` summarizes. Raises OverflowError past the range of exact sums."""
+        if other.feature_dim != self.feature_dim:
+            raise ValueError(
+                f"cannot merge moments of {self.feature_dim} and {other.feature_dim} columns"
+            )
+        self.count += other.count
+        self.total += other.total
+        self.gram_high += other.gram_high
+        self.gram_low += other.gram_low
+        if self.gram_high.diagonal().max() > _MAX_ENERGY:
+            raise OverflowError(f"{self.count} rows are more than exact sums can hold")
+
+    def mean(self) -> Float64:
+        """The rows' mean, [d]."""
+        return self.total / self.count
+
+    def covariance(self) -> Float64:
+        """The rows' covariance with the divisor count - 1 (1 for a single row), [d, d]."""
+        # The correctly rounded sum of both parts is the same however the rows were split.
+        gram = self.gram_high + self.gram_low
+        mean = self.mean()
+        covariance: Float64 = (gram - np.outer(self.total, mean)) / max(self.count - 1, 1)
+        return (covariance + covariance.T) / 2
+
+
+@dataclass(frozen=True)
+class Basis:
+    """A fitted PCA. `components` are unit rows on the grid of 2**-27, largest variance first."""
+
+    mean: Float32  # [feature_dim]
+    components: Float32  # [dims, feature_dim]
+    explained_variance: Float32  # [dims]
+    explained_variance_ratio: Float32  # [dims]
+    whiten: bool = False
+
+    @property
+    def dims(self) -> int:
+        """Length of a projected vector."""
+        return len(self.components)
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of a feature."""
+        return len(self.mean)
+
+    def project(self, features: Features) -> Float32:
+        """Projects L2-normalized `features` [n, feature_dim] to vectors [n, dims], row by row.
+
+        A row's vector has the same bits in any batch. Raises ValueError for a wrong shape or range.
+        """
+        rows = _on_grid(features)
+        if rows.shape[1] != self.feature_dim:
+            raise ValueError(f"expected rows of {self.feature_dim} values, got {rows.shape[1]}")
+        components = self.components.astype(np.float64)
+        vectors = rows @ components.T
+        vectors -= _centre(self.mean, components)
+        if self.whiten:
+            vectors /= np.sqrt(self.explained_variance.astype(np.float64))
+        return vectors.astype(np.float32)
+
+    def to_npz(self) -> bytes:
+        """Serializes the basis as the bytes of an ``.npz`` file."""
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            mean=self.mean,
+            components=self.components,
+            explained_variance=self.explained_variance,
+            explained_variance_ratio=self.explained_variance_ratio,
+            whiten=np.array(self.whiten),
+        )
+        return buffer.getvalue()
+
+    @classmethod
+    def from_npz(cls, data: bytes) -> "Basis":
+        """Reads `to_npz`'s bytes. Raises OutputError for anything else; never unpickles."""
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                basis = cls(
+                    mean=arrays["mean"],
+                    components=arrays["components"],
+                    explained_variance=arrays["explained_variance"],
+                    explained_variance_ratio=arrays["explained_variance_ratio"],
+                    whiten=bool(arrays["whiten"]),
+                )
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
+            raise OutputError(f"the PCA basis cannot be read: {error}") from error
+        if basis.components.shape != (len(basis.explained_variance), basis.feature_dim):
+            raise OutputError("the PCA basis cannot be read: its arrays do not fit each other")
+        return basis
+
+
+def _centre(mean: Float32, components: Float64) -> Float64:
+    """The mean's own projection, [dims], on the grid and so exact like a row's."""
+    centre: Float64 = components @ (np.rint(mean.astype(np.float64) / _GRID) * _GRID)
+    return centre
+
+
+def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basis:
+    """Fits PCA to all rows of `moments`, as scikit-learn's ``PCA(svd_solver="full")`` does.
+
+    Args:
+      moments: of at least one row.
+      dims: how many components, or the share of variance in (0, 1) that they must explain.
+      whiten: scale vectors to unit variance.
+
+    Rows of a rank below `dims` give as many components as their rank. Rows that do not vary at all
+    (one image, or copies of one) have no principal direction: the basis is then the rows' own
+    direction with mean zero, one component, so that every copy is at cosine 1.
+
+    Each component's sign makes its entry of largest magnitude positive (scikit-learn's ``svd_flip``).
+    """
+    if moments.count < 1:
+        raise ValueError("PCA needs at least one row")
+    covariance = moments.covariance()
+    # One thread, so that LAPACK's blocking and with it the last bits do not depend on the machine's load.
+    with threadpool_limits(limits=1, user_api="blas"):
+        variances, vectors = np.linalg.eigh(covariance)
+    variances, components = variances[::-1], vectors.T[::-1]
+    energy = float((moments.gram_high.diagonal() + moments.gram_low.diagonal()).sum())
+    # Rounding of the centred moments is relative to the rows' own energy, not to their variance.
+    noise = energy / moments.count * moments.feature_dim * np.finfo(np.float64).eps
+    rank = min(int(np.count_nonzero(variances > noise)), max(moments.count - 1, 0))
+    if rank == 0:
+        return _constant_basis(moments)
+    total_variance = float(variances[:rank].sum())
+    keep = min(_component_count(variances[:rank] / total_variance, dims), rank)
+    components = _fix_signs(components[:keep])
+    return Basis(
+        mean=moments.mean().astype(np.float32),
+        components=(np.rint(components / _COMPONENT_GRID) * _COMPONENT_GRID).astype(np.float32),
+        explained_variance=variances[:keep].astype(np.float32),
+        explained_variance_ratio=(variances[:keep] / total_variance).astype(np.float32),
+        whiten=whiten,
+    )
+
+
+def _component_count(ratios: Float64, dims: int | float) -> int:
+    if isinstance(dims, int):
+        return dims
+    return int(np.searchsorted(np.cumsum(ratios), dims, side="right")) + 1
+
+
+def _fix_signs(components: Float64) -> Float64:
+    largest = np.argmax(np.abs(components), axis=1)
+    signs = np.sign(components[np.arange(len(components)), largest])
+    fixed: Float64 = components * signs[:, np.newaxis]
+    return fixed
+
+
+def _constant_basis(moments: Moments) -> Basis:
+    mean = moments.mean()
+    direction = mean / np.linalg.norm(mean)
+    return Basis(
+        mean=np.zeros(moments.feature_dim, np.float32),
+        components=(np.rint(direction / _COMPONENT_GRID) * _COMPONENT_GRID).astype(np.float32)[
+            np.newaxis
+        ],
+        explained_variance=np.ones(1, np.float32),
+        explained_variance_ratio=np.zeros(1, np.float32),
+    )
+
+
+def normalize(features: Float32) -> tuple[npt.NDArray[np.float16], npt.NDArray[np.bool_]]:
+    """L2-normalizes `features` [n, d] and rounds them to float16, as the store holds them.
+
+    Returns the unit rows and, for each, whether it has a direction: a zero or non-finite feature
+    has none and comes back as zeros.
+    """
+    norms = np.linalg.norm(features.astype(np.float64), axis=1)
+    valid = np.isfinite(norms) & (norms > 0)
+    unit = np.zeros(features.shape, np.float16)
+    unit[valid] = (features[valid] / norms[valid, np.newaxis]).astype(np.float16)
+    return unit, valid

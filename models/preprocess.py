@@ -1,0 +1,121 @@
+"""One preprocessing for indexing and for queries: encoded image bytes to RGB pixels of a fixed size."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+# Names what `decode` does in the spec: a change of the pixels that it returns is a change of this name.
+PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-1"
+
+# Pillow refuses larger images by itself, whatever is asked for here.
+LARGEST_MAX_PIXELS = 178_956_970
+
+
+class DecodeError(Exception):
+    """An image that cannot be decoded; `reason` is a stable code, the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class DecodedImage:
+    """An image ready for a backbone, with the size of the original."""
+
+    pixels: Pixels  # [height, width, 3] as asked for
+    width: int  # of the upright original
+    height: int
+
+
+def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIXELS) -> DecodedImage:
+    """Decodes an encoded image to upright RGB and stretches it to `size` (height, width).
+
+    Every mode that Pillow reads becomes 8-bit RGB: palettes, grey, CMYK and 16-bit values are converted,
+    transparency is laid on white, the first frame stands for an animation. JPEGs are decoded at
+    a reduced size that still has twice the pixels asked for in each direction. The resize is bilinear and
+    antialiased.
+
+    Raises:
+      DecodeError: `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
+    """
+    if not data:
+        raise DecodeError("empty", "the file is empty")
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            if image.width * image.height > max_pixels:
+                raise DecodeError(
+                    "too_many_pixels",
+                    f"{image.width} x {image.height} pixels are more than images.max_pixels "
+                    f"({max_pixels})",
+                )
+            return _upright_rgb(image, size)
+    except DecodeError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_many_pixels", str(error)) from error
+    except Image.UnidentifiedImageError as error:
+        raise DecodeError("not_an_image", "no image format that Pillow reads") from error
+    except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
+        message = f"{type(error).__name__}: {error}"
+        truncated = isinstance(error, OSError | EOFError) and "truncated" in str(error).lower()
+        raise DecodeError("truncated" if truncated else "undecodable", message) from error
+
+
+def _upright_rgb(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
+    height, width = size
+    original = image.size
+    # The longer side both ways, for EXIF may turn the image by 90 degrees.
+    longest = max(height, width)
+    image.draft("RGB", (2 * longest, 2 * longest))
+    # Loaded before the orientation is read: Pillow turns TIFFs itself while it loads them.
+    image.load()
+    orientation = image.getexif().get(0x0112, 1)
+    turned = orientation in (5, 6, 7, 8)
+    rgb = _to_rgb(image).resize(
+        (height, width) if turned else (width, height), Image.Resampling.BILINEAR
+    )
+    if orientation in _TRANSPOSITIONS:
+        rgb = rgb.transpose(_TRANSPOSITIONS[orientation])
+    original = original[::-1] if turned else original
+    return DecodedImage(np.asarray(rgb), width=original[0], height=original[1])
+
+
+# EXIF orientation (TIFF 6.0, tag 274) to what makes the image upright, as ImageOps.exif_transpose has it.
+_TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts any of Pillow's modes to 8-bit RGB."""
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _to_8_bit(image)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_8_bit(image: Image.Image) -> Image.Image:
+    """Scales 16-bit, 32-bit and float grey values to 8 bits."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((values / 257).round().astype(np.uint8))
+    # Wider integers and floats have no fixed white: their own range becomes black to white.
+    finite = np.nan_to_num(values, posinf=0, neginf=0)
+    low, high = float(finite.min()), float(finite.max())
+    scaled = (finite - low) * (255 / (high - low) if high > low else 0)
+    return Image.fromarray(scaled.round().astype(np.uint8))

@@ -1,0 +1,38 @@
+"""The spec: everything that decides a feature vector, and its digest."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from imgindex.models.backbones import Backbone
+from imgindex.models.preprocess import PREPROCESSING
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Two images with the same bytes have the same feature exactly when their specs are equal."""
+
+    backbone: str
+    weights_sha256: str
+    image_size: tuple[int, int]  # height, width
+    pooling: str
+    preprocessing: str  # the backbone's own, from RGB in 0..255 to what its first layer expects
+    decoding: str  # `models.preprocess.PREPROCESSING`
+
+    @classmethod
+    def of(cls, backbone: Backbone) -> "Spec":
+        """The spec that `backbone` carries out."""
+        return cls(
+            backbone=backbone.name,
+            weights_sha256=backbone.weights_sha256,
+            image_size=backbone.image_size,
+            pooling=backbone.pooling,
+            preprocessing=backbone.preprocessing,
+            decoding=PREPROCESSING,
+        )
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits that name this spec."""
+        canonical = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,247 @@
+"""The config: every setting with its default and its limits, and how files and flags change it."""
+
+import difflib
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imgindex.errors import UsageError
+from imgindex.models.annoy_index import METRICS, Metric
+from imgindex.models.backbones import check_backbone
+from imgindex.models.engines import ENGINES, PRECISIONS
+from imgindex.models.preprocess import LARGEST_MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """What computes the features."""
+
+    name: str = "ResNet50"  # a keras.applications model, or the path of a saved .keras model
+    weights: str = "imagenet"  # imagenet | bundled | none | path
+    pooling: str = "avg"
+    image_size: int | None = None  # null: the backbone's own
+
+    def __post_init__(self) -> None:
+        check_backbone(self.name, self.weights, self.pooling, self.image_size)
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """What executes the backbone."""
+
+    name: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None  # null: the engine's own
+
+    def __post_init__(self) -> None:
+        _check_choice("engine.name", self.name, ENGINES)
+        _check_choice("engine.precision", self.precision, PRECISIONS)
+        if self.batch_size is not None:
+            _check_range("engine.batch_size", self.batch_size, 1, 4096)
+
+
+@dataclass(frozen=True)
+class ImagesConfig:
+    """Which files are images, and how large one may be."""
+
+    extensions: tuple[str, ...] = (
+        ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+    )  # fmt: skip
+    max_pixels: int = LARGEST_MAX_PIXELS
+    max_bytes: int = 268_435_456
+
+    def __post_init__(self) -> None:
+        if not self.extensions:
+            raise UsageError("images.extensions is empty; name at least one, such as .jpg")
+        for extension in self.extensions:
+            if not extension.startswith("."):
+                raise UsageError(
+                    f"images.extensions: {extension!r} has no leading dot; write {'.' + extension!r}"
+                )
+        _check_range("images.max_pixels", self.max_pixels, 1, LARGEST_MAX_PIXELS)
+        _check_range("images.max_bytes", self.max_bytes, 1, 2**40)
+
+
+@dataclass(frozen=True)
+class PcaConfig:
+    """How features are compressed."""
+
+    dims: int | float = 150  # a count, or a share of variance in (0, 1)
+    whiten: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.dims, int):
+            _check_range("pca.dims", self.dims, 1, 65_536)
+        elif not 0 < self.dims < 1:
+            raise UsageError(
+                f"pca.dims is {self.dims}; expected a whole number of dimensions, or a share of the "
+                "variance between 0 and 1"
+            )
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """How vectors are indexed."""
+
+    metric: Metric = "angular"
+    trees: int = 40
+    items_per_shard: int = 1_000_000
+    seed: int = 0
+    target_recall: float = 0.95
+
+    def __post_init__(self) -> None:
+        _check_choice("index.metric", self.metric, METRICS)
+        _check_range("index.trees", self.trees, 1, 10_000)
+        _check_range("index.items_per_shard", self.items_per_shard, 1, 1_000_000_000)
+        _check_range("index.seed", self.seed, 0, 2**31 - 1)
+        _check_range("index.target_recall", self.target_recall, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class PublishConfig:
+    """What an index must fulfil before it replaces the one that is served."""
+
+    max_failure_rate: float = 0.05
+    max_shrink: float = 0.5
+    min_recall: float = 0.9
+
+    def __post_init__(self) -> None:
+        _check_range("publish.max_failure_rate", self.max_failure_rate, 0.0, 1.0)
+        _check_range("publish.max_shrink", self.max_shrink, 0.0, 1.0)
+        _check_range("publish.min_recall", self.min_recall, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a build. Construction refuses with UsageError what is out of range."""
+
+    input: str | None = None  # a directory or a glob
+    output: str | None = None  # a directory
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    images: ImagesConfig = field(default_factory=ImagesConfig)
+    pca: PcaConfig = field(default_factory=PcaConfig)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    publish: PublishConfig = field(default_factory=PublishConfig)
+
+
+def load_config(path: Path | None = None, assignments: Sequence[str] = ()) -> Config:
+    """The defaults, changed by the YAML file at `path`, then by `assignments` ``section.key=value``.
+
+    Raises:
+      UsageError: the file cannot be read, or a key or value is not valid; names the nearest valid key.
+    """
+    settings = {} if path is None else _read_yaml(path)
+    for assignment in assignments:
+        key, separator, text = assignment.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (separator and dot):
+            raise UsageError(f"--set {assignment}: expected section.key=value, as in pca.dims=64")
+        values = settings.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise UsageError(f"--set {assignment}: {section!r} is no config section")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {assignment}: the value is not valid YAML") from error
+        values[name] = value
+    return parse_config(settings)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path}: cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise UsageError(f"--config {path}: is not valid YAML: {where}") from error
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise UsageError(f"--config {path}: expected sections such as `pca:`, got {content!r}")
+    return content
+
+
+def parse_config(settings: Mapping[str, Any]) -> Config:
+    """A config of `settings` by section and key; whatever they leave out has its default."""
+    hints = typing.get_type_hints(Config)
+    parsed = {}
+    for name, value in settings.items():
+        if name not in hints:
+            raise UsageError(f"unknown config section {name!r}{_nearest(name, hints)}")
+        if is_dataclass(hints[name]):
+            parsed[name] = _parse_section(name, hints[name], value)
+        elif not _is_a(value, hints[name]):
+            raise UsageError(f"{name} is {value!r}; expected {_describe(hints[name])}")
+        else:
+            parsed[name] = value
+    return Config(**parsed)
+
+
+def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise UsageError(f"config section {section!r} must hold keys, got {values!r}")
+    hints = typing.get_type_hints(kind)
+    for key, value in values.items():
+        if key not in hints:
+            valid = [f"{section}.{name}" for name in hints]
+            raise UsageError(
+                f"unknown config key '{section}.{key}'{_nearest(f'{section}.{key}', valid)}"
+            )
+        if isinstance(value, list):
+            values = {**values, key: tuple(value)}
+        elif hints[key] is float and isinstance(value, int) and not isinstance(value, bool):
+            values = {**values, key: float(value)}
+        if not _is_a(values[key], hints[key]):
+            raise UsageError(f"{section}.{key} is {value!r}; expected {_describe(hints[key])}")
+    return kind(**values)
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    if isinstance(hint, types.UnionType):
+        return any(_is_a(value, option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+    # bool is a subclass of int, but `trees: true` is a mistake.
+    if typing.get_origin(hint) is typing.Literal:
+        return isinstance(value, str)
+    return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+_DESCRIPTIONS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    types.NoneType: "null",
+}
+
+
+def _describe(hint: Any) -> str:
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_describe(option) for option in typing.get_args(hint))
+    return _DESCRIPTIONS.get(hint, "a list of texts")
+
+
+def _nearest(given: str, valid: typing.Iterable[str]) -> str:
+    valid = list(valid)
+    matches = difflib.get_close_matches(given, valid, n=1, cutoff=0.5)
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
+    return f"; expected one of {', '.join(valid)}"
+
+
+def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise UsageError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
+
+
+def _check_range(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise UsageError(f"{key} is {value}; expected a value from {low} to {high}")

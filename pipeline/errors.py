@@ -1,0 +1,35 @@
+"""The errors that end a command, each with its exit code.
+
+They carry a message for people: what was given, what was expected and what to do. ``cli.main``
+prints it without a traceback; any other exception is a bug.
+"""
+
+
+class ImgindexError(Exception):
+    """Base of every error that a user can act on."""
+
+    exit_code = 3
+
+
+class UsageError(ImgindexError):
+    """The command line, the config or an argument is wrong."""
+
+    exit_code = 2
+
+
+class InputError(ImgindexError):
+    """The images cannot be listed or none of them could be indexed."""
+
+
+class OutputError(ImgindexError):
+    """The output cannot be read or written, or does not hold what it should."""
+
+
+class WeightsUnavailableError(ImgindexError):
+    """The ImageNet weights could not be downloaded."""
+
+
+class PublishRefusedError(ImgindexError):
+    """A publish check refused; the generation before it stays live."""
+
+    exit_code = 4

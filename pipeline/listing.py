@@ -1,0 +1,128 @@
+"""Which images an input holds: a directory, or a glob, on any filesystem that Beam knows."""
+
+import glob
+import os
+import re
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from imgindex import storage
+from imgindex.errors import InputError
+from imgindex.records import Failure, ImageFile
+
+_WILDCARD = re.compile(r"[*?\[]")
+
+
+def input_root(source: str) -> str:
+    """The directory that uris are relative to: `source`, or what precedes a glob's first wildcard."""
+    if storage.is_local(source):
+        source = os.path.abspath(os.path.expanduser(source))
+        if os.path.isdir(source):
+            return source
+    wildcard = _WILDCARD.search(source)
+    if not wildcard:
+        return source.rstrip("/")
+    return source[: wildcard.start()].rpartition("/")[0] or "/"
+
+
+def list_images(source: str, extensions: Sequence[str]) -> Iterator[ImageFile | Failure]:
+    """Yields the files of `source` whose names end in one of `extensions`, in no set order.
+
+    A file that cannot be looked at, or is no regular file, comes as a `Failure`.
+
+    Raises:
+      InputError: there is no such directory, or it cannot be read.
+    """
+    root = input_root(source)
+    entries = _list_local(source) if storage.is_local(source) else _list_remote(source)
+    suffixes = tuple(extension.lower() for extension in extensions)
+    for path, entry in entries:
+        if not path.lower().endswith(suffixes):
+            continue
+        uri = os.path.relpath(path, root) if storage.is_local(path) else path[len(root) + 1 :]
+        yield _classify(uri.replace(os.sep, "/"), path, entry)
+
+
+# A file's size and version, or why it has none.
+_Entry = tuple[int, str] | OSError | str
+
+
+def _classify(uri: str, path: str, entry: _Entry) -> ImageFile | Failure:
+    try:
+        uri.encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(uri).decode("utf-8", "backslashreplace")
+        return Failure(shown, "list", "name_not_utf8", "the file's name is not valid UTF-8")
+    if isinstance(entry, OSError):
+        return Failure(uri, "list", "unreadable", entry.strerror or str(entry))
+    if isinstance(entry, str):
+        return Failure(uri, "list", "not_a_file", entry)
+    size, version = entry
+    return ImageFile(uri, path, size, version)
+
+
+def _list_local(source: str) -> Iterator[tuple[str, _Entry]]:
+    path = os.path.abspath(os.path.expanduser(source))
+    if os.path.isdir(path):
+        yield from map(_stat, _walk(path))
+    elif _WILDCARD.search(path):
+        yield from map(_stat, glob.iglob(path, recursive=True))
+    else:
+        what = "is a file" if os.path.exists(path) else "does not exist"
+        raise InputError(f"--input {source} {what}; give a directory or a glob in quotes")
+
+
+def _walk(root: str) -> Iterator[str]:
+    """Paths of the files below `root`; links to directories are followed, each directory once."""
+    seen: set[tuple[int, int]] = set()
+
+    def refuse(error: OSError) -> None:
+        raise InputError(f"cannot list {error.filename}: {error.strerror}") from error
+
+    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            subfolders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # A directory that is reached twice is taken where its path sorts first.
+        subfolders.sort()
+        for name in names:
+            yield os.path.join(folder, name)
+
+
+def _stat(path: str) -> tuple[str, _Entry]:
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        return path, error
+    if not stat.S_ISREG(status.st_mode):
+        return path, "it is no regular file"
+    return path, (status.st_size, str(status.st_mtime_ns))
+
+
+def _list_remote(source: str) -> Iterator[tuple[str, _Entry]]:
+    from apache_beam.io.filesystem import BeamIOError
+    from apache_beam.io.filesystems import FileSystems
+
+    pattern = source if _WILDCARD.search(source) else storage.join(source, "**")
+    try:
+        matched = FileSystems.match([pattern])[0].metadata_list
+    except (BeamIOError, ValueError) as error:
+        raise InputError(f"cannot list {pattern}: {error}") from error
+    for metadata in matched:
+        version = f"{metadata.last_updated_in_seconds:.6f}"
+        yield metadata.path, (metadata.size_in_bytes, version)
+
+
+def read_image(file: ImageFile) -> bytes:
+    """The encoded bytes of a listed image. Raises OSError."""
+    return storage.read_bytes(file.path)
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Whether local `path` lies in the directory `root`."""
+    if not (storage.is_local(path) and storage.is_local(root)):
+        return path.startswith(root.rstrip("/") + "/")
+    return Path(path).resolve().is_relative_to(Path(root).resolve())

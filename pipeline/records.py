@@ -1,0 +1,126 @@
+"""What travels through the pipeline and between its runs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFile:
+    """A listed image."""
+
+    uri: str  # relative to the input root, /-separated: the record's key
+    path: str  # where to open it
+    size: int  # bytes
+    version: str  # the modification time or etag: changes when the content may have changed
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An image that could not be indexed, and why."""
+
+    uri: str
+    stage: str  # list, read, decode or embed
+    reason: str  # a stable code
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """Where the store holds the features of one version of an image."""
+
+    uri: str
+    size: int
+    version: str
+    chunk: str
+    row: int
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """An embedded image as a store chunk holds it, but for its feature."""
+
+    uri: str
+    size: int
+    version: str
+    sha256: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class EmbeddedUnit:
+    """What embedding one unit of images gave: a chunk of the store and the images that failed."""
+
+    chunk: str | None  # None when every image failed
+    rows: int
+    failures: tuple[Failure, ...]
+    started: float  # seconds since the epoch
+    finished: float
+    engine_seconds: float  # in the backbone itself
+
+
+@dataclass(frozen=True)
+class VectorRows:
+    """A batch of projected images on the way to their shard; row i of both fields is one image."""
+
+    images: pa.Table  # uri, sha256, size, width, height
+    vectors: npt.NDArray[np.float32]  # [n, dims]
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenFile:
+    """A file of a generation: its path there, size in bytes and SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """A written shard."""
+
+    index: WrittenFile
+    metadata: WrittenFile
+    items: int
+    recalls: tuple[float, ...]  # recall@10 at each effort of `models.annoy_index.measure_recall`
+    finished: float  # seconds since the epoch
+
+
+@dataclass(frozen=True)
+class WrittenBasis:
+    """The written PCA basis of a generation."""
+
+    file: WrittenFile
+    feature_dim: int
+    dims: int
+    explained_variance_ratio: float  # of all components together
+    finished: float
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What any part of a run counted and how long it embedded; parts add up in any order."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    span: tuple[float, float] | None = None  # of embedding, seconds since the epoch
+    engine_seconds: float = 0.0
+
+    def __add__(self, other: "Tally") -> "Tally":
+        """Both parts together: counts and seconds summed, the spans joined."""
+        counts = dict(self.counts)
+        for name, count in other.counts.items():
+            counts[name] = counts.get(name, 0) + count
+        spans = [span for span in (self.span, other.span) if span is not None]
+        span = (min(s for s, _ in spans), max(f for _, f in spans)) if spans else None
+        return Tally(counts, span, self.engine_seconds + other.engine_seconds)
+
+
+def bucket_of(uri: str, buckets: int) -> int:
+    """Which of `buckets` `uri` falls into: a hash of the uri alone, the same everywhere."""
+    return int.from_bytes(blake2b(uri.encode(), digest_size=8).digest()) % buckets

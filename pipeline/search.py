@@ -1,0 +1,248 @@
+"""Reads a published generation and answers queries with it."""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from imgindex import storage
+from imgindex.errors import InputError, OutputError, UsageError
+from imgindex.generation import Output, read_manifest
+from imgindex.models.annoy_index import RECALL_K, AnnoyShard, cosine_similarity
+from imgindex.models.engines import Engine, load_engine
+from imgindex.models.pca import Basis, normalize
+from imgindex.models.preprocess import DecodeError, decode
+
+Vectors = npt.NDArray[np.float32]
+Query = str | Path | Image.Image | npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """An indexed image that is near a query."""
+
+    rank: int  # from 1
+    uri: str
+    similarity: float  # cosine of the two vectors
+    distance: float  # in the index's metric
+    label: str | None
+    sha256: str
+    width: int
+    height: int
+    shard: int
+    item: int  # Annoy's id in the shard
+
+
+@dataclass(frozen=True)
+class Result:
+    """A query's neighbors, nearest first."""
+
+    query: str  # the path, or what was given instead of one
+    neighbors: tuple[Neighbor, ...]
+
+
+class Index:
+    """One generation, opened for searching. Holds it for life, whatever is published meanwhile."""
+
+    def __init__(self, output: Output, manifest: dict[str, Any]) -> None:
+        """Opens every shard of a generation; `Index.open` is the usual way here."""
+        self.output = output
+        self.manifest = manifest
+        directory = output.generation(manifest["generation"])
+        # Annoy and Arrow map files; those of an object store are copied here first.
+        self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
+
+        def local(path: str) -> Path:
+            return storage.localize(storage.join(directory, path), Path(self._copies.name))
+
+        try:
+            self.basis = Basis.from_npz(local(manifest["basis"]).read_bytes())
+            self._shards = [
+                AnnoyShard(
+                    local(shard["index"]),
+                    metric=manifest["metric"],
+                    dims=manifest["dims"],
+                    items=shard["items"],
+                )
+                for shard in manifest["shards"]
+            ]
+            self._metadata = [
+                pq.read_table(local(shard["metadata"]), memory_map=True)
+                for shard in manifest["shards"]
+            ]
+        except (OSError, pa.ArrowException) as error:
+            raise OutputError(f"{directory} cannot be opened: {error}") from error
+        for shard, table in zip(manifest["shards"], self._metadata, strict=True):
+            if len(table) != shard["items"]:
+                raise OutputError(f"{directory}/{shard['metadata']} does not fit {shard['index']}")
+
+    @classmethod
+    def open(cls, output: str | Path, generation: str | None = None) -> Self:
+        """Opens a generation of `output`, the live one by default. Raises OutputError."""
+        layout = Output(str(output))
+        return cls(layout, read_manifest(layout, generation))
+
+    def __len__(self) -> int:
+        """How many images are indexed."""
+        return sum(shard["items"] for shard in self.manifest["shards"])
+
+    def search(
+        self, images: Query | Sequence[Query], k: int = 10, *, exact: bool = False
+    ) -> list[Result]:
+        """The `k` nearest images of each query.
+
+        Args:
+          images: one query or several: the path of an image, a PIL image, an RGB array
+            [height, width, 3] of uint8, or a vector [dims] of floats as the index holds it.
+          k: how many neighbors at most.
+          exact: compare with every stored vector instead of asking Annoy.
+
+        Raises:
+          UsageError: `k` or an array does not fit.
+          InputError: an image cannot be read.
+        """
+        queries = [images] if isinstance(images, Query) else list(images)
+        if not queries:
+            return []
+        names = [_name(query) for query in queries]
+        return self.search_vectors(self._vectors_of(queries), k, exact=exact, names=names)
+
+    def search_vectors(
+        self, vectors: Vectors, k: int = 10, *, exact: bool = False, names: Sequence[str] = ()
+    ) -> list[Result]:
+        """The `k` nearest images of each of `vectors` [n, dims]. Raises UsageError."""
+        if k < 1:
+            raise UsageError(f"k is {k}; expected at least 1")
+        dims = self.manifest["dims"]
+        if vectors.ndim != 2 or vectors.shape[1] != dims:
+            raise UsageError(f"expected vectors of {dims} values, got shape {vectors.shape}")
+        # Recall was measured for RECALL_K neighbors; more of them take proportionally more effort.
+        effort = self.manifest["search_k"] * max(1, -(-k // RECALL_K))
+        answers = [shard.nearest(vectors, k, None if exact else effort) for shard in self._shards]
+        names = names or [f"vector {n}" for n in range(len(vectors))]
+        return [
+            Result(name, tuple(self._merge(vector, [answer[n] for answer in answers], k)))
+            for n, (name, vector) in enumerate(zip(names, vectors, strict=True))
+        ]
+
+    def _merge(
+        self, vector: Vectors, answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]], k: int
+    ) -> Iterator[Neighbor]:
+        shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
+        items = np.concatenate([found for found, _ in answers])
+        distances = np.concatenate([distances for _, distances in answers])
+        order = np.argsort(distances, kind="stable")[:k]
+        for rank, position in enumerate(order, start=1):
+            shard, item = int(shards[position]), int(items[position])
+            stored = self._shards[shard].vectors[item]
+            row = {name: column[item].as_py() for name, column in self._columns[shard].items()}
+            yield Neighbor(
+                rank=rank,
+                uri=row["uri"],
+                similarity=float(cosine_similarity(stored[np.newaxis], vector[np.newaxis])[0, 0]),
+                distance=float(distances[position]),
+                label=row["label"],
+                sha256=row["sha256"],
+                width=row["width"],
+                height=row["height"],
+                shard=shard,
+                item=item,
+            )
+
+    @cached_property
+    def _columns(self) -> list[dict[str, Any]]:
+        names = ("uri", "label", "sha256", "width", "height")
+        return [{name: table[name] for name in names} for table in self._metadata]
+
+    def _vectors_of(self, queries: Sequence[Query]) -> Vectors:
+        """Vectors [n, dims] of queries; whatever is an image goes through the index's own recipe."""
+        vectors = np.empty((len(queries), self.manifest["dims"]), np.float32)
+        images = []
+        for number, query in enumerate(queries):
+            if isinstance(query, np.ndarray) and query.ndim == 1:
+                if query.shape != vectors.shape[1:] or not np.isfinite(query).all():
+                    raise UsageError(
+                        f"a query vector must be {vectors.shape[1]} finite values, got {query.shape}"
+                    )
+                vectors[number] = query
+            else:
+                images.append(number)
+        for start in range(0, len(images), self._engine.batch_size if images else 1):
+            batch = images[start : start + self._engine.batch_size]
+            pixels = np.stack([_pixels(queries[n], self._engine.image_size) for n in batch])
+            features, valid = normalize(self._engine.embed(pixels))
+            if not valid.all():
+                query = queries[batch[int(np.argmin(valid))]]
+                raise InputError(f"query {_name(query)} has a feature without direction")
+            vectors[batch] = self.basis.project(features)
+        return vectors
+
+    @cached_property
+    def _engine(self) -> Engine:
+        backbone = self.manifest["config"]["backbone"]
+        engine = load_engine(
+            backbone["name"],
+            backbone["weights"],
+            backbone["pooling"],
+            backbone["image_size"],
+            self.manifest["engine"]["batch_size"],
+        )
+        spec = self.manifest["spec"]
+        if engine.spec.digest != spec["digest"]:
+            raise OutputError(
+                f"the index was built with weights {spec['weights_sha256'][:16]}… of {spec['backbone']}, "
+                f"weights={backbone['weights']} now gives {engine.spec.weights_sha256[:16]}…; queries would "
+                "not fit it"
+            )
+        return engine
+
+    def image_path(self, uri: str) -> str:
+        """Where the indexed image `uri` lay when the index was built."""
+        return storage.join(self.manifest["input_root"], uri)
+
+
+def _name(query: Query) -> str:
+    return str(query) if isinstance(query, str | Path) else type(query).__name__
+
+
+def _pixels(query: Query, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    """The query image as the backbone takes it, through the same `decode` as an indexed one."""
+    try:
+        if isinstance(query, str | Path):
+            data = storage.read_bytes(str(query))
+        else:
+            # Lossless, so that the one decoder sees the very pixels.
+            buffer = BytesIO()
+            _as_image(query).save(buffer, "PNG")
+            data = buffer.getvalue()
+        return decode(data, size).pixels
+    except OSError as error:
+        raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
+    except DecodeError as error:
+        raise InputError(f"query {_name(query)}: {error.reason}: {error}") from error
+
+
+def _as_image(query: Image.Image | npt.NDArray[Any]) -> Image.Image:
+    if isinstance(query, Image.Image):
+        return query
+    if query.dtype != np.uint8 or query.ndim != 3 or query.shape[2] != 3:
+        raise UsageError(
+            "a query array must be an RGB image [height, width, 3] of uint8 or a vector [dims] of floats, "
+            f"got {query.dtype} {list(query.shape)}"
+        )
+    return Image.fromarray(query)
+
+
+def to_json(results: Sequence[Result]) -> str:
+    """Results as a JSON array of queries, each with its neighbors."""
+    return json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False)

@@ -1,0 +1,66 @@
+"""From projected rows to a shard: an Annoy file, and the metadata file whose row i is its item i."""
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from imgindex import storage
+from imgindex.config import IndexConfig
+from imgindex.models.annoy_index import AnnoyShard, build_shard, measure_recall
+from imgindex.records import ShardSummary, VectorRows
+
+
+def write_shard(
+    generation: str, shard: int, shard_count: int, batches: Sequence[VectorRows], config: IndexConfig
+) -> ShardSummary:
+    """Writes the shard of `batches`, its items in the order of their uris.
+
+    Args:
+      generation: the directory of the generation.
+      shard: from 0 to `shard_count` - 1.
+      batches: every row of the shard, in any order, at least one.
+    """
+    images = pa.concat_tables([batch.images for batch in batches])
+    vectors = np.concatenate([batch.vectors for batch in batches])
+    order = pc.sort_indices(images["uri"])
+    images, vectors = images.take(order), vectors[order.to_numpy()]
+    suffix = f"{shard:05}-of-{shard_count:05}"
+    index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
+    with storage.staged(storage.join(generation, index_path)) as partial:
+        build_shard(
+            vectors, partial, metric=config.metric, trees=config.trees, seed=config.seed
+        )
+        index = storage.describe(partial, index_path)
+        opened = AnnoyShard(
+            partial, metric=config.metric, dims=vectors.shape[1], items=len(vectors)
+        )
+        recalls = measure_recall(opened, config.trees)
+    with storage.staged(storage.join(generation, metadata_path)) as partial:
+        pq.write_table(_metadata(images), partial)
+        metadata = storage.describe(partial, metadata_path)
+    return ShardSummary(index, metadata, len(vectors), tuple(recalls), time.time())
+
+
+def _metadata(images: pa.Table) -> pa.Table:
+    uris = images["uri"].to_pylist()
+    return pa.table(
+        {
+            "item": pa.array(range(len(uris)), pa.int32()),
+            "uri": images["uri"],
+            "sha256": images["sha256"],
+            "size": images["size"],
+            "width": images["width"],
+            "height": images["height"],
+            "label": pa.array([label_of(uri) for uri in uris], pa.string()),
+        }
+    )
+
+
+def label_of(uri: str) -> str | None:
+    """The name of the folder that an image lies in; None at the top of the input."""
+    folder = uri.rpartition("/")[0]
+    return folder.rpartition("/")[2] or None

@@ -1,0 +1,149 @@
+"""Files on any filesystem that Beam knows: read, list, and write so that no half-written file shows."""
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from imgindex.errors import OutputError
+from imgindex.records import WrittenFile
+
+# Marks files in the making; nothing that reads an output looks at them.
+PARTIAL_SUFFIX = ".partial"
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is on the local filesystem, for it has no scheme."""
+    return "://" not in path
+
+
+def join(base: str, *parts: str) -> str:
+    """`parts`, /-separated, below `base`."""
+    return "/".join([base.rstrip("/") or "/", *parts])
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file. Raises FileNotFoundError and other OSErrors."""
+    if is_local(path):
+        return Path(path).read_bytes()
+    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    try:
+        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+            data: bytes = file.read()
+            return data
+    except BeamIOError as error:
+        raise OSError(str(error)) from error
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file, or on local filesystems a directory, at `path`."""
+    if is_local(path):
+        return Path(path).exists()
+    from apache_beam.io.filesystems import FileSystems
+
+    return bool(FileSystems.exists(path))
+
+
+def list_names(directory: str, suffix: str) -> list[str]:
+    """The names of the finished files in `directory` that end in `suffix`, sorted."""
+    if is_local(directory):
+        folder = Path(directory)
+        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    else:
+        from apache_beam.io.filesystems import FileSystems
+
+        matched = FileSystems.match([join(directory, "*" + suffix)])[0].metadata_list
+        names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
+    return sorted(name for name in names if name.endswith(suffix))
+
+
+@contextlib.contextmanager
+def staged(path: str) -> Iterator[Path]:
+    """Yields a local path to write; when the block ends well, the file appears at `path`, whole.
+
+    Raises OutputError where `path` cannot be written.
+    """
+    try:
+        if is_local(path):
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+            try:
+                yield partial
+                with partial.open("rb") as file:
+                    os.fsync(file.fileno())
+                partial.replace(target)
+            finally:
+                partial.unlink(missing_ok=True)
+        else:
+            with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+                partial = Path(folder) / "staged"
+                yield partial
+                _upload(partial, path)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _upload(source: Path, path: str) -> None:
+    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
+    from apache_beam.io.filesystems import FileSystems
+
+    try:
+        # Object stores show an object only once its writer is closed.
+        with (
+            source.open("rb") as reader,
+            FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as writer,
+        ):
+            shutil.copyfileobj(reader, writer, 1 << 20)
+    except BeamIOError as error:
+        raise OSError(str(error)) from error
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Writes `data` so that `path` holds all of it or what it held before. Raises OutputError."""
+    with staged(path) as partial:
+        partial.write_bytes(data)
+
+
+def describe(file: Path, path: str) -> WrittenFile:
+    """Size and SHA-256 of the local `file`, which a generation holds at `path`."""
+    with file.open("rb") as opened:
+        digest = hashlib.file_digest(opened, "sha256").hexdigest()
+    return WrittenFile(path, file.stat().st_size, digest)
+
+
+def localize(path: str, folder: Path) -> Path:
+    """A local path with the bytes of `path`: itself where it is local, else a copy in `folder`."""
+    if is_local(path):
+        return Path(path)
+    copy = folder / hashlib.sha256(path.encode()).hexdigest()
+    copy.write_bytes(read_bytes(path))
+    return copy
+
+
+def delete(path: str) -> None:
+    """Deletes one file."""
+    if is_local(path):
+        Path(path).unlink()
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    FileSystems.delete([path])
+
+
+def delete_tree(directory: str) -> None:
+    """Deletes everything below `directory`, if there is anything."""
+    if is_local(directory):
+        shutil.rmtree(directory, ignore_errors=True)
+        return
+    from apache_beam.io.filesystems import FileSystems
+
+    matched = FileSystems.match([join(directory, "**")])[0].metadata_list
+    if matched:
+        FileSystems.delete([metadata.path for metadata in matched])

@@ -1,0 +1,371 @@
+"""The transforms: they only wire; the work is in the plain functions of the modules beside them."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import numpy.typing as npt
+from apache_beam.metrics import Metrics
+from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.transforms.window import GlobalWindows
+
+from imgindex import listing, shards, store
+from imgindex.config import BackboneConfig, EngineConfig, ImagesConfig, IndexConfig, PcaConfig
+from imgindex.errors import OutputError
+from imgindex.models.engines import Engine, available_cores, load_engine
+from imgindex.models.pca import Basis, Moments, fit_basis
+from imgindex.progress import EMBEDDING
+from imgindex.records import (
+    EmbeddedUnit,
+    Failure,
+    ImageFile,
+    ShardSummary,
+    StoredImage,
+    VectorRows,
+    bucket_of,
+)
+
+# Images that are embedded, stored and, when a worker dies, embedded again together.
+UNIT_IMAGES = 512
+
+# Into how many parts the listing is cut where it meets the store: enough that a part of 10**8 images
+# fits into a worker's memory, few enough that an element is a batch and not an image.
+_DIFF_BUCKETS = 256
+
+# Rows whose Gram matrix is computed at once: below this its D x D additions cost more than the product.
+_MOMENT_ROWS = 4096
+
+Features = npt.NDArray[np.float16]
+
+
+@dataclass
+class ListImages(beam.PTransform):  # type: ignore[misc]
+    """Lists the images of a directory or a glob.
+
+    Gives ``files``, a PCollection of `ImageFile`, and ``failures``, one of `Failure`.
+    """
+
+    source: str
+    extensions: Sequence[str] = ImagesConfig.extensions
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, pbegin: Any) -> Any:
+        """Applies the transform."""
+        return (
+            pbegin
+            | beam.Create([self.source])
+            | beam.FlatMap(_list_tagged, self.extensions).with_outputs("failures", main="files")
+        )
+
+
+def _list_tagged(source: str, extensions: Sequence[str]) -> Iterator[Any]:
+    for listed in listing.list_images(source, extensions):
+        if isinstance(listed, Failure):
+            yield TaggedOutput("failures", listed)
+        else:
+            yield listed
+
+
+@dataclass
+class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
+    """Splits `ImageFile`s by whether the store at `directory` holds their features.
+
+    Gives ``missing``, a PCollection of `ImageFile`, and ``found``, one of ``(chunk, rows)``.
+    """
+
+    directory: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, files: Any) -> Any:
+        """Applies the transform."""
+        stored = (
+            files.pipeline
+            | beam.Create([self.directory])
+            | beam.FlatMap(store.chunk_names)
+            | beam.Reshuffle()
+            | "ReadKeys" >> beam.FlatMap(_stored_by_bucket, self.directory)
+        )
+        listed = files | "BucketFiles" >> beam.ParDo(_BucketFiles())
+        return (
+            {"listed": listed, "stored": stored}
+            | beam.CoGroupByKey()
+            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", main="missing")
+        )
+
+
+def _stored_by_bucket(chunk: str, directory: str) -> Iterable[tuple[int, list[StoredImage]]]:
+    buckets: dict[int, list[StoredImage]] = defaultdict(list)
+    for image in store.read_keys(directory, chunk):
+        buckets[bucket_of(image.uri, _DIFF_BUCKETS)].append(image)
+    return buckets.items()
+
+
+class _BucketFiles(beam.DoFn):  # type: ignore[misc]
+    """Gathers a bundle's files by bucket, so that they are shuffled in batches."""
+
+    def start_bundle(self) -> None:
+        self._buckets: dict[int, list[ImageFile]] = defaultdict(list)
+
+    def process(self, file: ImageFile) -> None:
+        self._buckets[bucket_of(file.uri, _DIFF_BUCKETS)].append(file)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for bucket in self._buckets.items():
+            yield GlobalWindows.windowed_value(bucket)
+
+
+def _diff_bucket(element: tuple[int, dict[str, Iterable[list[Any]]]]) -> Iterator[Any]:
+    _, sides = element
+    missing, found = store.diff(
+        (file for files in sides["listed"] for file in files),
+        (image for images in sides["stored"] for image in images),
+    )
+    yield from missing
+    chunks: dict[str, list[int]] = defaultdict(list)
+    for image in found:
+        chunks[image.chunk].append(image.row)
+    for chunk, rows in chunks.items():
+        yield TaggedOutput("found", (chunk, rows))
+
+
+@dataclass
+class EmbedImages(beam.PTransform):  # type: ignore[misc]
+    """Embeds `ImageFile`s into chunks of the store at `directory`; gives `EmbeddedUnit`s.
+
+    One process loads the backbone once. Reading and decoding overlap with inference inside a unit, which
+    RunInference's one image per element, fused behind its reader, cannot do.
+    """
+
+    directory: str
+    spec_digest: str
+    backbone: BackboneConfig
+    engine: EngineConfig
+    images: ImagesConfig
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, files: Any) -> Any:
+        """Applies the transform."""
+        return (
+            files
+            | "Expect" >> beam.Map(_expect)
+            | beam.BatchElements(min_batch_size=UNIT_IMAGES, max_batch_size=UNIT_IMAGES)
+            # A unit of its own to retry, and no chunk of work that only one worker can take.
+            | beam.Reshuffle()
+            | "EmbedUnits" >> beam.ParDo(_EmbedUnits(self))
+        )
+
+
+def _expect(file: ImageFile) -> ImageFile:
+    EMBEDDING.expect(1)
+    return file
+
+
+class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, settings: EmbedImages) -> None:
+        self._directory = settings.directory
+        self._spec_digest = settings.spec_digest
+        self._backbone = settings.backbone
+        self._engine_config = settings.engine
+        self._images = settings.images
+
+    def setup(self) -> None:
+        self._executor = ThreadPoolExecutor(available_cores(), "decode")
+
+    def teardown(self) -> None:
+        self._executor.shutdown()
+
+    def process(self, files: list[ImageFile]) -> Iterator[EmbeddedUnit]:
+        from imgindex.embed import embed_unit
+
+        unit = embed_unit(
+            files,
+            self._engine(),
+            self._directory,
+            self._executor,
+            max_bytes=self._images.max_bytes,
+            max_pixels=self._images.max_pixels,
+            advance=EMBEDDING.advance,
+        )
+        Metrics.counter("imgindex", "embedded").inc(unit.rows)
+        for failure in unit.failures:
+            Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
+        yield unit
+
+    def _engine(self) -> Engine:
+        # Not in setup(): a refresh that has nothing to embed does not load the backbone.
+        engine = load_engine(
+            self._backbone.name,
+            self._backbone.weights,
+            self._backbone.pooling,
+            self._backbone.image_size,
+            self._engine_config.batch_size,
+        )
+        if engine.spec.digest != self._spec_digest:
+            raise OutputError(
+                f"this worker's {self._backbone.name} has spec {engine.spec.digest}, the launcher's "
+                f"has {self._spec_digest}; give both the same weights"
+            )
+        return engine
+
+
+@dataclass
+class ReadFeatures(beam.PTransform):  # type: ignore[misc]
+    """Reads ``(chunk, rows)`` of the store at `directory` as feature batches [rows, feature_dim]."""
+
+    directory: str
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, selection: Any) -> Any:
+        """Applies the transform."""
+        return selection | beam.Map(_read_features, self.directory)
+
+
+def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Features:
+    chunk, rows = selected
+    return store.read_features(directory, chunk, rows)
+
+
+class FitPca(beam.PTransform):  # type: ignore[misc]
+    """Fits PCA to all rows of a PCollection of feature batches, L2-normalized, [n, feature_dim].
+
+    Gives a PCollection of one `Basis`, or of none where there are no rows. Its bits do not depend on
+    batches, bundles or workers.
+    """
+
+    def __init__(self, config: PcaConfig) -> None:
+        super().__init__()
+        self._config = config
+
+    def expand(self, features: Any) -> Any:
+        """Applies the transform."""
+        return (
+            features
+            | "SumMoments" >> beam.CombineGlobally(MomentsFn()).without_defaults()
+            | "FitBasis" >> beam.Map(fit_basis, self._config.dims, self._config.whiten)
+        )
+
+
+class MomentsFn(beam.CombineFn):  # type: ignore[misc]
+    """Sums feature batches [n, feature_dim] to `Moments`."""
+
+    def create_accumulator(self) -> tuple[Moments | None, list[Features]]:
+        """Moments of no rows, and no rows waiting to be added."""
+        return None, []
+
+    def add_input(
+        self, accumulator: tuple[Moments | None, list[Features]], batch: Features
+    ) -> tuple[Moments | None, list[Features]]:
+        """Adds a batch."""
+        moments, waiting = accumulator
+        waiting.append(batch)
+        if sum(map(len, waiting)) < _MOMENT_ROWS:
+            return moments, waiting
+        return self.compact((moments, waiting))
+
+    def compact(
+        self, accumulator: tuple[Moments | None, list[Features]]
+    ) -> tuple[Moments | None, list[Features]]:
+        """Adds the waiting rows, before the accumulator travels."""
+        moments, waiting = accumulator
+        if waiting:
+            rows = np.concatenate(waiting)
+            moments = moments or Moments.empty(rows.shape[1])
+            moments.add(rows)
+        return moments, []
+
+    def merge_accumulators(
+        self, accumulators: Iterable[tuple[Moments | None, list[Features]]]
+    ) -> tuple[Moments | None, list[Features]]:
+        """Merges parts in any order."""
+        merged: Moments | None = None
+        for accumulator in accumulators:
+            moments, _ = self.compact(accumulator)
+            if merged is None:
+                merged = moments
+            elif moments is not None:
+                merged.merge(moments)
+        return merged, []
+
+    def extract_output(self, accumulator: tuple[Moments | None, list[Features]]) -> Moments | None:
+        """The moments of all rows."""
+        return self.compact(accumulator)[0]
+
+
+@dataclass
+class ProjectFeatures(beam.PTransform):  # type: ignore[misc]
+    """Projects ``(chunk, rows)`` of the store at `directory`; gives ``(shard, VectorRows)``.
+
+    `basis` and `shard_count` are singletons. An image's shard depends on its uri alone.
+    """
+
+    directory: str
+    basis: AsSingleton
+    shard_count: AsSingleton
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, selection: Any) -> Any:
+        """Applies the transform."""
+        return selection | beam.FlatMap(
+            _project_chunk, self.directory, self.basis, self.shard_count
+        )
+
+
+def _project_chunk(
+    element: tuple[str, Sequence[int]], directory: str, basis: Basis, shard_count: int
+) -> Iterator[tuple[int, VectorRows]]:
+    chunk, rows = element
+    images, features = store.read_rows(directory, chunk, rows)
+    vectors = basis.project(features)
+    shards_rows: dict[int, list[int]] = defaultdict(list)
+    for row, uri in enumerate(images["uri"].to_pylist()):
+        shards_rows[bucket_of(uri, shard_count)].append(row)
+    for shard, members in shards_rows.items():
+        yield shard, VectorRows(images.take(members), vectors[members])
+
+
+@dataclass
+class WriteIndex(beam.PTransform):  # type: ignore[misc]
+    """Writes `VectorRows` as Annoy and metadata shards of a generation; gives `ShardSummary`s.
+
+    Takes a PCollection of ``(shard, VectorRows)`` and `shard_count`, a singleton.
+    """
+
+    generation: str
+    shard_count: AsSingleton
+    config: IndexConfig
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, rows: Any) -> Any:
+        """Applies the transform."""
+        return (
+            rows
+            | beam.GroupByKey()
+            | "BuildShard"
+            >> beam.Map(_build_shard, self.generation, self.config, self.shard_count)
+        )
+
+
+def _build_shard(
+    element: tuple[int, Iterable[VectorRows]],
+    generation: str,
+    config: IndexConfig,
+    shard_count: int,
+) -> ShardSummary:
+    shard, batches = element
+    return shards.write_shard(generation, shard, shard_count, list(batches), config)
