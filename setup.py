@@ -3,7 +3,11 @@
 from setuptools import setup
 
 setup(
-    packages=["imgindex", "imgindex.models"],
-    package_dir={"imgindex": "pipeline", "imgindex.models": "models"},
-    package_data={"imgindex": ["py.typed"], "imgindex.models": ["weights/*"]},
+    packages=["imgindex", "imgindex.models", "imgindex.models.weights"],
+    package_dir={
+        "imgindex": "pipeline",
+        "imgindex.models": "models",
+        "imgindex.models.weights": "models/weights",
+    },
+    package_data={"imgindex": ["py.typed"], "imgindex.models.weights": ["*"]},
 )

@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-
 from imgindex.errors import OutputError
 
 Metric = Literal["angular", "euclidean"]
@@ -29,9 +28,7 @@ _NODE_FIELDS: dict[Metric, list[tuple[Any, ...]]] = {
 }
 
 
-def build_shard(
-    vectors: Float32, path: Path, *, metric: Metric, trees: int, seed: int
-) -> None:
+def build_shard(vectors: Float32, path: Path, *, metric: Metric, trees: int, seed: int) -> None:
     """Writes an Annoy file whose item i is ``vectors[i]``; `vectors` is [items, dims], not empty.
 
     The file's bytes depend on the arguments alone: Annoy's builds are reproducible on one thread.
@@ -72,12 +69,10 @@ class AnnoyShard:
                 f"{path} holds {self._index.get_n_items()} items; its manifest promises {items}"
             )
         self.vectors: Float32 = np.memmap(path, dtype=node, mode="r", shape=(items,))["vector"]
-        if not np.array_equal(self.vectors[-1], np.float32(self._index.get_item_vector(items - 1))):
+        if not np.array_equal(self.vectors[-1], np.array(self._index.get_item_vector(items - 1), np.float32)):
             raise OutputError(f"{path}: the installed Annoy lays out its nodes in another way")
 
-    def nearest(
-        self, queries: Float32, k: int, search_k: int | None = None
-    ) -> list[tuple[Items, Float32]]:
+    def nearest(self, queries: Float32, k: int, search_k: int | None = None) -> list[tuple[Items, Float32]]:
         """For each of `queries` [n, dims], at most `k` near items and their distances, nearest first.
 
         `search_k` is how many nodes Annoy inspects; None searches exactly, by brute force.
@@ -93,9 +88,7 @@ class AnnoyShard:
         return found
 
 
-def exact_nearest(
-    vectors: Float32, queries: Float32, k: int, metric: Metric
-) -> list[tuple[Items, Float32]]:
+def exact_nearest(vectors: Float32, queries: Float32, k: int, metric: Metric) -> list[tuple[Items, Float32]]:
     """For each of `queries` [m, dims], the `k` nearest of `vectors` [n, dims] and their distances.
 
     Of equal distances the lower row comes first.
@@ -123,7 +116,8 @@ def exact_distances(vectors: Float32, queries: Float32, metric: Metric) -> Float
     if metric == "angular":
         return np.sqrt(np.maximum(0, 2 - 2 * cosine_similarity(vectors, queries)))
     squares = np.square(vectors).sum(axis=1) + np.square(queries).sum(axis=1)[:, np.newaxis]
-    return np.sqrt(np.maximum(0, squares - 2 * (queries @ vectors.T)))
+    distances: Float32 = np.sqrt(np.maximum(0, squares - 2 * (queries @ vectors.T)))
+    return distances
 
 
 def cosine_similarity(vectors: Float32, queries: Float32) -> Float32:
@@ -136,7 +130,7 @@ def cosine_similarity(vectors: Float32, queries: Float32) -> Float32:
 
 def search_effort(trees: int, step: int) -> int:
     """Annoy's ``search_k`` at the `step`-th of the efforts that recall is measured at, from 0."""
-    return RECALL_K * trees * 2**step
+    return RECALL_K * trees << step
 
 
 def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
@@ -161,3 +155,14 @@ def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
             wanted += len(near)
         recalls.append(hits / wanted if wanted else 1.0)
     return recalls
+
+
+def estimate_bytes(items: int, dims: int, trees: int) -> int:
+    """About the size of an Annoy file, in bytes.
+
+    A leaf holds at most dims + 2 items; random splits leave leaves about two thirds full, and a tree has
+    about as many inner nodes as leaves.
+    """
+    node = 12 + 4 * dims
+    leaves = max(1.0, 1.5 * items / (dims + 2))
+    return round(node * (items + 2 * trees * leaves))

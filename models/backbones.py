@@ -8,6 +8,8 @@ A backbone is an application of ``keras.applications`` without its classifier, o
 import difflib
 import hashlib
 import os
+import sys
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -94,6 +96,7 @@ class Backbone:
 
     Attributes:
         name: The ``keras.applications`` name or the path of the ``.keras`` model, as given.
+        architecture: The ``keras.applications`` name, or a digest of a ``.keras`` model's layers.
         model: ``keras.Model`` from raw RGB pixels, uint8 ``[n, height, width, 3]``, to pooled
             features, float32 ``[n, feature_dim]``. Preprocessing is inside.
         image_size: ``(height, width)`` that the model takes, in pixels.
@@ -105,6 +108,7 @@ class Backbone:
     """
 
     name: str
+    architecture: str
     model: Any
     image_size: tuple[int, int]
     feature_dim: int
@@ -113,9 +117,7 @@ class Backbone:
     weights_sha256: str
 
 
-def check_backbone(
-    name: str, weights: str, pooling: str, image_size: int | Sequence[int] | None
-) -> None:
+def check_backbone(name: str, weights: str, pooling: str, image_size: int | Sequence[int] | None) -> None:
     """Refuses what can be refused without loading Keras.
 
     Args:
@@ -178,16 +180,21 @@ def load_backbone(
     with _quiet_keras() as keras:
         if _is_saved_model(name):
             preprocessing = "in the model"
-            model, size = _load_saved_model(keras, name, pooling, size)
+            core, size = _load_saved_model(keras, name, size)
+            layers = hashlib.sha256(core.to_json().encode()).hexdigest()
+            architecture = f"keras-model-{layers[:16]}"
+            model = _saved_on_pixels(keras, name, core, size, pooling)
         else:
-            architecture = APPLICATIONS[name]
-            preprocessing = f"keras.applications.{architecture.module}.preprocess_input"
-            preprocess = getattr(keras.applications, architecture.module).preprocess_input
-            size = size or (architecture.image_size,) * 2
+            architecture = name
+            known = APPLICATIONS[name]
+            preprocessing = f"keras.applications.{known.module}.preprocess_input"
+            preprocess = getattr(keras.applications, known.module).preprocess_input
+            size = size or (known.image_size,) * 2
             core = _build_application(keras, name, weights, pooling, size, seed)
             model = _on_pixels(keras, core, size, preprocess, pooling)
     return Backbone(
         name=name,
+        architecture=architecture,
         model=model,
         image_size=size,
         feature_dim=model.output_shape[-1],
@@ -252,16 +259,34 @@ def _check_weights(name: str, weights: str) -> None:
         raise UsageError(f"backbone.weights: no such file: {weights}")
 
 
+def _import_keras() -> Any:
+    """Imports Keras without the greetings that TensorFlow's C++ part writes to file descriptor 2."""
+    if "keras" in sys.modules:
+        return sys.modules["keras"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile() as greetings:
+        stderr = os.dup(2)
+        os.dup2(greetings.fileno(), 2)
+        try:
+            import keras
+        except BaseException:
+            greetings.seek(0)
+            os.write(stderr, greetings.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+    return keras
+
+
 @contextmanager
 def _quiet_keras() -> Iterator[Any]:
     """Yields Keras with its progress bars and warnings off."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    import keras
+    keras = _import_keras()
 
     if keras.config.backend() != "tensorflow":
-        raise UsageError(
-            f"Keras runs on {keras.config.backend()}: imgindex needs KERAS_BACKEND=tensorflow"
-        )
+        raise UsageError(f"Keras runs on {keras.config.backend()}: imgindex needs KERAS_BACKEND=tensorflow")
     interactive = keras.config.is_interactive_logging_enabled()
     keras.config.disable_interactive_logging()
     try:
@@ -336,10 +361,8 @@ def _randomize(model: Any, seed: int) -> None:
         weight.assign(kernel * np.float32(fan_in**-0.5))
 
 
-def _load_saved_model(
-    keras: Any, name: str, pooling: str, given: tuple[int, int] | None
-) -> tuple[Any, tuple[int, int]]:
-    """The model of a ``.keras`` file on raw pixels, and its ``(height, width)``."""
+def _load_saved_model(keras: Any, name: str, given: tuple[int, int] | None) -> tuple[Any, tuple[int, int]]:
+    """The model of a ``.keras`` file and the ``(height, width)`` to run it at."""
     try:
         core = keras.saving.load_model(name, compile=False, safe_mode=True)
     except Exception as error:  # A foreign file can fail anywhere in Keras.
@@ -373,8 +396,12 @@ def _load_saved_model(
             f"{name}: takes images of {own} (height, width), but backbone.image_size is "
             f"{given}: leave backbone.image_size out"
         )
+    return core, size
+
+
+def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str) -> Any:
     try:
-        return _on_pixels(keras, core, size, lambda pixels: pixels, pooling), size
+        return _on_pixels(keras, core, size, lambda pixels: pixels, pooling)
     except ValueError as error:
         raise UsageError(
             f"{name}: does not take images of {size} (height, width) ({_first_line(error)}): "

@@ -7,7 +7,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
 from imgindex.models.backbones import Backbone, load_backbone
 from imgindex.models.spec import Spec
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from threadpoolctl import threadpool_limits
-
 from imgindex.errors import OutputError
+from threadpoolctl import threadpool_limits
 
 Features = npt.NDArray[np.floating]
 Float64 = npt.NDArray[np.float64]
@@ -97,9 +96,7 @@ class Moments:
     def merge(self, other: "Moments") -> None:
         """Adds the rows that `other` summarizes. Raises OverflowError past the range of exact sums."""
         if other.feature_dim != self.feature_dim:
-            raise ValueError(
-                f"cannot merge moments of {self.feature_dim} and {other.feature_dim} columns"
-            )
+            raise ValueError(f"cannot merge moments of {self.feature_dim} and {other.feature_dim} columns")
         self.count += other.count
         self.total += other.total
         self.gram_high += other.gram_high
@@ -250,9 +247,7 @@ def _constant_basis(moments: Moments) -> Basis:
     direction = mean / np.linalg.norm(mean)
     return Basis(
         mean=np.zeros(moments.feature_dim, np.float32),
-        components=(np.rint(direction / _COMPONENT_GRID) * _COMPONENT_GRID).astype(np.float32)[
-            np.newaxis
-        ],
+        components=(np.rint(direction / _COMPONENT_GRID) * _COMPONENT_GRID).astype(np.float32)[np.newaxis],
         explained_variance=np.ones(1, np.float32),
         explained_variance_ratio=np.zeros(1, np.float32),
     )

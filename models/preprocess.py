@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -51,15 +51,14 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
             if image.width * image.height > max_pixels:
                 raise DecodeError(
                     "too_many_pixels",
-                    f"{image.width} x {image.height} pixels are more than images.max_pixels "
-                    f"({max_pixels})",
+                    f"{image.width} x {image.height} pixels are more than images.max_pixels ({max_pixels})",
                 )
             return _upright_rgb(image, size)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
         message = f"{type(error).__name__}: {error}"
@@ -77,9 +76,7 @@ def _upright_rgb(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
     image.load()
     orientation = image.getexif().get(0x0112, 1)
     turned = orientation in (5, 6, 7, 8)
-    rgb = _to_rgb(image).resize(
-        (height, width) if turned else (width, height), Image.Resampling.BILINEAR
-    )
+    rgb = _to_rgb(image).resize((height, width) if turned else (width, height), Image.Resampling.BILINEAR)
     if orientation in _TRANSPOSITIONS:
         rgb = rgb.transpose(_TRANSPOSITIONS[orientation])
     original = original[::-1] if turned else original

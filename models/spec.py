@@ -12,7 +12,7 @@ from imgindex.models.preprocess import PREPROCESSING
 class Spec:
     """Two images with the same bytes have the same feature exactly when their specs are equal."""
 
-    backbone: str
+    backbone: str  # the architecture, whatever path its weights or its model came from
     weights_sha256: str
     image_size: tuple[int, int]  # height, width
     pooling: str
@@ -23,7 +23,7 @@ class Spec:
     def of(cls, backbone: Backbone) -> "Spec":
         """The spec that `backbone` carries out."""
         return cls(
-            backbone=backbone.name,
+            backbone=backbone.architecture,
             weights_sha256=backbone.weights_sha256,
             image_size=backbone.image_size,
             pooling=backbone.pooling,

@@ -29,11 +29,11 @@ _EXPORTS = {
     "ReadFeatures": "transforms",
     "Result": "search",
     "WriteIndex": "transforms",
-    "build": "build",
+    "build": "launch",
     "load_config": "config",
 }
 
-__all__ = sorted(_EXPORTS)  # noqa: PLE0605
+__all__ = sorted(_EXPORTS)
 
 
 def __getattr__(name: str) -> Any:
@@ -44,7 +44,6 @@ def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module 'imgindex' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"imgindex.{_EXPORTS[name]}"), name)
-    # The function `build` shares its name with its module, which the import has just put here.
     globals()[name] = value
     return value
 

@@ -5,7 +5,6 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
-
 from imgindex import storage
 from imgindex.models.pca import Basis
 from imgindex.publish import Plan, finish
@@ -47,9 +46,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     )
 
     # The features are read once for each use: kept between the two, they would be held in memory.
-    basis = (
-        selection | "ReadFeatures" >> ReadFeatures(store) | "FitPca" >> FitPca(config.pca)
-    )
+    basis = selection | "ReadFeatures" >> ReadFeatures(store) | "FitPca" >> FitPca(config.pca)
     shards = (
         selection
         | "ProjectFeatures" >> ProjectFeatures(store, AsSingleton(basis), shard_count)
@@ -57,9 +54,9 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     )
 
     failures = (
-        (listed.failures, units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures))
-        | "FlattenFailures" >> beam.Flatten()
-    )
+        listed.failures,
+        units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
+    ) | "FlattenFailures" >> beam.Flatten()
     tally = (
         (
             (listed.files, listed.failures)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
 from imgindex.errors import UsageError
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
@@ -191,9 +190,7 @@ def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
     for key, value in values.items():
         if key not in hints:
             valid = [f"{section}.{name}" for name in hints]
-            raise UsageError(
-                f"unknown config key '{section}.{key}'{_nearest(f'{section}.{key}', valid)}"
-            )
+            raise UsageError(f"unknown config key '{section}.{key}'{_nearest(f'{section}.{key}', valid)}")
         if isinstance(value, list):
             values = {**values, key: tuple(value)}
         elif hints[key] is float and isinstance(value, int) and not isinstance(value, bool):

@@ -8,7 +8,6 @@ from concurrent.futures import Executor, Future
 from typing import TypeVar
 
 import numpy as np
-
 from imgindex import listing, store
 from imgindex.models.engines import Engine
 from imgindex.models.pca import normalize
@@ -114,9 +113,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def _map_ahead(
-    executor: Executor, function: Callable[[T], R], items: Sequence[T], ahead: int
-) -> Iterator[R]:
+def _map_ahead(executor: Executor, function: Callable[[T], R], items: Sequence[T], ahead: int) -> Iterator[R]:
     """``map`` in `executor`'s threads, in order, at most `ahead` results in advance."""
     pending: deque[Future[R]] = deque()
     for item in items:

@@ -36,9 +36,7 @@ def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row]) 
     Everything given is text, never markup. A picture that Pillow cannot read is shown as a
     placeholder with its caption.
     """
-    facts = "".join(
-        f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in summary
-    )
+    facts = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in summary)
     return _PAGE.format(
         title=_escaped(title),
         facts=f"<dl>{facts}</dl>" if facts else "",

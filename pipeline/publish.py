@@ -201,4 +201,3 @@ def _timings(
         "total": now - plan.started,
     }
     return {stage: round(value, 3) for stage, value in seconds.items()}
-

@@ -103,12 +103,15 @@ def _gradient(size: Size, *stops: Colour) -> Image.Image:
 
 def _noise(rng: Rng, size: Size, cells: int, octaves: int = 3) -> Image.Image:
     """Return smooth grey noise that spans 0..255."""
-    total = np.zeros((size[1], size[0]), np.float32)
+    # Half the resolution is enough for something smooth, and four times faster.
+    half = (size[0] // 2, size[1] // 2)
+    total = np.zeros((half[1], half[0]), np.float32)
     for octave in range(octaves):
         grid = rng.random((cells << octave, cells << octave), np.float32) / 2**octave
-        total += np.asarray(Image.fromarray(grid).resize(size, Image.Resampling.BICUBIC))
+        total += np.asarray(Image.fromarray(grid).resize(half, Image.Resampling.BICUBIC))
     total -= total.min()
-    return Image.fromarray((total * (255 / total.max())).astype(np.uint8))
+    grey = Image.fromarray((total * (255 / total.max())).astype(np.uint8))
+    return grey.resize(size, Image.Resampling.BILINEAR)
 
 
 def _textured(rng: Rng, image: Image.Image, cells: int, strength: float) -> Image.Image:
@@ -141,9 +144,7 @@ def _sky(rng: Rng, size: Size) -> Image.Image:
     return image
 
 
-def _gores(
-    draw: ImageDraw.ImageDraw, rng: Rng, x: float, profile: Sequence[Point], sag: float = 0
-) -> None:
+def _gores(draw: ImageDraw.ImageDraw, rng: Rng, x: float, profile: Sequence[Point], sag: float = 0) -> None:
     """Draw a round body of cloth panels; profile is (y, half width) from top to bottom."""
     first, second = rng.permutation(np.array([*CLOTH, WHITE, (252, 244, 226)]))[:2].tolist()
     seams = np.linspace(-np.pi / 2, np.pi / 2, int(rng.integers(7, 12)))

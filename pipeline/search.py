@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
-
 from imgindex import storage
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generation import Output, read_manifest
@@ -22,9 +20,10 @@ from imgindex.models.annoy_index import RECALL_K, AnnoyShard, cosine_similarity
 from imgindex.models.engines import Engine, load_engine
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode
+from PIL import Image
 
 Vectors = npt.NDArray[np.float32]
-Query = str | Path | Image.Image | npt.NDArray[Any]
+Query = str | Path | Image.Image | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +76,7 @@ class Index:
                 for shard in manifest["shards"]
             ]
             self._metadata = [
-                pq.read_table(local(shard["metadata"]), memory_map=True)
-                for shard in manifest["shards"]
+                pq.read_table(local(shard["metadata"]), memory_map=True) for shard in manifest["shards"]
             ]
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{directory} cannot be opened: {error}") from error
@@ -96,9 +94,7 @@ class Index:
         """How many images are indexed."""
         return sum(shard["items"] for shard in self.manifest["shards"])
 
-    def search(
-        self, images: Query | Sequence[Query], k: int = 10, *, exact: bool = False
-    ) -> list[Result]:
+    def search(self, images: Query | Sequence[Query], k: int = 10, *, exact: bool = False) -> list[Result]:
         """The `k` nearest images of each query.
 
         Args:
@@ -111,7 +107,7 @@ class Index:
           UsageError: `k` or an array does not fit.
           InputError: an image cannot be read.
         """
-        queries = [images] if isinstance(images, Query) else list(images)
+        queries = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else list(images)
         if not queries:
             return []
         names = [_name(query) for query in queries]

@@ -7,7 +7,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-
 from imgindex import storage
 from imgindex.config import IndexConfig
 from imgindex.models.annoy_index import AnnoyShard, build_shard, measure_recall
@@ -15,7 +14,11 @@ from imgindex.records import ShardSummary, VectorRows
 
 
 def write_shard(
-    generation: str, shard: int, shard_count: int, batches: Sequence[VectorRows], config: IndexConfig
+    generation: str,
+    shard: int,
+    shard_count: int,
+    batches: Sequence[VectorRows],
+    config: IndexConfig,
 ) -> ShardSummary:
     """Writes the shard of `batches`, its items in the order of their uris.
 
@@ -31,13 +34,9 @@ def write_shard(
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
     with storage.staged(storage.join(generation, index_path)) as partial:
-        build_shard(
-            vectors, partial, metric=config.metric, trees=config.trees, seed=config.seed
-        )
+        build_shard(vectors, partial, metric=config.metric, trees=config.trees, seed=config.seed)
         index = storage.describe(partial, index_path)
-        opened = AnnoyShard(
-            partial, metric=config.metric, dims=vectors.shape[1], items=len(vectors)
-        )
+        opened = AnnoyShard(partial, metric=config.metric, dims=vectors.shape[1], items=len(vectors))
         recalls = measure_recall(opened, config.trees)
     with storage.staged(storage.join(generation, metadata_path)) as partial:
         pq.write_table(_metadata(images), partial)

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from imgindex import storage
 from imgindex.errors import OutputError
 from imgindex.records import ImageFile, ImageRow, StoredImage
@@ -20,9 +19,7 @@ _SUFFIX = ".parquet"
 _KEYS = ["uri", "size", "etag_or_mtime"]
 
 
-def write_chunk(
-    directory: str, rows: Sequence[ImageRow], features: npt.NDArray[np.float16]
-) -> str:
+def write_chunk(directory: str, rows: Sequence[ImageRow], features: npt.NDArray[np.float16]) -> str:
     """Writes a chunk of `rows` and their `features` [n, feature_dim] and returns its name."""
     table = pa.table(
         {
@@ -32,9 +29,7 @@ def write_chunk(
             "sha256": [row.sha256 for row in rows],
             "width": pa.array([row.width for row in rows], pa.int32()),
             "height": pa.array([row.height for row in rows], pa.int32()),
-            "feature": pa.FixedSizeListArray.from_arrays(
-                pa.array(features.ravel()), features.shape[1]
-            ),
+            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1]),
         }
     )
     buffer = pa.BufferOutputStream()
@@ -66,9 +61,7 @@ def read_features(directory: str, chunk: str, rows: Sequence[int]) -> npt.NDArra
     return _features(_read(directory, chunk).take(rows))
 
 
-def read_rows(
-    directory: str, chunk: str, rows: Sequence[int]
-) -> tuple[pa.Table, npt.NDArray[np.float16]]:
+def read_rows(directory: str, chunk: str, rows: Sequence[int]) -> tuple[pa.Table, npt.NDArray[np.float16]]:
     """What describes `rows` of a chunk (uri, sha256, size, width, height), and their features."""
     table = _read(directory, chunk).take(rows)
     return table.select(["uri", "sha256", "size", "width", "height"]), _features(table)

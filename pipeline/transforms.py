@@ -12,7 +12,6 @@ import numpy.typing as npt
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
-
 from imgindex import listing, shards, store
 from imgindex.config import BackboneConfig, EngineConfig, ImagesConfig, IndexConfig, PcaConfig
 from imgindex.errors import OutputError
@@ -319,9 +318,7 @@ class ProjectFeatures(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, selection: Any) -> Any:
         """Applies the transform."""
-        return selection | beam.FlatMap(
-            _project_chunk, self.directory, self.basis, self.shard_count
-        )
+        return selection | beam.FlatMap(_project_chunk, self.directory, self.basis, self.shard_count)
 
 
 def _project_chunk(
@@ -356,8 +353,7 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         return (
             rows
             | beam.GroupByKey()
-            | "BuildShard"
-            >> beam.Map(_build_shard, self.generation, self.config, self.shard_count)
+            | "BuildShard" >> beam.Map(_build_shard, self.generation, self.config, self.shard_count)
         )
 
 

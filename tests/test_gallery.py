@@ -9,9 +9,7 @@ import pytest
 from imgindex.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
 from PIL import Image
 
-HOSTILE = (
-    "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\n&amp; {title} \u202egpj.צילום"
-)
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\n&amp; {title} \u202egpj.צילום"
 
 
 def encoded(size: tuple[int, int] = (40, 30), mode: str = "RGB", kind: str = "PNG") -> bytes:
@@ -100,12 +98,16 @@ def test_thumbnails_are_small_and_never_enlarged(
     assert max(small.size) <= THUMBNAIL_SIDE
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind"), [("RGBA", "PNG"), ("L", "JPEG"), ("P", "PNG"), ("CMYK", "TIFF")]
-)
+@pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("L", "JPEG"), ("P", "PNG"), ("CMYK", "TIFF")])
 def test_every_mode_becomes_a_format_browsers_show(mode: str, kind: str) -> None:
     small = decoded(thumbnail(encoded(mode=mode, kind=kind)))
     assert (small.format, small.mode) == (("PNG", "RGBA") if mode == "RGBA" else ("JPEG", "RGB"))
+
+
+def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
+    file = io.BytesIO()
+    Image.new("I;16", (20, 20), 30000).save(file, "PNG")
+    assert decoded(thumbnail(file.getvalue())).getpixel((10, 10)) == (117, 117, 117)
 
 
 def test_a_thumbnail_is_turned_as_exif_says() -> None:

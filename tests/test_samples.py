@@ -51,9 +51,7 @@ def test_no_two_images_are_the_same(samples: Path) -> None:
     assert len({path.read_bytes() for path in samples.glob("*/*")}) == 312
 
 
-def test_a_seed_decides_every_byte(
-    samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_seed_decides_every_byte(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgindex.samples.IMAGES_PER_CLASS", 3)
     write_samples(tmp_path / "again")
     write_samples(tmp_path / "other", seed=1)

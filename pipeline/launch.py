@@ -8,7 +8,6 @@ from typing import Any
 from apache_beam import Pipeline
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-
 from imgindex import errors, storage
 from imgindex.assembly import assemble
 from imgindex.config import Config
@@ -35,7 +34,7 @@ def build(config: Config, options: PipelineOptions | None = None) -> dict[str, A
       PublishRefusedError: a publish check refused; what was live before still is.
     """
     options = options or PipelineOptions()
-    source, target = paths_of(config)
+    _, target = paths_of(config)
     check_input(config)
     check_writable(target)
     plan = make_plan(config)

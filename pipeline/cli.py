@@ -1,0 +1,185 @@
+"""The command line: parses arguments, calls the rest, prints for people."""
+
+import argparse
+import difflib
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from imgindex.errors import ImgindexError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+_BUILD_EPILOG = (
+    "Every other flag goes to Beam: --runner, --direct_num_workers, --flink_master and so on. "
+    "Exit codes: 0 done; 2 bad usage or config; 3 input or environment trouble, nothing was published; "
+    "4 a publish check refused, nothing was published."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code; errors for people are printed, never raised."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    if rest and known.command != "build":
+        parser.error(f"unknown arguments: {' '.join(rest)}; see imgindex {known.command} --help")
+    _set_up_logging(known.verbose)
+    try:
+        if known.command == "build":
+            _build(known, rest)
+        else:
+            known.run(known)
+    except ImgindexError as error:
+        print(f"imgindex: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("imgindex: interrupted; what the store holds is used by the next build", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # What reads our output has seen enough, as `head` does; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="imgindex",
+        description="Turn a directory of images into a search index, and search it.",
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
+        # Beam has flags that begin like ours; an abbreviation of one must not be taken for the other.
+        added = commands.add_parser(
+            name, help=help_text, description=help_text, allow_abbrev=False, **options
+        )
+        added.add_argument("-v", "--verbose", action="store_true", help="log what Beam and Keras do")
+        return added
+
+    build = command("build", "Build or refresh an index.", epilog=_BUILD_EPILOG)
+    build.add_argument("--input", metavar="DIR|GLOB", help="a directory of images, or a quoted glob")
+    build.add_argument("--output", metavar="OUT", help="the directory to write the index to")
+    build.add_argument("--config", metavar="FILE", type=Path, help="a YAML file of settings")
+    build.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting, as in "
+        "--set pca.dims=64; may be repeated",
+    )  # fmt: skip
+    build.add_argument(
+        "--dry_run", action="store_true", help="print counts, the plan and estimates; write nothing"
+    )
+
+    search = command("search", "Find the images of an index that are nearest to given ones.")
+    search.set_defaults(run=_search)
+    search.add_argument("output", metavar="OUT", help="the index's directory")
+    search.add_argument("images", metavar="IMAGE", nargs="+", help="an image to search for")
+    search.add_argument("-k", type=int, default=10, help="neighbors of each image (default: 10)")
+    search.add_argument(
+        "--exact", action="store_true", help="compare with every stored vector, by brute force"
+    )
+    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
+
+    inspect = command("inspect", "Print what the live generation of an index holds.")
+    inspect.set_defaults(run=_inspect)
+    inspect.add_argument("output", metavar="OUT", help="the index's directory")
+
+    demo = command("demo", "Make sample images, index them and search: a first look in one command.")
+    demo.set_defaults(run=_demo)
+    demo.add_argument(
+        "output", metavar="OUT", nargs="?", default="demo", help="a new directory (default: demo)"
+    )
+    return parser
+
+
+class _Version(argparse.Action):
+    """Prints the version; unlike argparse's own action, looks it up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        import imgindex
+
+        parser.exit(message=f"imgindex {imgindex.__version__}\n")
+
+
+def _set_up_logging(verbose: bool) -> None:
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("imgindex").setLevel(logging.INFO)
+    if not verbose:
+        # TensorFlow's C++ part logs by itself; it reads this when it is loaded.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
+    from dataclasses import replace
+
+    from imgindex.config import load_config
+
+    config = load_config(known.config, known.set)
+    config = replace(config, input=known.input or config.input, output=known.output or config.output)
+    if known.dry_run:
+        from imgindex.dry_run import describe_build
+
+        _beam_options(rest)
+        print(describe_build(config))
+        return
+    from imgindex.launch import build
+    from imgindex.summary import describe_generation
+
+    manifest = build(config, _beam_options(rest))
+    print(describe_generation(str(config.output), manifest))
+
+
+def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
+    """Beam's options from `arguments`. Raises UsageError for what Beam does not know either."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
+    parser = argparse.ArgumentParser(
+        prog="imgindex build", add_help=False, allow_abbrev=False, conflict_handler="resolve",
+        exit_on_error=False,
+    )  # fmt: skip
+    for options in PipelineOptions.__subclasses__():
+        options._add_argparse_args(parser)  # where Beam's own subclasses declare theirs
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    flags += ["--input", "--output", "--config", "--set", "--dry_run"]
+    try:
+        _, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise UsageError(str(error)) from error
+    if unknown:
+        nearest = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1)
+        hint = f"did you mean {nearest[0]}?" if nearest else "see imgindex build --help"
+        raise UsageError(f"unknown argument {unknown[0]!r}, to imgindex and to Beam; {hint}")
+    return PipelineOptions(list(arguments))
+
+
+def _search(known: argparse.Namespace) -> None:
+    from imgindex.search import Index, to_json
+    from imgindex.summary import result_page, result_table
+
+    index = Index.open(known.output)
+    results = index.search(known.images, known.k, exact=known.exact)
+    print(to_json(results) if known.json else result_table(results))
+    if known.html:
+        try:
+            known.html.write_text(result_page(index, results), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"--html {known.html}: cannot be written: {error.strerror}") from error
+
+
+def _inspect(known: argparse.Namespace) -> None:
+    from imgindex.generation import Output, read_manifest
+    from imgindex.summary import describe_generation
+
+    print(describe_generation(known.output, read_manifest(Output(known.output))))
+
+
+def _demo(known: argparse.Namespace) -> None:
+    from imgindex.demo import run
+
+    run(Path(known.output))

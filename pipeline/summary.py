@@ -1,0 +1,90 @@
+"""What people read: a generation, search results as a table or a page."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from imgindex import gallery, storage
+from imgindex.search import Index, Neighbor, Result
+
+
+def describe_generation(output: str, manifest: dict[str, Any]) -> str:
+    """A published generation in a dozen lines."""
+    ledger, timings, engine = manifest["ledger"], manifest["timings"], manifest["engine"]
+    spec = manifest["spec"]
+    height, width = spec["image_size"]
+    sizes = sum(file["size"] for file in manifest["files"])
+    seconds = ", ".join(f"{stage} {timings[stage]:.1f}" for stage in timings if stage != "total")
+    lines = [
+        ("generation", manifest["generation"]),
+        ("input", manifest["config"]["input"]),
+        ("images", f"{ledger['listed']} listed, {ledger['indexed']} indexed, {ledger['failed']} failed"),
+        *((f"  {reason}", str(count)) for reason, count in ledger["failed_by_reason"].items()),
+        ("features", f"{ledger['embedded']} embedded now, {ledger['reused']} from the store"),
+        ("backbone", f"{spec['backbone']} {width}x{height}, {spec['pooling']} pooling, "
+                     f"weights {spec['weights_sha256'][:12]}"),
+        ("engine", f"{engine['name']} {engine['precision']}"),
+        ("vectors", f"{manifest['dims']} of {manifest['feature_dim']} dimensions, "
+                    f"{manifest['explained_variance_ratio']:.1%} of the variance"),
+        ("index", f"{len(manifest['shards'])} shards, {human_bytes(sizes)}, {manifest['metric']}"),
+        ("recall", f"{manifest['recall']['recall']:.3f} at {manifest['recall']['k']}, "
+                   f"with search_k {manifest['search_k']}"),
+        ("seconds", f"{timings['total']:.1f} ({seconds})"),
+        ("files", storage.join(output, "generations", manifest["generation"])),
+    ]  # fmt: skip
+    return "\n".join(f"{_printable(key):<12} {_printable(text)}" for key, text in lines)
+
+
+def human_bytes(count: float) -> str:
+    """`count` bytes in the largest fitting unit, to four digits."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.4g} {unit}"
+        count /= 1024
+    return f"{count:.4g} TiB"
+
+
+def _printable(text: str) -> str:
+    """`text` with what could steer a terminal escaped, as file names may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def result_table(results: Sequence[Result]) -> str:
+    """One block a query: rank, cosine similarity and path of each neighbor."""
+    blocks = []
+    for result in results:
+        lines = [_printable(result.query), "rank  cosine  path"]
+        lines += [f"{n.rank:>4}  {n.similarity:6.3f}  {_printable(n.uri)}" for n in result.neighbors]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def result_page(index: Index, results: Sequence[Result]) -> str:
+    """A self-contained HTML page of queries, which are paths, and their neighbors as thumbnails."""
+    manifest = index.manifest
+    facts = [
+        ("Index", str(index.output.root)),
+        ("Generation", manifest["generation"]),
+        ("Images", f"{len(index):,}"),
+        ("Backbone", manifest["spec"]["backbone"]),
+        ("Vectors", f"{manifest['dims']} dimensions, {manifest['metric']}"),
+    ]
+    rows = [
+        gallery.Row(
+            gallery.Tile(_image(result.query), result.query.rpartition("/")[2], "query"),
+            [_tile(index, neighbor) for neighbor in result.neighbors],
+        )
+        for result in results
+    ]
+    return gallery.render("Nearest images", facts, rows)
+
+
+def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
+    detail = f"{neighbor.rank} · cosine {neighbor.similarity:.3f}"
+    return gallery.Tile(_image(index.image_path(neighbor.uri)), neighbor.uri, detail)
+
+
+def _image(path: str) -> bytes | None:
+    try:
+        return storage.read_bytes(path)
+    except OSError:
+        return None  # the page says that it cannot be shown
