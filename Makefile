@@ -1,12 +1,13 @@
 # `make demo` and `make test` are all that a new checkout needs: each sets up what it uses.
 PYTHON ?= python3
 VENV ?= .venv
+DEMO ?= demo
 BIN := $(VENV)/bin
 
 .PHONY: demo test lint clean
 
 demo: $(VENV)/installed
-	$(BIN)/imgindex demo demo
+	$(BIN)/imgindex demo $(DEMO)
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest --cov=imgindex --cov-report=term
@@ -19,7 +20,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build demo
+	rm -rf $(VENV) build $(DEMO)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -11,11 +11,15 @@ Metric = Literal["angular", "euclidean"]
 METRICS: tuple[Metric, ...] = ("angular", "euclidean")
 
 Float32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 Items = npt.NDArray[np.int64]
 
 RECALL_K = 10
 RECALL_SAMPLE = 200
 RECALL_EFFORTS = 6
+
+# Distances in float64 that differ by less are equal: the root of a difference's rounding is up to some 1e-7.
+_TIE = 1e-6
 
 # Rows that exact search compares at once: 64 Ki distances a query are 256 KiB.
 _EXACT_ROWS = 1 << 16
@@ -108,7 +112,7 @@ def exact_nearest(vectors: Float32, queries: Float32, k: int, metric: Metric) ->
     return best
 
 
-def exact_distances(vectors: Float32, queries: Float32, metric: Metric) -> Float32:
+def exact_distances(vectors: Floats, queries: Floats, metric: Metric) -> Floats:
     """Distances [m, n] of `queries` [m, dims] to `vectors` [n, dims], as Annoy defines them.
 
     Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
@@ -116,15 +120,15 @@ def exact_distances(vectors: Float32, queries: Float32, metric: Metric) -> Float
     if metric == "angular":
         return np.sqrt(np.maximum(0, 2 - 2 * cosine_similarity(vectors, queries)))
     squares = np.square(vectors).sum(axis=1) + np.square(queries).sum(axis=1)[:, np.newaxis]
-    distances: Float32 = np.sqrt(np.maximum(0, squares - 2 * (queries @ vectors.T)))
+    distances: Floats = np.sqrt(np.maximum(0, squares - 2 * (queries @ vectors.T)))
     return distances
 
 
-def cosine_similarity(vectors: Float32, queries: Float32) -> Float32:
+def cosine_similarity(vectors: Floats, queries: Floats) -> Floats:
     """Cosines [m, n] of `queries` [m, dims] with `vectors` [n, dims]; 0 for a zero vector."""
     norms = np.linalg.norm(queries, axis=1)[:, np.newaxis] * np.linalg.norm(vectors, axis=1)
     dots = queries @ vectors.T
-    cosines: Float32 = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    cosines: Floats = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
     return np.clip(cosines, -1, 1, out=cosines)
 
 
@@ -137,24 +141,34 @@ def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
     """Recall@10 against exact search at each of `RECALL_EFFORTS` efforts, cheapest first.
 
     The queries are at most `RECALL_SAMPLE` of the shard's own items, evenly spread, each left out of its own
-    answer. A shard of a single item has nothing to find and a recall of 1.
+    answer. An item as near as the last of the exact ones counts, for copies of an image tie, and which of them
+    are found is chance. A shard of a single item has nothing to find and a recall of 1.
     """
     items = len(shard.vectors)
     sample = np.unique(np.linspace(0, items - 1, min(items, RECALL_SAMPLE)).astype(np.int64))
     queries = np.ascontiguousarray(shard.vectors[sample])
     # One more than is compared, for an item is its own nearest neighbour.
     k = min(RECALL_K + 1, items)
-    truth = shard.nearest(queries, k)
+    limits = [
+        _distances(shard, item, exact[exact != item][:RECALL_K]).max(initial=0) + _TIE
+        for item, (exact, _) in zip(sample, shard.nearest(queries, k), strict=True)
+    ]
+    wanted = len(sample) * (k - 1)
     recalls = []
     for effort in range(RECALL_EFFORTS):
+        hits = 0
         answers = shard.nearest(queries, k, search_effort(trees, effort))
-        hits = wanted = 0
-        for item, (exact, _), (found, _) in zip(sample, truth, answers, strict=True):
-            near = set(exact[exact != item][:RECALL_K].tolist())
-            hits += len(near & set(found[found != item][:RECALL_K].tolist()))
-            wanted += len(near)
+        for item, limit, (found, _) in zip(sample, limits, answers, strict=True):
+            distances = _distances(shard, item, found[found != item][:RECALL_K])
+            hits += int(np.count_nonzero(distances <= limit))
         recalls.append(hits / wanted if wanted else 1.0)
     return recalls
+
+
+def _distances(shard: AnnoyShard, item: np.int64, others: Items) -> Floats:
+    """The distances of items to an item in float64, in which equal vectors are equally far but for `_TIE`."""
+    vectors = shard.vectors[others].astype(np.float64)
+    return exact_distances(vectors, shard.vectors[item][np.newaxis].astype(np.float64), shard.metric)[0]
 
 
 def estimate_bytes(items: int, dims: int, trees: int) -> int:

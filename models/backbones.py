@@ -15,11 +15,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from imgindex.errors import UsageError, WeightsUnavailableError
+from imgindex.models.applications import APPLICATIONS
 
 POOLINGS = ("avg", "max")
 WEIGHTS_WORDS = ("imagenet", "bundled", "none")
@@ -27,67 +27,6 @@ BUNDLED_NAME = "MobileNetV2"
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights/MobileNetV2_imagenet_notop_float16.weights.h5"
 
 _IMAGE_SIZES = range(32, 2049)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What must be known of a ``keras.applications`` model before Keras is loaded.
-
-    Attributes:
-        module: Submodule of ``keras.applications`` that holds its ``preprocess_input``.
-        image_size: Default side of the square input, in pixels.
-        minimum_size: Smallest side that the application accepts, in pixels.
-    """
-
-    module: str
-    image_size: int
-    minimum_size: int = 32
-
-
-APPLICATIONS: Mapping[str, Architecture] = MappingProxyType(
-    {
-        "ConvNeXtTiny": Architecture("convnext", 224),
-        "ConvNeXtSmall": Architecture("convnext", 224),
-        "ConvNeXtBase": Architecture("convnext", 224),
-        "ConvNeXtLarge": Architecture("convnext", 224),
-        "ConvNeXtXLarge": Architecture("convnext", 224),
-        "DenseNet121": Architecture("densenet", 224),
-        "DenseNet169": Architecture("densenet", 224),
-        "DenseNet201": Architecture("densenet", 224),
-        "EfficientNetB0": Architecture("efficientnet", 224),
-        "EfficientNetB1": Architecture("efficientnet", 240),
-        "EfficientNetB2": Architecture("efficientnet", 260),
-        "EfficientNetB3": Architecture("efficientnet", 300),
-        "EfficientNetB4": Architecture("efficientnet", 380),
-        "EfficientNetB5": Architecture("efficientnet", 456),
-        "EfficientNetB6": Architecture("efficientnet", 528),
-        "EfficientNetB7": Architecture("efficientnet", 600),
-        "EfficientNetV2B0": Architecture("efficientnet_v2", 224),
-        "EfficientNetV2B1": Architecture("efficientnet_v2", 240),
-        "EfficientNetV2B2": Architecture("efficientnet_v2", 260),
-        "EfficientNetV2B3": Architecture("efficientnet_v2", 300),
-        "EfficientNetV2S": Architecture("efficientnet_v2", 384),
-        "EfficientNetV2M": Architecture("efficientnet_v2", 480),
-        "EfficientNetV2L": Architecture("efficientnet_v2", 480),
-        "InceptionResNetV2": Architecture("inception_resnet_v2", 299, 75),
-        "InceptionV3": Architecture("inception_v3", 299, 75),
-        "MobileNet": Architecture("mobilenet", 224),
-        "MobileNetV2": Architecture("mobilenet_v2", 224),
-        "MobileNetV3Large": Architecture("mobilenet_v3", 224),
-        "MobileNetV3Small": Architecture("mobilenet_v3", 224),
-        "NASNetLarge": Architecture("nasnet", 331),
-        "NASNetMobile": Architecture("nasnet", 224),
-        "ResNet50": Architecture("resnet50", 224),
-        "ResNet101": Architecture("resnet", 224),
-        "ResNet152": Architecture("resnet", 224),
-        "ResNet50V2": Architecture("resnet_v2", 224),
-        "ResNet101V2": Architecture("resnet_v2", 224),
-        "ResNet152V2": Architecture("resnet_v2", 224),
-        "VGG16": Architecture("vgg16", 224),
-        "VGG19": Architecture("vgg19", 224),
-        "Xception": Architecture("xception", 299, 71),
-    }
-)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ feature exact in float64, so a vector does not depend on the batch that it was c
 """
 
 import io
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -48,9 +49,10 @@ def _exact_blocks(rows: Float64) -> Iterator[Float64]:
     start = 0
     while start < len(rows):
         block = rows[start : start + _BLOCK_ROWS]
-        if np.square(block).sum(axis=0).max() > _BLOCK_ENERGY:
+        if np.square(block).sum(axis=0).max() >= _BLOCK_ENERGY:
             energies = np.cumsum(np.square(block), axis=0).max(axis=1)
-            block = block[: np.searchsorted(energies, _BLOCK_ENERGY, side="right")]
+            # Strictly below: a sum of 2**5 may be a larger one, rounded.
+            block = block[: np.searchsorted(energies, _BLOCK_ENERGY, side="left")]
         yield block
         start += len(block)
 
@@ -169,6 +171,12 @@ class Basis:
     def from_npz(cls, data: bytes) -> "Basis":
         """Reads `to_npz`'s bytes. Raises OutputError for anything else; never unpickles."""
         try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                # All of each member: NumPy stops at the last value that the member's header promises, which
+                # may lie before the checksum.
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
             with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
                 basis = cls(
                     mean=arrays["mean"],

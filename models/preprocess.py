@@ -42,7 +42,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     antialiased.
 
     Raises:
-      DecodeError: `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
+      DecodeError: `empty`, `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
     """
     if not data:
         raise DecodeError("empty", "the file is empty")
@@ -74,13 +74,22 @@ def _upright_rgb(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
     image.draft("RGB", (2 * longest, 2 * longest))
     # Loaded before the orientation is read: Pillow turns TIFFs itself while it loads them.
     image.load()
-    orientation = image.getexif().get(0x0112, 1)
+    orientation = _orientation(image)
     turned = orientation in (5, 6, 7, 8)
     rgb = _to_rgb(image).resize((height, width) if turned else (width, height), Image.Resampling.BILINEAR)
     if orientation in _TRANSPOSITIONS:
         rgb = rgb.transpose(_TRANSPOSITIONS[orientation])
     original = original[::-1] if turned else original
     return DecodedImage(np.asarray(rgb), width=original[0], height=original[1])
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1, upright, where there is none or the EXIF block is damaged."""
+    try:
+        orientation: int = image.getexif().get(0x0112, 1)
+    except Exception:  # whatever parsing trips over; the pixels are whole
+        return 1
+    return orientation
 
 
 # EXIF orientation (TIFF 6.0, tag 274) to what makes the image upright, as ImageOps.exif_transpose has it.

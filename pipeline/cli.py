@@ -103,12 +103,14 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         import imgindex
 
-        parser.exit(message=f"imgindex {imgindex.__version__}\n")
+        print(f"imgindex {imgindex.__version__}")
+        parser.exit()
 
 
 def _set_up_logging(verbose: bool) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger().setLevel(logging.INFO if verbose else logging.ERROR)
+    # Beam logs what a worker raises, with its traceback, before the launcher can say it in one line.
+    logging.getLogger().setLevel(logging.INFO if verbose else logging.CRITICAL)
     logging.getLogger("imgindex").setLevel(logging.INFO)
     if not verbose:
         # TensorFlow's C++ part logs by itself; it reads this when it is loaded.

@@ -1,6 +1,7 @@
 """The config: every setting with its default and its limits, and how files and flags change it."""
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -141,23 +142,30 @@ def load_config(path: Path | None = None, assignments: Sequence[str] = ()) -> Co
         section, dot, name = key.strip().partition(".")
         if not (separator and dot):
             raise UsageError(f"--set {assignment}: expected section.key=value, as in pca.dims=64")
-        values = settings.setdefault(section, {})
+        if settings.get(section) is None:  # as in a file that says `pca:` and no more
+            settings[section] = {}
+        values = settings[section]
         if not isinstance(values, dict):
             raise UsageError(f"--set {assignment}: {section!r} is no config section")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            values[name] = yaml.safe_load(text)
+        except _YAML_ERRORS as error:
             raise UsageError(f"--set {assignment}: the value is not valid YAML") from error
-        values[name] = value
     return parse_config(settings)
+
+
+# Beside its own errors PyYAML lets out what its constructors trip over, such as the date 2024-99-99.
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    try:
+        content = yaml.safe_load(text)
+    except _YAML_ERRORS as error:
         where = str(error).replace("\n", " ")
         raise UsageError(f"--config {path}: is not valid YAML: {where}") from error
     content = {} if content is None else content
@@ -172,7 +180,7 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
     parsed = {}
     for name, value in settings.items():
         if name not in hints:
-            raise UsageError(f"unknown config section {name!r}{_nearest(name, hints)}")
+            raise UsageError(f"unknown config section {name!r}{_nearest(str(name), hints)}")
         if is_dataclass(hints[name]):
             parsed[name] = _parse_section(name, hints[name], value)
         elif not _is_a(value, hints[name]):
@@ -194,10 +202,17 @@ def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
         if isinstance(value, list):
             values = {**values, key: tuple(value)}
         elif hints[key] is float and isinstance(value, int) and not isinstance(value, bool):
-            values = {**values, key: float(value)}
+            values = {**values, key: _as_float(value)}
         if not _is_a(values[key], hints[key]):
             raise UsageError(f"{section}.{key} is {value!r}; expected {_describe(hints[key])}")
     return kind(**values)
+
+
+def _as_float(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf if value > 0 else -math.inf  # out of every key's range
 
 
 def _is_a(value: Any, hint: Any) -> bool:
@@ -223,6 +238,8 @@ _DESCRIPTIONS = {
 def _describe(hint: Any) -> str:
     if isinstance(hint, types.UnionType):
         return " or ".join(_describe(option) for option in typing.get_args(hint))
+    if typing.get_origin(hint) is typing.Literal:
+        return f"one of {', '.join(typing.get_args(hint))}"
     return _DESCRIPTIONS.get(hint, "a list of texts")
 
 

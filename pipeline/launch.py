@@ -13,7 +13,7 @@ from imgindex.assembly import assemble
 from imgindex.config import Config
 from imgindex.errors import ImgindexError, InputError, UsageError
 from imgindex.generation import Output, current_name, new_name
-from imgindex.listing import input_root, is_inside, list_images
+from imgindex.listing import is_inside, list_images
 from imgindex.models.engines import Engine, load_engine
 from imgindex.progress import EMBEDDING, shown
 from imgindex.publish import Plan, outcome
@@ -61,7 +61,7 @@ def paths_of(config: Config) -> tuple[str, str]:
         raise UsageError("no input: give --input DIR or a glob")
     if not config.output:
         raise UsageError("no output: give --output DIR")
-    if is_inside(config.output, input_root(config.input)):
+    if is_inside(config.output, config.input):
         raise UsageError(
             f"--output {config.output} lies inside --input {config.input}; choose a directory outside it"
         )
@@ -118,17 +118,19 @@ def make_plan(config: Config) -> Plan:
     )
 
 
-# How Beam ends an exception that it took from a worker: the traceback's last line, then the transform.
-_LAST_LINE = re.compile(r"^(?:imgindex\.errors\.)(\w+): (.*?)(?: \[while running .*\])?$", re.M)
+# What Beam makes of a worker's exception: the same with the transform at its end, or text alone.
+_WHERE = re.compile(r" \[while running '[^']*'\]$", re.M)
+_LAST_LINE = re.compile(r"^imgindex\.errors\.(\w+): (.*)$", re.M)
 
 
 def _known_error(error: BaseException) -> ImgindexError | None:
-    """The error of ours that a pipeline died of; runners hand over only its text."""
+    """The error of ours that a pipeline died of, without what Beam wrapped it in; None for others."""
+    text = _WHERE.sub("", str(error))
     if isinstance(error, ImgindexError):
-        return None
-    matches = _LAST_LINE.findall(str(error))
+        return type(error)(text)
+    matches = _LAST_LINE.findall(text)
     if not matches:
         return None
     name, message = matches[-1]
-    kind = getattr(errors, name, ImgindexError)
-    return kind(message) if issubclass(kind, ImgindexError) else None
+    known: ImgindexError = getattr(errors, name)(message)
+    return known

@@ -122,7 +122,7 @@ def read_image(file: ImageFile) -> bytes:
 
 
 def is_inside(path: str, root: str) -> bool:
-    """Whether local `path` lies in the directory `root`."""
+    """Whether `path` lies in the directory `root`."""
     if not (storage.is_local(path) and storage.is_local(root)):
         return path.startswith(root.rstrip("/") + "/")
     return Path(path).resolve().is_relative_to(Path(root).resolve())

