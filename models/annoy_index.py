@@ -141,8 +141,8 @@ def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
     """Recall@10 against exact search at each of `RECALL_EFFORTS` efforts, cheapest first.
 
     The queries are at most `RECALL_SAMPLE` of the shard's own items, evenly spread, each left out of its own
-    answer. An item as near as the last of the exact ones counts, for copies of an image tie, and which of them
-    are found is chance. A shard of a single item has nothing to find and a recall of 1.
+    answer. Whatever is as near as the last of the exact neighbours counts, for copies of an image tie, and it is
+    chance which of them are found. A shard of a single item has nothing to find and a recall of 1.
     """
     items = len(shard.vectors)
     sample = np.unique(np.linspace(0, items - 1, min(items, RECALL_SAMPLE)).astype(np.int64))

@@ -187,7 +187,10 @@ class Basis:
                 )
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
             raise OutputError(f"the PCA basis cannot be read: {error}") from error
-        if basis.components.shape != (len(basis.explained_variance), basis.feature_dim):
+        shape = basis.components.shape
+        variances = (basis.explained_variance, basis.explained_variance_ratio)
+        fits = len(shape) == 2 and basis.mean.shape == shape[1:]
+        if not fits or any(variance.shape != shape[:1] for variance in variances):
             raise OutputError("the PCA basis cannot be read: its arrays do not fit each other")
         return basis
 

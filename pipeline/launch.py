@@ -33,7 +33,7 @@ def build(config: Config, options: PipelineOptions | None = None) -> dict[str, A
       OutputError: the output cannot be written.
       PublishRefusedError: a publish check refused; what was live before still is.
     """
-    options = options or PipelineOptions()
+    options = options or PipelineOptions([])  # without arguments it would read sys.argv
     _, target = paths_of(config)
     check_input(config)
     check_writable(target)

@@ -67,7 +67,10 @@ def _list_local(source: str) -> Iterator[tuple[str, _Entry]]:
     if os.path.isdir(path):
         yield from map(_stat, _walk(path))
     elif _WILDCARD.search(path):
-        yield from map(_stat, glob.iglob(path, recursive=True))
+        paths = glob.iglob(path, recursive=True)
+        if path.count("**") > 1:  # glob then gives a path once for every way in which it matches
+            paths = iter(set(paths))
+        yield from map(_stat, paths)
     else:
         what = "is a file" if os.path.exists(path) else "does not exist"
         raise InputError(f"--input {source} {what}; give a directory or a glob in quotes")
@@ -124,5 +127,5 @@ def read_image(file: ImageFile) -> bytes:
 def is_inside(path: str, root: str) -> bool:
     """Whether `path` lies in the directory `root`."""
     if not (storage.is_local(path) and storage.is_local(root)):
-        return path.startswith(root.rstrip("/") + "/")
+        return f"{path.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
     return Path(path).resolve().is_relative_to(Path(root).resolve())

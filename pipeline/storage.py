@@ -8,6 +8,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from imgindex.errors import OutputError
 from imgindex.records import WrittenFile
@@ -26,28 +27,34 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/") or "/", *parts])
 
 
+@contextlib.contextmanager
+def _beam() -> Iterator[Any]:
+    """Yields Beam's `FileSystems`; what they raise is an OSError."""
+    from apache_beam.io.filesystems import FileSystems
+
+    try:
+        yield FileSystems
+    except ValueError as error:  # no installed filesystem has this scheme; BeamIOError is an OSError
+        raise OSError(str(error)) from error
+
+
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileNotFoundError and other OSErrors."""
     if is_local(path):
         return Path(path).read_bytes()
-    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.io.filesystem import CompressionTypes
 
-    try:
-        with FileSystems.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-            data: bytes = file.read()
-            return data
-    except BeamIOError as error:
-        raise OSError(str(error)) from error
+    with _beam() as beam, beam.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
+        data: bytes = file.read()
+        return data
 
 
 def exists(path: str) -> bool:
     """Whether there is a file, or on local filesystems a directory, at `path`."""
     if is_local(path):
         return Path(path).exists()
-    from apache_beam.io.filesystems import FileSystems
-
-    return bool(FileSystems.exists(path))
+    with _beam() as beam:
+        return bool(beam.exists(path))
 
 
 def list_names(directory: str, suffix: str) -> list[str]:
@@ -56,9 +63,8 @@ def list_names(directory: str, suffix: str) -> list[str]:
         folder = Path(directory)
         names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     else:
-        from apache_beam.io.filesystems import FileSystems
-
-        matched = FileSystems.match([join(directory, "*" + suffix)])[0].metadata_list
+        with _beam() as beam:
+            matched = beam.match([join(directory, "*" + suffix)])[0].metadata_list
         names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
     return sorted(name for name in names if name.endswith(suffix))
 
@@ -91,18 +97,15 @@ def staged(path: str) -> Iterator[Path]:
 
 
 def _upload(source: Path, path: str) -> None:
-    from apache_beam.io.filesystem import BeamIOError, CompressionTypes
-    from apache_beam.io.filesystems import FileSystems
+    from apache_beam.io.filesystem import CompressionTypes
 
-    try:
-        # Object stores show an object only once its writer is closed.
-        with (
-            source.open("rb") as reader,
-            FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as writer,
-        ):
-            shutil.copyfileobj(reader, writer, 1 << 20)
-    except BeamIOError as error:
-        raise OSError(str(error)) from error
+    # Object stores show an object only once its writer is closed.
+    with (
+        source.open("rb") as reader,
+        _beam() as beam,
+        beam.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as writer,
+    ):
+        shutil.copyfileobj(reader, writer, 1 << 20)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -132,9 +135,8 @@ def delete(path: str) -> None:
     if is_local(path):
         Path(path).unlink()
         return
-    from apache_beam.io.filesystems import FileSystems
-
-    FileSystems.delete([path])
+    with _beam() as beam:
+        beam.delete([path])
 
 
 def delete_tree(directory: str) -> None:
@@ -142,8 +144,7 @@ def delete_tree(directory: str) -> None:
     if is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
         return
-    from apache_beam.io.filesystems import FileSystems
-
-    matched = FileSystems.match([join(directory, "**")])[0].metadata_list
-    if matched:
-        FileSystems.delete([metadata.path for metadata in matched])
+    with _beam() as beam:
+        matched = beam.match([join(directory, "**")])[0].metadata_list
+        if matched:
+            beam.delete([metadata.path for metadata in matched])

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +15,6 @@ from annoy import AnnoyIndex
 from apache_beam.options.pipeline_options import PipelineOptions
 from imgindex.errors import OutputError, UsageError
 from imgindex.samples import write_samples
-from imgindex.store import chunk_names, read_keys, read_rows
 from PIL import Image
 from sklearn.decomposition import PCA
 
@@ -24,6 +25,14 @@ BUNDLED = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled")
 def photos(tmp_path_factory):
     folder = tmp_path_factory.mktemp("photos")
     write_samples(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def caltech20():
+    folder = Path(os.environ.get("IMGINDEX_SHARED", Path(__file__).parents[2] / "shared")) / "data/caltech20"
+    if not folder.is_dir():
+        pytest.skip("no caltech20 photos; IMGINDEX_SHARED names the folder that holds data/caltech20")
     return folder
 
 
@@ -55,12 +64,12 @@ def index(config, manifest):
 @pytest.fixture(scope="module")
 def stored(config, manifest):
     """Uris and features as the store holds them, in the order of the uris."""
-    directory = str(Path(config.output) / "store" / manifest["spec"]["digest"])
+    directory = Path(config.output) / "store" / manifest["spec"]["digest"]
     uris, features = [], []
-    for chunk in chunk_names(directory):
-        rows, part = read_rows(directory, chunk, range(len(list(read_keys(directory, chunk)))))
-        uris += rows["uri"].to_pylist()
-        features.append(part)
+    for chunk in directory.glob("chunk-*.parquet"):
+        table = pq.read_table(chunk)
+        uris += table["uri"].to_pylist()
+        features.append(np.array(table["feature"].to_pylist(), np.float16))
     order = np.argsort(uris)
     return np.array(uris)[order], np.concatenate(features)[order]
 
@@ -217,8 +226,6 @@ def test_second_build_embeds_only_what_is_new(config, photos, tmp_path):
 
 @pytest.mark.parametrize("damage", ["index", "metadata", "pca"])
 def test_a_damaged_generation_is_not_opened(damage, generation, config, manifest, tmp_path):
-    import shutil
-
     copy = tmp_path / "index"
     shutil.copytree(config.output, copy)
     victim = sorted((copy / "generations" / manifest["generation"] / damage).iterdir())[0]

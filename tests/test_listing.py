@@ -1,0 +1,221 @@
+"""Listing: which files an input holds, under which uris, and what becomes of those that cannot be read."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from imgindex.errors import InputError
+from imgindex.listing import input_root, is_inside, list_images, read_image
+from imgindex.records import Failure, ImageFile
+
+EXTENSIONS = (".jpg", ".png")
+
+
+def make(directory: Path, *names: str) -> None:
+    for name in names:
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode())
+
+
+def uris(source: Path | str, extensions: Sequence[str] = EXTENSIONS) -> list[str]:
+    """The uris that `source` holds, sorted; refuses failures, and files that read as another's bytes."""
+    listed = list(list_images(str(source), extensions))
+    assert [item for item in listed if isinstance(item, Failure)] == []
+    for item in listed:
+        assert read_image(item).decode().endswith(item.uri.rpartition("/")[2])
+    return sorted(item.uri for item in listed)
+
+
+def failures(source: Path | str) -> list[tuple[str, str, str]]:
+    """Uri, stage and reason of the failures that `source` gives, sorted."""
+    listed = list_images(str(source), EXTENSIONS)
+    return sorted((item.uri, item.stage, item.reason) for item in listed if isinstance(item, Failure))
+
+
+def test_a_directory_with_all_below_it(tmp_path: Path) -> None:
+    make(
+        tmp_path, "a.jpg", "cats/b.png", "cats/siamese/c.jpg", "cats/notes.txt", "d.jpg.txt", "jpg", ".e.jpg"
+    )
+    assert uris(tmp_path) == [".e.jpg", "a.jpg", "cats/b.png", "cats/siamese/c.jpg"]
+    assert uris(f"{tmp_path}/") == uris(tmp_path)
+
+
+def test_size_and_version_tell_a_changed_file(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "b.jpg")
+    before = {item.uri: item for item in list_images(str(tmp_path), EXTENSIONS)}
+    assert before["a.jpg"] == ImageFile("a.jpg", f"{tmp_path}/a.jpg", 5, before["a.jpg"].version)
+    # One nanosecond later: the smallest change that a filesystem can show.
+    os.utime(tmp_path / "a.jpg", ns=(0, (tmp_path / "a.jpg").stat().st_mtime_ns + 1))
+    after = {item.uri: item for item in list_images(str(tmp_path), EXTENSIONS)}
+    assert after["a.jpg"].version != before["a.jpg"].version
+    assert after["b.jpg"] == before["b.jpg"]
+
+
+def test_extensions_are_compared_without_case(tmp_path: Path) -> None:
+    make(tmp_path, "a.JPG", "b.Png", "c.jpeg")
+    assert uris(tmp_path) == ["a.JPG", "b.Png"]
+    assert uris(tmp_path, [".JPEG"]) == ["c.jpeg"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.jpg", "a\nb.jpg", "'a'.jpg", '"a".jpg', "a\\b.jpg", "ä 猫.jpg", "*?[.jpg"]
+)
+def test_odd_names(name: str, tmp_path: Path) -> None:
+    make(tmp_path, f"{name[:-4]}/{name}")
+    assert uris(tmp_path) == [f"{name[:-4]}/{name}"]
+
+
+def test_globs(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "x/b.jpg", "x/c.png", "x/deep/d.jpg", "y/e.jpg", "notes.txt")
+    assert uris(tmp_path / "*.jpg") == ["a.jpg"]
+    assert uris(tmp_path / "*") == ["a.jpg"]
+    # Relative to what precedes the first wildcard.
+    assert uris(tmp_path / "x/*.jpg") == ["b.jpg"]
+    assert uris(tmp_path / "[xy]/?.jpg") == ["x/b.jpg", "y/e.jpg"]
+    assert uris(tmp_path / "**/*.jpg") == ["a.jpg", "x/b.jpg", "x/deep/d.jpg", "y/e.jpg"]
+    assert uris(tmp_path / "x/**") == ["b.jpg", "c.png", "deep/d.jpg"]
+    assert uris(tmp_path / "none*.jpg") == []
+
+
+def test_no_glob_gives_a_file_twice(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "x/b.jpg", "x/y/c.jpg")
+    assert uris(tmp_path / "**/**/*.jpg") == ["a.jpg", "x/b.jpg", "x/y/c.jpg"]
+
+
+def test_a_directory_named_like_a_glob_is_taken_as_it_is(tmp_path: Path) -> None:
+    make(tmp_path, "[ab]*/c.jpg", "[ab]*/d[1]/e.jpg", "a/other.jpg")
+    assert uris(tmp_path / "[ab]*") == ["c.jpg", "d[1]/e.jpg"]
+
+
+def test_relative_and_home_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, "photos/x/a.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for source in ("photos", "./photos/", "photos/../photos", "~/photos", "photos/*/*.jpg"):
+        assert uris(source) == ["x/a.jpg"]
+        assert input_root(source) == f"{tmp_path}/photos"
+
+
+def test_a_dangling_link_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x/a.jpg").symlink_to("nowhere.jpg")
+    assert failures(tmp_path) == failures(tmp_path / "*/*.jpg") == [("x/a.jpg", "list", "unreadable")]
+
+
+def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    (tmp_path / "link.jpg").symlink_to("a.jpg")
+    listed = {item.uri: item for item in list_images(str(tmp_path), EXTENSIONS)}
+    assert sorted(listed) == ["a.jpg", "link.jpg"]
+    assert listed["link.jpg"].size == 5
+
+
+def test_what_is_no_regular_file_is_a_failure(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")  # to open it would wait for ever
+    (tmp_path / "folder.jpg").mkdir()
+    make(tmp_path, "folder.jpg/a.jpg")
+    assert failures(tmp_path) == [("pipe.jpg", "list", "not_a_file")]
+    assert failures(tmp_path / "*.jpg") == [
+        (name, "list", "not_a_file") for name in ("folder.jpg", "pipe.jpg")
+    ]
+
+
+def test_a_directory_that_is_linked_to_is_listed_once(tmp_path: Path) -> None:
+    make(tmp_path, "photos/b/1.jpg", "elsewhere/2.jpg")
+    (tmp_path / "photos/a").symlink_to("b")
+    (tmp_path / "photos/c").symlink_to("b")
+    (tmp_path / "photos/d").symlink_to("../elsewhere")
+    assert uris(tmp_path / "photos") == ["a/1.jpg", "d/2.jpg"]
+
+
+def test_a_loop_of_links_ends(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg", "x/b.jpg")
+    (tmp_path / "x/up").symlink_to("..")
+    (tmp_path / "x/self").symlink_to("self")
+    assert uris(tmp_path) == ["a.jpg", "x/b.jpg"]
+
+
+def test_names_that_are_not_utf8_are_failures(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    try:
+        (tmp_path / os.fsdecode(b"\xff")).mkdir()
+    except OSError:
+        pytest.skip("this filesystem takes UTF-8 names only")
+    for name in (b"\xff/b.jpg", b"c\xe9.jpg"):
+        (tmp_path / os.fsdecode(name)).write_bytes(b"")
+    found = failures(tmp_path)
+    assert found == [(r"\xff/b.jpg", "list", "name_not_utf8"), (r"c\xe9.jpg", "list", "name_not_utf8")]
+
+
+def test_missing_or_no_directory(tmp_path: Path) -> None:
+    make(tmp_path, "a.jpg")
+    with pytest.raises(InputError, match="missing does not exist"):
+        list(list_images(f"{tmp_path}/missing", EXTENSIONS))
+    with pytest.raises(InputError, match=r"a\.jpg is a file; give a directory"):
+        list(list_images(f"{tmp_path}/a.jpg", EXTENSIONS))
+
+
+def test_a_directory_that_cannot_be_read_ends_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.jpg", "locked/b.jpg")
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if str(path).endswith("locked"):  # root, as which tests may run, reads everything
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(InputError, match="cannot list .*locked: Permission denied"):
+        list(list_images(str(tmp_path), EXTENSIONS))
+
+
+def test_another_filesystem(memory: dict[str, tuple[bytes, float]]) -> None:
+    names = [
+        "in/a.jpg",
+        "in/x/b.PNG",
+        "in/x/y/c.jpg",
+        "in/notes.txt",
+        "in/e f\n'g.jpg",
+        "inside.jpg",
+        "other/d.jpg",
+    ]
+    for number, name in enumerate(names):
+        memory[f"mem://bucket/{name}"] = name.encode(), float(number)
+    everything = ["a.jpg", "e f\n'g.jpg", "x/b.PNG", "x/y/c.jpg"]
+    assert uris("mem://bucket/in") == uris("mem://bucket/in/") == uris("mem://bucket/in/**") == everything
+    assert uris("mem://bucket/in/*.jpg") == ["a.jpg", "e f\n'g.jpg"]
+    assert uris("mem://bucket/*/*/*") == ["in/x/b.PNG"]
+    assert uris("mem://bucket/missing") == []
+    first = next(iter(list_images("mem://bucket/in/a*", EXTENSIONS)))
+    assert isinstance(first, ImageFile)
+    assert (first.path, first.size, read_image(first)) == ("mem://bucket/in/a.jpg", 8, b"in/a.jpg")
+    memory[first.path] = b"in/A.jpg", 99.0
+    assert next(iter(list_images("mem://bucket/in/a*", EXTENSIONS))).version != first.version
+
+
+def test_a_scheme_that_no_filesystem_serves() -> None:
+    with pytest.raises(InputError, match="nosuch://bucket"):
+        list(list_images("nosuch://bucket/in", EXTENSIONS))
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "inside"),
+    [
+        ("/photos/index", "/photos", True),
+        ("/photos", "/photos", True),
+        ("/photos-index", "/photos", False),
+        ("/index", "/photos", False),
+        ("mem://bucket/in/index", "mem://bucket/in", True),
+        ("mem://bucket/in", "mem://bucket/in", True),
+        ("mem://bucket/in/", "mem://bucket/in", True),
+        ("mem://bucket/index", "mem://bucket/in", False),
+        ("/index", "mem://bucket/in", False),
+        ("mem://bucket/index", "/", False),
+    ],
+)
+def test_whether_an_output_lies_inside_an_input(path: str, root: str, inside: bool) -> None:
+    assert is_inside(path, root) is inside

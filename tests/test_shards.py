@@ -1,0 +1,141 @@
+"""Shards: metadata row i describes Annoy item i, and the bytes depend on the rows alone."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from annoy import AnnoyIndex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from imgindex.config import IndexConfig
+from imgindex.records import ShardSummary, VectorRows
+from imgindex.shards import label_of, write_shard
+
+DIMS = 5
+URIS = [f"{folder}{number}.jpg" for number in range(14) for folder in ("b/", "", "a/ä/", "a/")]
+VECTORS = np.random.default_rng(1).standard_normal((len(URIS), DIMS)).astype(np.float32)
+CONFIG = IndexConfig(trees=6)
+
+
+def rows_of(members: list[int]) -> VectorRows:
+    images = pa.table(
+        {
+            "uri": [URIS[member] for member in members],
+            "sha256": [hashlib.sha256(URIS[member].encode()).hexdigest() for member in members],
+            "size": pa.array([2**33 + member for member in members], pa.int64()),
+            "width": pa.array([100 + member for member in members], pa.int32()),
+            "height": pa.array([200 + member for member in members], pa.int32()),
+        }
+    )
+    return VectorRows(images, VECTORS[members])
+
+
+def write(directory: Path, members: list[list[int]], config: IndexConfig = CONFIG) -> ShardSummary:
+    return write_shard(str(directory), 3, 12, [rows_of(batch) for batch in members], config)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ShardSummary]:
+    """A shard of all rows in one batch, and its generation's directory."""
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, write(directory, [list(range(len(URIS)))])
+
+
+def test_metadata_row_i_describes_annoy_item_i(whole: tuple[Path, ShardSummary]) -> None:
+    directory, shard = whole
+    metadata = pq.read_table(directory / shard.metadata.path).to_pylist()
+    index = AnnoyIndex(DIMS, "angular")
+    index.load(str(directory / shard.index.path))
+    assert index.get_n_items() == len(metadata) == shard.items == len(URIS)
+    assert index.get_n_trees() == CONFIG.trees
+    assert [row["uri"] for row in metadata] == sorted(URIS)
+    for item, row in enumerate(metadata):
+        member = URIS.index(row["uri"])
+        np.testing.assert_array_equal(index.get_item_vector(item), VECTORS[member])
+        folder = Path(row["uri"]).parent.name
+        assert row == {
+            "item": item,
+            "uri": URIS[member],
+            "sha256": hashlib.sha256(URIS[member].encode()).hexdigest(),
+            "size": 2**33 + member,
+            "width": 100 + member,
+            "height": 200 + member,
+            "label": folder or None,
+        }
+
+
+def test_columns_and_names_are_those_of_the_layout(whole: tuple[Path, ShardSummary]) -> None:
+    directory, shard = whole
+    assert shard.index.path == "index/index-00003-of-00012.ann"
+    assert shard.metadata.path == "metadata/metadata-00003-of-00012.parquet"
+    schema = pq.read_schema(directory / shard.metadata.path)
+    assert {field.name: str(field.type) for field in schema} == {
+        "item": "int32",
+        "uri": "string",
+        "sha256": "string",
+        "size": "int64",
+        "width": "int32",
+        "height": "int32",
+        "label": "string",
+    }
+
+
+def test_the_summary_is_true(whole: tuple[Path, ShardSummary]) -> None:
+    directory, shard = whole
+    files = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    assert files == [shard.index.path, shard.metadata.path]
+    for file in (shard.index, shard.metadata):
+        data = (directory / file.path).read_bytes()
+        assert (file.size, file.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+    assert list(shard.recalls) == sorted(shard.recalls)
+    assert shard.recalls[-1] == 1.0  # that effort inspects all of so few items
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.permutations(range(len(URIS))), st.sets(st.integers(1, len(URIS) - 1), max_size=6))
+def test_bytes_do_not_depend_on_batches_or_their_order(
+    whole: tuple[Path, ShardSummary], tmp_path_factory: Any, order: list[int], cuts: set[int]
+) -> None:
+    edges = [0, *sorted(cuts), len(URIS)]
+    batches = [order[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    again = write(tmp_path_factory.mktemp("again"), batches)
+    assert (again.index, again.metadata, again.recalls) == (
+        whole[1].index,
+        whole[1].metadata,
+        whole[1].recalls,
+    )
+
+
+def test_seed_and_metric_decide_the_index_too(whole: tuple[Path, ShardSummary], tmp_path: Path) -> None:
+    members = [list(range(len(URIS)))]
+    seeded = write(tmp_path / "seed", members, IndexConfig(trees=6, seed=1))
+    euclidean = write(tmp_path / "metric", members, IndexConfig(trees=6, metric="euclidean"))
+    assert len({whole[1].index.sha256, seeded.index.sha256, euclidean.index.sha256}) == 3
+    assert len({whole[1].metadata, seeded.metadata, euclidean.metadata}) == 1
+
+
+def test_a_shard_of_one_image(tmp_path: Path) -> None:
+    shard = write(tmp_path, [[1]])
+    assert shard.items == 1
+    assert set(shard.recalls) == {1.0}
+    assert pq.read_table(tmp_path / shard.metadata.path)["label"].to_pylist() == [None]
+
+
+def test_another_filesystem_gets_the_same_bytes(
+    whole: tuple[Path, ShardSummary], memory: dict[str, tuple[bytes, float]]
+) -> None:
+    shard = write_shard("mem://bucket/g", 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
+    assert (shard.index, shard.metadata) == (whole[1].index, whole[1].metadata)
+    for file in (shard.index, shard.metadata):
+        assert memory[f"mem://bucket/g/{file.path}"][0] == (whole[0] / file.path).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("uri", "label"), [("a.jpg", None), ("cats/a.jpg", "cats"), ("x/cats and dogs/a.jpg", "cats and dogs")]
+)
+def test_the_label_is_the_parent_folder(uri: str, label: str | None) -> None:
+    assert label_of(uri) == label

@@ -1,0 +1,132 @@
+"""Storage: files appear whole or not at all, on the local filesystem and on others."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from imgindex import storage
+from imgindex.errors import OutputError
+from imgindex.records import WrittenFile
+
+
+def everything_below(place: str, memory: dict[str, Any]) -> list[str]:
+    """Every file that is there, hidden or not."""
+    if place.startswith("mem:"):
+        return sorted(memory)
+    return sorted(str(path) for path in Path(place).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("data", [b"", b"one\n", bytes(range(256)) * 9000])
+def test_what_is_written_is_read(data: bytes, place: str, tmp_path: Path, memory: dict[str, Any]) -> None:
+    path = storage.join(place, "folder", "file.gz")  # not to be taken for compressed
+    assert not storage.exists(path)
+    storage.write_bytes(path, data)
+    assert storage.exists(path)
+    assert storage.read_bytes(path) == data
+    assert everything_below(place, memory) == [path]
+    assert storage.localize(path, tmp_path).read_bytes() == data
+
+
+def test_a_local_file_is_not_copied_to_be_local(tmp_path: Path) -> None:
+    storage.write_bytes(f"{tmp_path}/file", b"data")
+    assert storage.localize(f"{tmp_path}/file", tmp_path / "unused") == tmp_path / "file"
+
+
+def test_copies_of_files_of_one_name_do_not_meet(memory: dict[str, Any], tmp_path: Path) -> None:
+    paths = ["mem://bucket/a/file", "mem://bucket/b/file"]
+    for path in paths:
+        storage.write_bytes(path, path.encode())
+    copies = [storage.localize(path, tmp_path) for path in paths]
+    assert [copy.read_bytes().decode() for copy in copies] == paths
+
+
+def test_a_file_shows_when_its_block_has_ended(place: str) -> None:
+    path = storage.join(place, "file.txt")
+    storage.write_bytes(path, b"old")
+    with storage.staged(path) as partial:
+        partial.write_bytes(b"new and longer")
+        assert storage.read_bytes(path) == b"old"
+        assert storage.list_names(place, ".txt") == ["file.txt"]
+    assert storage.read_bytes(path) == b"new and longer"
+
+
+@pytest.mark.parametrize("old", [None, b"old"])
+def test_a_block_that_fails_changes_nothing(old: bytes | None, place: str, memory: dict[str, Any]) -> None:
+    path = storage.join(place, "file.txt")
+    if old is not None:
+        storage.write_bytes(path, old)
+
+    def fail() -> None:
+        with storage.staged(path) as partial:
+            partial.write_bytes(b"half")
+            raise RuntimeError("in between")
+
+    with pytest.raises(RuntimeError, match="in between"):
+        fail()
+    assert everything_below(place, memory) == ([] if old is None else [path])
+    assert not storage.exists(path) if old is None else storage.read_bytes(path) == old
+
+
+def test_what_a_process_that_died_left_is_not_listed(tmp_path: Path) -> None:
+    staged = storage.staged(f"{tmp_path}/file.txt")
+    partial = staged.__enter__()  # and never left
+    partial.write_bytes(b"half")
+    assert [path.name for path in tmp_path.iterdir()] == [partial.name]
+    assert storage.list_names(str(tmp_path), ".txt") == []
+    storage.write_bytes(f"{tmp_path}/file.txt", b"whole")
+    assert storage.list_names(str(tmp_path), ".txt") == ["file.txt"]
+    staged.gen.close()
+
+
+def test_names_are_listed_sorted_by_suffix_and_not_from_below(place: str) -> None:
+    assert storage.list_names(place, ".txt") == []
+    for name in ("b.txt", "a.txt", "c.csv", "deep/d.txt", "txt"):
+        storage.write_bytes(storage.join(place, name), b"")
+    assert storage.list_names(place, ".txt") == ["a.txt", "b.txt"]
+    assert storage.list_names(f"{place}/", ".csv") == ["c.csv"]
+
+
+def test_deletion(place: str, memory: dict[str, Any]) -> None:
+    for name in ("a/1", "a/2", "a/deep/3", "ab/4", "5"):
+        storage.write_bytes(storage.join(place, name), b"")
+    storage.delete(storage.join(place, "a/1"))
+    assert not storage.exists(storage.join(place, "a/1"))
+    storage.delete_tree(storage.join(place, "a"))
+    storage.delete_tree(storage.join(place, "missing"))
+    assert everything_below(place, memory) == [storage.join(place, "5"), storage.join(place, "ab/4")]
+
+
+def test_a_missing_file(place: str) -> None:
+    with pytest.raises(OSError, match="missing"):
+        storage.read_bytes(storage.join(place, "missing"))
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path, memory: dict[str, Any]) -> None:
+    (tmp_path / "file").write_bytes(b"in the way")
+    places = {f"{tmp_path}/file/x": "", "mem://readonly/x": "read-only", "nosuch://bucket/x": ""}
+    for path, reason in places.items():
+        with pytest.raises(OutputError, match=rf"cannot write {path}: .*{reason}"):
+            storage.write_bytes(path, b"data")
+    assert (tmp_path / "file").read_bytes() == b"in the way"
+
+
+def test_a_scheme_that_no_filesystem_serves_is_an_error_of_the_system() -> None:
+    path = "nosuch://bucket/x"
+    for operation in (storage.read_bytes, storage.exists, storage.delete, storage.delete_tree):
+        with pytest.raises(OSError, match="nosuch"):
+            operation(path)
+    with pytest.raises(OSError, match="nosuch"):
+        storage.list_names(path, ".txt")
+
+
+def test_a_file_is_described_by_its_size_and_sha256(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    digest = hashlib.sha256(b"data").hexdigest()
+    assert storage.describe(tmp_path / "file", "a/b") == WrittenFile("a/b", 4, digest)
+
+
+def test_paths_are_joined_with_one_slash() -> None:
+    assert storage.join("/a/", "b", "c") == "/a/b/c"
+    assert storage.join("/", "b") != "b"
+    assert storage.join("mem://bucket/", "b") == "mem://bucket/b"

@@ -1,0 +1,141 @@
+"""The store: chunks come back bit for bit or not at all, and the diff finds what changed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from imgindex import storage
+from imgindex.errors import OutputError
+from imgindex.records import ImageFile, ImageRow, StoredImage
+from imgindex.store import chunk_names, diff, read_features, read_keys, read_rows, write_chunk
+
+ROWS = [
+    ImageRow("a.jpg", 10, "17", "aa" * 32, 640, 480),
+    ImageRow("ä 猫/b\n.png", 2**40, "etag-'x'", "bb" * 32, 1, 30_000),
+    ImageRow("c.jpg", 0, "", "cc" * 32, 2**31 - 1, 1),
+]
+# Beside ordinary values: the smallest and the largest float16, and both zeros.
+FEATURES = np.array([[1, -1, 0.1, 1 / 3], [6e-8, -6e-8, 65504, -65504], [0.0, -0.0, 0.5, 1e-4]], np.float16)
+
+
+def bits(features: np.ndarray) -> np.ndarray:
+    assert features.dtype == np.float16
+    return features.view(np.uint16)
+
+
+def test_a_chunk_comes_back_bit_for_bit(place: str) -> None:
+    chunk = write_chunk(place, ROWS, FEATURES)
+    assert chunk_names(place) == [chunk]
+    np.testing.assert_array_equal(bits(read_features(place, chunk, [0, 1, 2])), bits(FEATURES))
+    assert list(read_keys(place, chunk)) == [
+        StoredImage(row.uri, row.size, row.version, chunk, number) for number, row in enumerate(ROWS)
+    ]
+
+
+def test_rows_are_read_in_the_order_asked_for(place: str) -> None:
+    chunk = write_chunk(place, ROWS, FEATURES)
+    images, features = read_rows(place, chunk, [2, 0])
+    assert images.to_pylist() == [
+        {"uri": row.uri, "sha256": row.sha256, "size": row.size, "width": row.width, "height": row.height}
+        for row in (ROWS[2], ROWS[0])
+    ]
+    np.testing.assert_array_equal(bits(features), bits(FEATURES[[2, 0]]))
+    np.testing.assert_array_equal(bits(read_features(place, chunk, [1])), bits(FEATURES[[1]]))
+
+
+def test_a_chunk_is_named_by_its_content(tmp_path: Path) -> None:
+    names = {
+        write_chunk(f"{tmp_path}/a", ROWS, FEATURES),
+        write_chunk(f"{tmp_path}/a", ROWS, FEATURES),
+        write_chunk(f"{tmp_path}/b", list(ROWS), FEATURES.copy()),
+    }
+    assert len(names) == 1
+    name = names.pop()
+    assert chunk_names(f"{tmp_path}/a") == [name]
+    assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    others = FEATURES.copy()
+    others[1, 1] = 0
+    assert write_chunk(f"{tmp_path}/a", ROWS, others) != name
+    assert write_chunk(f"{tmp_path}/a", ROWS[::-1], FEATURES) != name
+    assert len(chunk_names(f"{tmp_path}/a")) == 3
+
+
+def test_there_may_be_no_store_yet(place: str) -> None:
+    assert chunk_names(place) == []
+
+
+def damage(data: bytes, how: str) -> bytes:
+    middle = len(data) // 2
+    return {
+        "altered": data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :],
+        "truncated": data[:middle],
+        "longer": data + b"\0",
+        "empty": b"",
+    }[how]
+
+
+@pytest.mark.parametrize("how", ["altered", "truncated", "longer", "empty"])
+def test_a_damaged_chunk_is_refused_by_name(how: str, place: str) -> None:
+    chunk = write_chunk(place, ROWS, FEATURES)
+    path = storage.join(place, chunk)
+    storage.write_bytes(path, damage(storage.read_bytes(path), how))
+    for read in (lambda: list(read_keys(place, chunk)), lambda: read_rows(place, chunk, [0])):
+        with pytest.raises(OutputError, match=f"{path} is damaged.*delete it"):
+            read()
+
+
+def test_a_missing_chunk_is_refused_by_name(place: str) -> None:
+    with pytest.raises(OutputError, match=r"chunk-1\.parquet"):
+        read_features(place, "chunk-1.parquet", [0])
+
+
+def file(uri: str, size: int = 1, version: str = "1") -> ImageFile:
+    return ImageFile(uri, f"/in/{uri}", size, version)
+
+
+@pytest.mark.parametrize(
+    ("listed", "missing"),
+    [
+        (file("a"), False),
+        (file("a", size=2), True),
+        (file("a", version="2"), True),
+        (file("A"), True),
+        (file("b"), True),
+    ],
+)
+def test_an_image_is_unchanged_when_uri_size_and_version_are(listed: ImageFile, missing: bool) -> None:
+    stored = StoredImage("a", 1, "1", "chunk", 5)
+    assert diff([listed], [stored]) == (([listed], []) if missing else ([], [stored]))
+
+
+def test_what_is_no_longer_listed_is_not_found() -> None:
+    assert diff([], [StoredImage("a", 1, "1", "chunk", 0)]) == ([], [])
+
+
+FILES = st.builds(file, st.sampled_from("abc"), st.integers(0, 1), st.sampled_from("12"))
+STORED = st.builds(
+    StoredImage,
+    st.sampled_from("abc"),
+    st.integers(0, 1),
+    st.sampled_from("12"),
+    st.sampled_from(["chunk-1", "chunk-2"]),
+    st.integers(0, 2),
+)
+
+
+@given(st.lists(FILES, unique_by=lambda image: image.uri), st.lists(STORED, max_size=30), st.data())
+def test_every_listed_image_is_missing_or_found_once_whatever_the_order(
+    listed: list[ImageFile], stored: list[StoredImage], data: Any
+) -> None:
+    def key(image: ImageFile | StoredImage) -> tuple[str, int, str]:
+        return image.uri, image.size, image.version
+
+    missing, found = diff(listed, stored)
+    assert sorted([*map(key, missing), *map(key, found)]) == sorted(map(key, listed))
+    assert set(found) <= set(stored)
+    assert set(map(key, missing)).isdisjoint(map(key, stored))
+    again = diff(data.draw(st.permutations(listed)), data.draw(st.permutations(stored)))
+    assert (set(again[0]), set(again[1])) == (set(missing), set(found))
