@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
 from imgindex.errors import OutputError
 
 Metric = Literal["angular", "euclidean"]
@@ -62,9 +63,6 @@ class AnnoyShard:
         self._index = AnnoyIndex(dims, metric)
         node = np.dtype([*_NODE_FIELDS[metric], ("vector", "f4", (dims,))])
         try:
-            # Annoy takes any size for a whole number of nodes and then reads past the end.
-            if path.stat().st_size % node.itemsize:
-                raise OSError("its size is no whole number of nodes")
             self._index.load(str(path))
         except OSError as error:
             raise OutputError(f"{path} is no Annoy file of {dims} dimensions: {error}") from error
@@ -72,7 +70,13 @@ class AnnoyShard:
             raise OutputError(
                 f"{path} holds {self._index.get_n_items()} items; its manifest promises {items}"
             )
-        self.vectors: Float32 = np.memmap(path, dtype=node, mode="r", shape=(items,))["vector"]
+        nodes = np.memmap(path, dtype=node, mode="r")
+        # Other dimensions can come as far as this: the last node counts the items whatever its length.
+        if len(nodes) < items or nodes["descendants"][items - 1] != 1:
+            raise OutputError(
+                f"{path} is no Annoy file of {dims} dimensions: item {items - 1} is out of place"
+            )
+        self.vectors: Float32 = nodes["vector"][:items]
         if not np.array_equal(self.vectors[-1], np.array(self._index.get_item_vector(items - 1), np.float32)):
             raise OutputError(f"{path}: the installed Annoy lays out its nodes in another way")
 
@@ -141,8 +145,8 @@ def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
     """Recall@10 against exact search at each of `RECALL_EFFORTS` efforts, cheapest first.
 
     The queries are at most `RECALL_SAMPLE` of the shard's own items, evenly spread, each left out of its own
-    answer. Whatever is as near as the last of the exact neighbours counts, for copies of an image tie, and it is
-    chance which of them are found. A shard of a single item has nothing to find and a recall of 1.
+    answer. Whatever is as near as the last of the exact neighbours counts, for copies of an image tie and
+    which of them are found is chance. A shard of a single item has nothing to find and a recall of 1.
     """
     items = len(shard.vectors)
     sample = np.unique(np.linspace(0, items - 1, min(items, RECALL_SAMPLE)).astype(np.int64))
@@ -168,7 +172,9 @@ def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
 def _distances(shard: AnnoyShard, item: np.int64, others: Items) -> Floats:
     """The distances of items to an item in float64, in which equal vectors are equally far but for `_TIE`."""
     vectors = shard.vectors[others].astype(np.float64)
-    return exact_distances(vectors, shard.vectors[item][np.newaxis].astype(np.float64), shard.metric)[0]
+    query = shard.vectors[item][np.newaxis].astype(np.float64)
+    distances: Floats = exact_distances(vectors, query, shard.metric)[0]
+    return distances
 
 
 def estimate_bytes(items: int, dims: int, trees: int) -> int:

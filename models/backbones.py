@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models.applications import APPLICATIONS
 

@@ -1,101 +1,181 @@
-"""What executes a backbone: one small interface over the frameworks that can."""
+"""What executes a backbone: one small interface over the frameworks that can, and the choice among them."""
 
 import functools
+import logging
 import os
 import threading
-from typing import Any, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from imgindex.models.backbones import Backbone, load_backbone
-from imgindex.models.spec import Spec
 
-ENGINES = ("auto", "tensorflow")
-PRECISIONS = ("auto", "float32")
-DEFAULT_BATCH_SIZE = 16
+from imgindex.errors import UsageError
+from imgindex.models.backbones import load_backbone
+from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
+from imgindex.models.pca import normalize
+from imgindex.models.preprocess import Pixels
+from imgindex.models.spec import Spec
+from imgindex.models.tensorflow_engine import TensorFlowEngine, has_gpu
+
+logger = logging.getLogger(__name__)
+
+ENGINES = ("auto", "openvino", "tensorflow")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+# A smaller precision is chosen by itself only where every one of the first images' features agrees with
+# float32's this well.
+MIN_COSINE = 0.999
+_CPU_BATCH_SIZE = 16
+_GPU_BATCH_SIZE = 128
 
 
 class Engine(Protocol):
-    """Runs a backbone on batches of any size up to `batch_size`, from one thread at a time."""
+    """Runs a backbone on batches of exactly `batch_size`, from any thread."""
 
     name: str
     precision: str
     batch_size: int
+    streams: int  # how many batches it runs at once
     image_size: tuple[int, int]
     feature_dim: int
     spec: Spec
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Pooled features [n, feature_dim] of RGB images [n, height, width, 3].
+        """Pooled features [batch_size, feature_dim] of RGB images [batch_size, height, width, 3].
 
-        A row depends on its image alone, not on the batch around it.
+        A row depends on its image alone, not on the images around it.
         """
         ...
 
 
-class TensorFlowEngine:
-    """TensorFlow in float32, the weights frozen to constants, one compiled batch size."""
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine runs which backbone: all that `load_engine` needs, the same in every process."""
 
-    name = "tensorflow"
-    precision = "float32"
+    name: str  # of the backbone
+    weights: str
+    pooling: str
+    image_size: int | None
+    engine: str
+    precision: str
+    batch_size: int
+    cosine: float | None = None  # the least of the first images' with float32; None: not compared
 
-    def __init__(self, backbone: Backbone, batch_size: int = DEFAULT_BATCH_SIZE) -> None:
-        """Traces and freezes `backbone`."""
-        import tensorflow as tf
-        from tensorflow.python.framework.convert_to_constants import (
-            convert_variables_to_constants_v2,
+
+def embed_all(engine: Engine, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Features [n, feature_dim] of any number of images [n, height, width, 3].
+
+    The last batch is filled up with black images: the engine's one batch size is all that is ever
+    compiled, and the kernels chosen for it, and with them the features' bits, stay the same.
+    """
+    features = np.empty((len(pixels), engine.feature_dim), np.float32)
+    for start in range(0, len(pixels), engine.batch_size):
+        batch = pixels[start : start + engine.batch_size]
+        count = len(batch)
+        if count < engine.batch_size:
+            padding = np.zeros((engine.batch_size - count, *batch.shape[1:]), np.uint8)
+            batch = np.concatenate([batch, padding])
+        features[start : start + count] = engine.embed(batch)[:count]
+    return features
+
+
+def choose_engine(
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | None,
+    *,
+    engine: str,
+    precision: str,
+    batch_size: int | None,
+    sample: Callable[[tuple[int, int], int], Pixels],
+) -> EngineChoice:
+    """Settles what the config leaves to `auto`: what is fastest here and agrees with float32.
+
+    Args:
+      name, weights, pooling, image_size: the backbone, as for `load_backbone`.
+      engine, precision, batch_size: as the config has them.
+      sample: gives at most so many of the run's first images, [n, height, width, 3], of a size.
+
+    Raises:
+      UsageError: the precision is none of the engine's.
+    """
+    on_gpu = _gpu_driver() and engine != "openvino" and has_gpu()
+    engine = ("tensorflow" if on_gpu else "openvino") if engine == "auto" else engine
+    batch_size = batch_size or (_GPU_BATCH_SIZE if on_gpu else _CPU_BATCH_SIZE)
+    smaller = "float16" if on_gpu else "bfloat16"
+    if precision not in ("auto", "float32", smaller):
+        raise UsageError(
+            f"engine.precision is {precision!r}; {engine} on this machine runs float32 or {smaller}"
         )
+    choice = EngineChoice(name, weights, pooling, image_size, engine, "float32", batch_size)
+    if precision != "auto":
+        return replace(choice, precision=precision)
+    if not on_gpu and not has_bfloat16():
+        return choice
+    candidate = replace(choice, precision=smaller)
+    cosine = _least_cosine(choice, candidate, sample)
+    if cosine is None or cosine >= MIN_COSINE:
+        return replace(candidate, cosine=cosine)
+    logger.info(
+        "using float32: with %s the first images' features agree with float32's to a cosine of only %.4f",
+        smaller, cosine,
+    )  # fmt: skip
+    return replace(choice, cosine=cosine)
 
-        self.batch_size = batch_size
-        self.image_size = backbone.image_size
-        self.feature_dim = backbone.feature_dim
-        self.spec = Spec.of(backbone)
-        height, width = backbone.image_size
 
-        def features(pixels: Any) -> Any:
-            return backbone.model(pixels, training=False)
-
-        traced = tf.function(features).get_concrete_function(
-            tf.TensorSpec([batch_size, height, width, 3], tf.uint8)
-        )
-        self._run = convert_variables_to_constants_v2(traced)
-        self._constant = tf.constant
-
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """See `Engine.embed`."""
-        count = len(pixels)
-        if count < self.batch_size:
-            # The one compiled shape runs partial batches too: nothing is traced anew, and the kernels
-            # that oneDNN picks by shape, and with them the features' bits, stay the same.
-            padded = np.zeros((self.batch_size, *pixels.shape[1:]), np.uint8)
-            padded[:count] = pixels
-            pixels = padded
-        features: npt.NDArray[np.float32] = self._run(self._constant(pixels))[0].numpy()
-        return features[:count]
+def _least_cosine(
+    reference: EngineChoice,
+    candidate: EngineChoice,
+    sample: Callable[[tuple[int, int], int], Pixels],
+) -> float | None:
+    exact, quick = _create(reference, available_cores()), load_engine(candidate, available_cores())
+    pixels = sample(exact.image_size, exact.batch_size)
+    if not len(pixels):
+        return None
+    expected, _ = normalize(embed_all(exact, pixels))
+    found, _ = normalize(embed_all(quick, pixels))
+    return float((expected.astype(np.float64) * found.astype(np.float64)).sum(axis=1).min())
 
 
 _loading = threading.Lock()
 
 
-def load_engine(
-    name: str, weights: str, pooling: str, image_size: int | None, batch_size: int | None
-) -> Engine:
-    """The engine that runs a backbone on this machine; loaded once in a process.
+def load_engine(choice: EngineChoice, threads: int) -> Engine:
+    """The chosen engine on `threads` cores; loaded once in a process.
 
-    The arguments are the config's. Raises what `load_backbone` raises.
+    Raises what `load_backbone` raises.
     """
     with _loading:  # a cache alone would let two threads load the same backbone at once
-        return _load_engine(name, weights, pooling, image_size, batch_size)
+        return _load_once(choice, threads)
 
 
-@functools.lru_cache(maxsize=2)
-def _load_engine(
-    name: str, weights: str, pooling: str, image_size: int | None, batch_size: int | None
-) -> Engine:
-    backbone = load_backbone(name, weights, pooling, image_size)
-    return TensorFlowEngine(backbone, batch_size or DEFAULT_BATCH_SIZE)
+@functools.lru_cache(maxsize=1)
+def _load_once(choice: EngineChoice, threads: int) -> Engine:
+    return _create(choice, threads)
+
+
+def _create(choice: EngineChoice, threads: int) -> Engine:
+    backbone = choice.name, choice.weights, choice.pooling, choice.image_size
+    if choice.engine == "openvino":
+        converted = converted_model(*backbone)
+        return OpenVinoEngine(converted, choice.precision, choice.batch_size, threads)
+    return TensorFlowEngine(load_backbone(*backbone), choice.precision, choice.batch_size, threads)
+
+
+def _gpu_driver() -> bool:
+    """Whether it is worth loading TensorFlow to ask it for a GPU."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/kfd").exists()
 
 
 def available_cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    """The CPU cores that this process may use: its affinity, and its control group's quota."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return cores
+    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))

@@ -18,8 +18,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from imgindex.errors import OutputError
+import scipy.linalg
 from threadpoolctl import threadpool_limits
+
+from imgindex.errors import OutputError
 
 Features = npt.NDArray[np.floating]
 Float64 = npt.NDArray[np.float64]
@@ -218,17 +220,24 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
     if moments.count < 1:
         raise ValueError("PCA needs at least one row")
     covariance = moments.covariance()
-    # One thread, so that LAPACK's blocking and with it the last bits do not depend on the machine's load.
-    with threadpool_limits(limits=1, user_api="blas"):
-        variances, vectors = np.linalg.eigh(covariance)
-    variances, components = variances[::-1], vectors.T[::-1]
+    total_variance = float(np.trace(covariance))
     energy = float((moments.gram_high.diagonal() + moments.gram_low.diagonal()).sum())
     # Rounding of the centred moments is relative to the rows' own energy, not to their variance.
     noise = energy / moments.count * moments.feature_dim * np.finfo(np.float64).eps
+    # A share of variance needs the whole spectrum; a count, which is several times quicker, its top.
+    wanted = min(dims, moments.feature_dim) if isinstance(dims, int) else moments.feature_dim
+    # One thread, so that LAPACK's blocking, and with it the last bits, are always the same.
+    with threadpool_limits(limits=1, user_api="blas"):
+        variances, vectors = scipy.linalg.eigh(
+            covariance,
+            subset_by_index=[moments.feature_dim - wanted, moments.feature_dim - 1],
+            overwrite_a=True,
+            check_finite=False,
+        )
+    variances, components = variances[::-1], vectors.T[::-1]
     rank = min(int(np.count_nonzero(variances > noise)), max(moments.count - 1, 0))
     if rank == 0:
         return _constant_basis(moments)
-    total_variance = float(variances[:rank].sum())
     keep = min(_component_count(variances[:rank] / total_variance, dims), rank)
     components = _fix_signs(components[:keep])
     return Basis(
@@ -255,6 +264,8 @@ def _fix_signs(components: Float64) -> Float64:
 
 def _constant_basis(moments: Moments) -> Basis:
     mean = moments.mean()
+    if not mean.any():
+        raise ValueError("PCA needs rows that are not all zero")
     direction = mean / np.linalg.norm(mean)
     return Basis(
         mean=np.zeros(moments.feature_dim, np.float32),

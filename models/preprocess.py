@@ -37,7 +37,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     """Decodes an encoded image to upright RGB and stretches it to `size` (height, width).
 
     Every mode that Pillow reads becomes 8-bit RGB: palettes, grey, CMYK and 16-bit values are converted,
-    transparency is laid on white, the first frame stands for an animation. JPEGs are decoded at
+    an alpha channel or palette's transparency is laid on white, the first frame stands for an animation. JPEGs are decoded at
     a reduced size that still has twice the pixels asked for in each direction. The resize is bilinear and
     antialiased.
 
@@ -53,7 +53,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
                     "too_many_pixels",
                     f"{image.width} x {image.height} pixels are more than images.max_pixels ({max_pixels})",
                 )
-            return _upright_rgb(image, size)
+            return upright_rgb(image, size)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
@@ -66,7 +66,8 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
         raise DecodeError("truncated" if truncated else "undecodable", message) from error
 
 
-def _upright_rgb(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
+def upright_rgb(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
+    """Makes an opened image what `decode` returns. Raises what Pillow's decoders do."""
     height, width = size
     original = image.size
     # The longer side both ways, for EXIF may turn the image by 90 degrees.

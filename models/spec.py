@@ -10,7 +10,7 @@ from imgindex.models.preprocess import PREPROCESSING
 
 @dataclass(frozen=True)
 class Spec:
-    """Two images with the same bytes have the same feature exactly when their specs are equal."""
+    """Under equal specs the same bytes have the same feature, but for the rounding of engine and precision."""
 
     backbone: str  # the architecture, whatever path its weights or its model came from
     weights_sha256: str

@@ -13,6 +13,7 @@ _EXPORTS = {
     "Config": "config",
     "DiffAgainstStore": "transforms",
     "EmbedImages": "transforms",
+    "EngineChoice": "models.engines",
     "EngineConfig": "config",
     "Failure": "records",
     "FitPca": "transforms",

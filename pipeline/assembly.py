@@ -5,10 +5,11 @@ from collections.abc import Iterable
 
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
+
 from imgindex import storage
 from imgindex.models.pca import Basis
 from imgindex.publish import Plan, finish
-from imgindex.records import EmbeddedUnit, Tally, WrittenBasis
+from imgindex.records import EmbeddedUnit, ShardSummary, Tally, WrittenBasis
 from imgindex.transforms import (
     DiffAgainstStore,
     EmbedImages,
@@ -23,12 +24,10 @@ from imgindex.transforms import (
 def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     """Adds the build that `plan` describes to `pipeline`."""
     config = plan.config
-    store = plan.output.store(plan.spec.digest)
-
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
-    known = listed.files | "DiffAgainstStore" >> DiffAgainstStore(store)
+    known = listed.files | "DiffAgainstStore" >> DiffAgainstStore(plan.store)
     units = known.missing | "EmbedImages" >> EmbedImages(
-        store, plan.spec.digest, config.backbone, config.engine, config.images
+        plan.store, plan.spec.digest, plan.engine, plan.threads, config.images
     )
     embedded = units | "ChunksOfUnits" >> beam.FlatMap(_chunk_of)
     # Every image of the listing whose feature the store holds: (chunk, rows), each chunk once.
@@ -38,49 +37,47 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
         | "GroupByChunk" >> beam.GroupByKey()
         | "SortRows" >> beam.MapTuple(_sorted_rows)
     )
+    bases, shards = index_half(selection, plan)
+
+    failures = (
+        listed.failures,
+        units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
+    ) | "FlattenFailures" >> beam.Flatten()
+    tallies = (
+        (listed.files, listed.failures)
+        | "FlattenListed" >> beam.Flatten()
+        | "CountListed" >> beam.combiners.Count.Globally()
+        | "TallyListed" >> beam.Map(lambda count: Tally({"listed": count})),
+        known.found | "TallyReused" >> beam.Map(lambda found: Tally({"reused": len(found[1])})),
+        units | "TallyUnits" >> beam.Map(_tally_of_unit),
+    ) | "FlattenTallies" >> beam.Flatten()
+    tally = tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies)
+    _ = (
+        pipeline
+        | "Once" >> beam.Create([plan])
+        | "Publish" >> beam.Map(finish, AsSingleton(tally), AsList(failures), AsList(bases), AsList(shards))
+    )
+
+
+def index_half(
+    selection: beam.PCollection[tuple[str, list[int]]], plan: Plan
+) -> tuple[beam.PCollection[WrittenBasis], beam.PCollection[ShardSummary]]:
+    """Writes basis and shards of the images that `selection` names by (chunk, rows) of the store."""
+    config = plan.config
     shard_count = AsSingleton(
         selection
         | "CountRows" >> beam.Map(_row_count)
         | "SumRows" >> beam.CombineGlobally(sum)
         | "CountShards" >> beam.Map(_shard_count, config.index.items_per_shard)
     )
-
     # The features are read once for each use: kept between the two, they would be held in memory.
-    basis = selection | "ReadFeatures" >> ReadFeatures(store) | "FitPca" >> FitPca(config.pca)
+    basis = selection | "ReadFeatures" >> ReadFeatures(plan.store) | "FitPca" >> FitPca(config.pca)
     shards = (
         selection
-        | "ProjectFeatures" >> ProjectFeatures(store, AsSingleton(basis), shard_count)
+        | "ProjectFeatures" >> ProjectFeatures(plan.store, AsSingleton(basis), shard_count)
         | "WriteIndex" >> WriteIndex(plan.directory, shard_count, config.index)
     )
-
-    failures = (
-        listed.failures,
-        units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
-    ) | "FlattenFailures" >> beam.Flatten()
-    tally = (
-        (
-            (listed.files, listed.failures)
-            | "FlattenListed" >> beam.Flatten()
-            | "TallyListed" >> beam.CombineGlobally(beam.combiners.CountCombineFn())
-            | "Listed" >> beam.Map(lambda count: Tally({"listed": count})),
-            known.found | "TallyReused" >> beam.Map(lambda found: Tally({"reused": len(found[1])})),
-            units | "TallyUnits" >> beam.Map(_tally_of_unit),
-        )
-        | "FlattenTallies" >> beam.Flatten()
-        | "SumTallies" >> beam.CombineGlobally(_sum_tallies)
-    )
-    _ = (
-        pipeline
-        | "Once" >> beam.Create([plan])
-        | "Publish"
-        >> beam.Map(
-            finish,
-            AsSingleton(tally),
-            AsList(failures),
-            AsList(basis | "WriteBasis" >> beam.Map(_write_basis, plan.directory)),
-            AsList(shards),
-        )
-    )
+    return basis | "WriteBasis" >> beam.Map(_write_basis, plan.directory), shards
 
 
 def _chunk_of(unit: EmbeddedUnit) -> Iterable[tuple[str, list[int]]]:

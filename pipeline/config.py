@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from imgindex.errors import UsageError
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone

@@ -4,14 +4,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+
 from imgindex import store
 from imgindex.config import Config
 from imgindex.embed import load_image
 from imgindex.generation import Output, current_name
-from imgindex.launch import check_input, engine_of, paths_of
+from imgindex.launch import check_input, engine_choice, paths_of
 from imgindex.listing import list_images
 from imgindex.models.annoy_index import estimate_bytes
-from imgindex.models.engines import Engine, available_cores
+from imgindex.models.engines import Engine, available_cores, embed_all, load_engine
 from imgindex.models.preprocess import Pixels
 from imgindex.records import Failure, ImageFile, ImageRow
 from imgindex.summary import human_bytes
@@ -27,7 +28,7 @@ def describe_build(config: Config) -> str:
     """
     source, target = paths_of(config)
     check_input(config)
-    engine = engine_of(config)
+    engine = load_engine(engine_choice(config), available_cores())
     listed = list(list_images(source, config.images.extensions))
     files = [item for item in listed if isinstance(item, ImageFile)]
     output = Output(target)
@@ -59,7 +60,7 @@ def describe_build(config: Config) -> str:
 def _images_per_second(engine: Engine, files: list[ImageFile], config: Config) -> float | None:
     """Measures reading, decoding and embedding on a few of `files`; None where all are bad."""
     trial = files[: _TRIAL_BATCHES * engine.batch_size]
-    engine.embed(np.zeros((1, *engine.image_size, 3), np.uint8))  # the first call is slower
+    embed_all(engine, np.zeros((1, *engine.image_size, 3), np.uint8))  # the first call is slower
 
     def load(file: ImageFile) -> tuple[ImageRow, Pixels] | Failure:
         return load_image(
@@ -75,6 +76,5 @@ def _images_per_second(engine: Engine, files: list[ImageFile], config: Config) -
     pixels = [image[1] for image in loaded if not isinstance(image, Failure)]
     if not pixels:
         return None
-    for start in range(0, len(pixels), engine.batch_size):
-        engine.embed(np.stack(pixels[start : start + engine.batch_size]))
+    embed_all(engine, np.stack(pixels))
     return len(trial) / (time.monotonic() - started)

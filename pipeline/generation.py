@@ -54,9 +54,12 @@ def new_name(digest_of: str) -> str:
 
 def current_name(output: Output) -> str | None:
     """The live generation's name; None where nothing is published yet."""
-    if not storage.exists(output.current):
-        return None
-    name = storage.read_bytes(output.current).decode("utf-8", "replace").strip()
+    try:
+        if not storage.exists(output.current):
+            return None
+        name = storage.read_bytes(output.current).decode("utf-8", "replace").strip()
+    except OSError as error:
+        raise OutputError(f"cannot read {output.current}: {error.strerror or error}") from error
     if not _NAME.fullmatch(name):
         raise OutputError(f"{output.current} is damaged: {name[:80]!r} is no generation's name")
     return name

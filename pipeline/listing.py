@@ -4,7 +4,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imgindex import storage
@@ -68,12 +68,24 @@ def _list_local(source: str) -> Iterator[tuple[str, _Entry]]:
         yield from map(_stat, _walk(path))
     elif _WILDCARD.search(path):
         paths = glob.iglob(path, recursive=True)
-        if path.count("**") > 1:  # glob then gives a path once for every way in which it matches
-            paths = iter(set(paths))
-        yield from map(_stat, paths)
+        yield from map(_stat, _each_once(paths) if "**" in path else paths)
     else:
         what = "is a file" if os.path.exists(path) else "does not exist"
         raise InputError(f"--input {source} {what}; give a directory or a glob in quotes")
+
+
+def _each_once(paths: Iterable[str]) -> Iterator[str]:
+    """`paths` without those that lead to the same file through another link or another match of ``**``."""
+    folders: dict[str, str] = {}
+    seen: set[tuple[str, str]] = set()
+    # The shortest way to a file comes first, so that a loop of links is left out and not taken.
+    for path in sorted(paths, key=lambda path: (len(path), path)):
+        folder, name = os.path.split(path)
+        if folder not in folders:
+            folders[folder] = os.path.realpath(folder)
+        if (folders[folder], name) not in seen:
+            seen.add((folders[folder], name))
+            yield path
 
 
 def _walk(root: str) -> Iterator[str]:
@@ -125,7 +137,7 @@ def read_image(file: ImageFile) -> bytes:
 
 
 def is_inside(path: str, root: str) -> bool:
-    """Whether `path` lies in the directory `root`."""
+    """Whether `path` lies in the directory `root`; nothing lies in a glob."""
     if not (storage.is_local(path) and storage.is_local(root)):
         return f"{path.rstrip('/')}/".startswith(f"{root.rstrip('/')}/")
-    return Path(path).resolve().is_relative_to(Path(root).resolve())
+    return Path(path).resolve().is_relative_to(Path(root).expanduser().resolve())

@@ -77,7 +77,7 @@ def _log_lines(progress: Progress, stop: threading.Event) -> None:
     started, logged = time.monotonic(), 0
     while not stop.wait(_LOG_SECONDS):
         done, total = progress.snapshot()
-        if done == logged:
+        if done <= logged:  # nothing new, or another build has started over
             continue
         logged = done
         rate = done / (time.monotonic() - started)

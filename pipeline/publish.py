@@ -21,6 +21,7 @@ from imgindex.generation import (
 )
 from imgindex.listing import input_root
 from imgindex.models.annoy_index import RECALL_EFFORTS, RECALL_K, search_effort
+from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.records import Failure, ShardSummary, Tally, WrittenBasis, WrittenFile
 
@@ -37,8 +38,14 @@ class Plan:
     generation: str  # its name
     previous: str | None  # the name of the live generation
     spec: Spec
-    engine: dict[str, Any]  # name, precision, batch_size
+    engine: EngineChoice
+    threads: int | None  # a worker's; None: all its cores
     started: float  # seconds since the epoch
+
+    @property
+    def store(self) -> str:
+        """Where the features are kept."""
+        return self.output.store(self.spec.digest)
 
     @property
     def directory(self) -> str:
@@ -74,7 +81,12 @@ def finish(
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "previous": plan.previous,
         "spec": {"digest": plan.spec.digest, **asdict(plan.spec)},
-        "engine": plan.engine,
+        "engine": {
+            "name": plan.engine.engine,
+            "precision": plan.engine.precision,
+            "batch_size": plan.engine.batch_size,
+            "cosine_with_float32": plan.engine.cosine,
+        },
         "input_root": input_root(plan.input),
         "config": asdict(plan.config),
         "ledger": ledger,
@@ -131,13 +143,14 @@ def _refusal(plan: Plan, ledger: dict[str, Any], recall: float) -> tuple[str, st
     limits = plan.config.publish
     listed, indexed, failed = ledger["listed"], ledger["indexed"], ledger["failed"]
     reasons = ", ".join(f"{reason} {n}" for reason, n in ledger["failed_by_reason"].items())
-    if not indexed:
-        message = f"none of the {listed} images in {plan.input} could be indexed: {reasons}"
-        return InputError.__name__, message
     if listed != indexed + failed:
         message = f"check ledger: {listed} listed, but {indexed} indexed and {failed} failed"
         return PublishRefusedError.__name__, f"{message}; this is a bug, please report it"
-    if failed > limits.max_failure_rate * listed:
+    if not indexed:
+        message = f"none of the {listed} images in {plan.input} could be indexed: {reasons}"
+        return InputError.__name__, message
+    # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
+    if failed / listed > limits.max_failure_rate:
         message = (
             f"check max_failure_rate: {failed} of {listed} images failed ({reasons}), more than "
             f"publish.max_failure_rate={limits.max_failure_rate} allows; mend or remove them, or raise "
@@ -145,7 +158,7 @@ def _refusal(plan: Plan, ledger: dict[str, Any], recall: float) -> tuple[str, st
         )
         return PublishRefusedError.__name__, message
     before = read_manifest(plan.output, plan.previous)["ledger"]["indexed"] if plan.previous else 0
-    if indexed < (1 - limits.max_shrink) * before:
+    if before and (before - indexed) / before > limits.max_shrink:
         message = (
             f"check max_shrink: {indexed} images where the live generation has {before}, fewer than "
             f"publish.max_shrink={limits.max_shrink} allows; is all of {plan.input} there?"

@@ -5,7 +5,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,14 +12,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from PIL import Image
+
 from imgindex import storage
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generation import Output, read_manifest
 from imgindex.models.annoy_index import RECALL_K, AnnoyShard, cosine_similarity
-from imgindex.models.engines import Engine, load_engine
+from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
-from imgindex.models.preprocess import DecodeError, decode
-from PIL import Image
+from imgindex.models.preprocess import DecodeError, decode, upright_rgb
 
 Vectors = npt.NDArray[np.float32]
 Query = str | Path | Image.Image | np.ndarray[Any, Any]
@@ -176,7 +176,7 @@ class Index:
         for start in range(0, len(images), self._engine.batch_size if images else 1):
             batch = images[start : start + self._engine.batch_size]
             pixels = np.stack([_pixels(queries[n], self._engine.image_size) for n in batch])
-            features, valid = normalize(self._engine.embed(pixels))
+            features, valid = normalize(embed_all(self._engine, pixels))
             if not valid.all():
                 query = queries[batch[int(np.argmin(valid))]]
                 raise InputError(f"query {_name(query)} has a feature without direction")
@@ -186,13 +186,14 @@ class Index:
     @cached_property
     def _engine(self) -> Engine:
         backbone = self.manifest["config"]["backbone"]
-        engine = load_engine(
-            backbone["name"],
-            backbone["weights"],
-            backbone["pooling"],
-            backbone["image_size"],
-            self.manifest["engine"]["batch_size"],
+        recorded = self.manifest["engine"]
+        choice = EngineChoice(
+            **backbone,
+            engine=recorded["name"],
+            precision=recorded["precision"],
+            batch_size=recorded["batch_size"],
         )
+        engine = load_engine(choice, available_cores())
         spec = self.manifest["spec"]
         if engine.spec.digest != spec["digest"]:
             raise OutputError(
@@ -215,13 +216,8 @@ def _pixels(query: Query, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The query image as the backbone takes it, through the same `decode` as an indexed one."""
     try:
         if isinstance(query, str | Path):
-            data = storage.read_bytes(str(query))
-        else:
-            # Lossless, so that the one decoder sees the very pixels.
-            buffer = BytesIO()
-            _as_image(query).save(buffer, "PNG")
-            data = buffer.getvalue()
-        return decode(data, size).pixels
+            return decode(storage.read_bytes(str(query)), size).pixels
+        return upright_rgb(_as_image(query), size).pixels
     except OSError as error:
         raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
     except DecodeError as error:

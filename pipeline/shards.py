@@ -4,9 +4,11 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
 from imgindex import storage
 from imgindex.config import IndexConfig
 from imgindex.models.annoy_index import AnnoyShard, build_shard, measure_recall
@@ -28,9 +30,9 @@ def write_shard(
       batches: every row of the shard, in any order, at least one.
     """
     images = pa.concat_tables([batch.images for batch in batches])
-    vectors = np.concatenate([batch.vectors for batch in batches])
     order = pc.sort_indices(images["uri"])
-    images, vectors = images.take(order), vectors[order.to_numpy()]
+    images = images.take(order)
+    vectors = _in_order(batches, order.to_numpy().astype(np.int64))
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
     with storage.staged(storage.join(generation, index_path)) as partial:
@@ -42,6 +44,19 @@ def write_shard(
         pq.write_table(_metadata(images), partial)
         metadata = storage.describe(partial, metadata_path)
     return ShardSummary(index, metadata, len(vectors), tuple(recalls), time.time())
+
+
+def _in_order(batches: Sequence[VectorRows], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """The batches' vectors, [n, dims], row i being ``order[i]`` of all batches in turn."""
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    vectors = np.empty((len(order), batches[0].vectors.shape[1]), np.float32)
+    start = 0
+    for batch in batches:
+        # Straight to its place: a concatenation would be a second copy of everything.
+        vectors[place[start : start + len(batch.vectors)]] = batch.vectors
+        start += len(batch.vectors)
+    return vectors
 
 
 def _metadata(images: pa.Table) -> pa.Table:

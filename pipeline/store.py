@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from imgindex import storage
 from imgindex.errors import OutputError
 from imgindex.records import ImageFile, ImageRow, StoredImage

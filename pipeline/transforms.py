@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import apache_beam as beam
@@ -12,10 +12,12 @@ import numpy.typing as npt
 from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
+
 from imgindex import listing, shards, store
-from imgindex.config import BackboneConfig, EngineConfig, ImagesConfig, IndexConfig, PcaConfig
+from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
+from imgindex.embed import Executors, embed_unit
 from imgindex.errors import OutputError
-from imgindex.models.engines import Engine, available_cores, load_engine
+from imgindex.models.engines import Engine, EngineChoice, available_cores, load_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
@@ -145,9 +147,9 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
 
     directory: str
     spec_digest: str
-    backbone: BackboneConfig
-    engine: EngineConfig
-    images: ImagesConfig
+    engine: EngineChoice
+    threads: int | None = None  # None: all the cores that a worker has
+    images: ImagesConfig = field(default_factory=ImagesConfig)
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -173,24 +175,25 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
     def __init__(self, settings: EmbedImages) -> None:
         self._directory = settings.directory
         self._spec_digest = settings.spec_digest
-        self._backbone = settings.backbone
-        self._engine_config = settings.engine
+        self._choice = settings.engine
+        self._threads = settings.threads
         self._images = settings.images
 
     def setup(self) -> None:
-        self._executor = ThreadPoolExecutor(available_cores(), "decode")
+        self._cores = self._threads or available_cores()
+        self._decode = ThreadPoolExecutor(self._cores, "decode")
+        self._engine = ThreadPoolExecutor(self._cores, "engine")
 
     def teardown(self) -> None:
-        self._executor.shutdown()
+        self._decode.shutdown()
+        self._engine.shutdown()
 
     def process(self, files: list[ImageFile]) -> Iterator[EmbeddedUnit]:
-        from imgindex.embed import embed_unit
-
         unit = embed_unit(
             files,
-            self._engine(),
+            self._load_engine(),
             self._directory,
-            self._executor,
+            Executors(self._decode, self._engine),
             max_bytes=self._images.max_bytes,
             max_pixels=self._images.max_pixels,
             advance=EMBEDDING.advance,
@@ -200,18 +203,12 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
             Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
         yield unit
 
-    def _engine(self) -> Engine:
+    def _load_engine(self) -> Engine:
         # Not in setup(): a refresh that has nothing to embed does not load the backbone.
-        engine = load_engine(
-            self._backbone.name,
-            self._backbone.weights,
-            self._backbone.pooling,
-            self._backbone.image_size,
-            self._engine_config.batch_size,
-        )
+        engine = load_engine(self._choice, self._cores)
         if engine.spec.digest != self._spec_digest:
             raise OutputError(
-                f"this worker's {self._backbone.name} has spec {engine.spec.digest}, the launcher's "
+                f"this worker's {self._choice.name} has spec {engine.spec.digest}, the launcher's "
                 f"has {self._spec_digest}; give both the same weights"
             )
         return engine

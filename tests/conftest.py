@@ -1,6 +1,8 @@
 """Shared fixtures: small images, and a filesystem that Beam knows and that is not the local one."""
 
 import io
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
@@ -8,6 +10,10 @@ import numpy as np
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
 from PIL import Image
+
+# Converted backbones go to a folder of this run's own, for every test and every process that one starts.
+_cache = tempfile.TemporaryDirectory(prefix="imgindex-test-cache-")
+os.environ["XDG_CACHE_HOME"] = _cache.name
 
 
 class MemoryFileSystem(FileSystem):

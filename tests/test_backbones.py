@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models import backbones
 from imgindex.models.applications import APPLICATIONS

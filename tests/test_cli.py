@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from imgindex.cli import main
 from PIL import Image
+
+from imgindex.cli import main
 
 BUNDLED = ["--set", "backbone.name=MobileNetV2", "--set", "backbone.weights=bundled"]
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hypothesis import example, given
 from hypothesis import strategies as st
+
 from imgindex.config import Config, load_config, parse_config
 from imgindex.errors import UsageError
 
@@ -27,7 +28,7 @@ index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_re
 publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9}
 """
 
-# A value other than the default for every key. Engines have only one choice beside the default.
+# A value other than the default for every key.
 CHANGES = """
 backbone: {name: MobileNetV2, weights: none, pooling: max, image_size: 96}
 engine: {name: tensorflow, precision: float32, batch_size: 8}

@@ -7,16 +7,17 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import imgindex
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from annoy import AnnoyIndex
 from apache_beam.options.pipeline_options import PipelineOptions
-from imgindex.errors import OutputError, UsageError
-from imgindex.samples import write_samples
 from PIL import Image
 from sklearn.decomposition import PCA
+
+import imgindex
+from imgindex.errors import OutputError, UsageError
+from imgindex.samples import write_samples
 
 BUNDLED = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled")
 

@@ -6,8 +6,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from imgindex.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
 from PIL import Image
+
+from imgindex.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\n&amp; {title} \u202egpj.צילום"
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from imgindex.errors import InputError
 from imgindex.listing import input_root, is_inside, list_images, read_image
 from imgindex.records import Failure, ImageFile
@@ -169,7 +170,7 @@ def test_a_directory_that_cannot_be_read_ends_the_listing(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(InputError, match="cannot list .*locked: Permission denied"):
+    with pytest.raises(InputError, match=r"cannot list .*locked: Permission denied"):
         list(list_images(str(tmp_path), EXTENSIONS))
 
 

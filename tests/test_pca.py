@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from sklearn.decomposition import PCA
+
 from imgindex.errors import OutputError
 from imgindex.models.pca import Basis, Moments, fit_basis, normalize
-from sklearn.decomposition import PCA
 
 ARRAYS = ("mean", "components", "explained_variance", "explained_variance_ratio")
 UNIT = 2.0**-24  # float16 values are whole multiples of this
@@ -54,11 +55,11 @@ def one_hot_rows() -> np.ndarray:
 
 
 def smallest_on_largest() -> np.ndarray:
-    """A column of 40 ones, then 40 times the smallest float16: 2**-48 is lost beside a sum of 32."""
-    rows = np.zeros((80, 2), np.float16)
-    rows[:40, 0] = 1
-    rows[40:, 0] = UNIT
-    rows[40:, 1] = 1
+    """A column of 32 ones, then 32 times the smallest float16: 2**-48 is lost beside a sum of 32."""
+    rows = np.zeros((64, 2), np.float16)
+    rows[:32, 0] = 1
+    rows[32:, 0] = UNIT
+    rows[32:, 1] = 1
     return rows
 
 
@@ -140,7 +141,7 @@ class TestExactMoments:
         np.testing.assert_array_equal(moments.total, whole.total, strict=True)
         np.testing.assert_array_equal(moments.mean(), whole.mean(), strict=True)
         np.testing.assert_array_equal(moments.covariance(), whole.covariance(), strict=True)
-        assert same_bits(fit_basis(moments, 3), fit_basis(whole, 3))
+        assert same_bits(fit_basis(moments, 12), fit_basis(whole, 12))
 
     @pytest.mark.parametrize("kind", [kind for kind, rows in ROWS.items() if rows.dtype == np.float16])
     def test_equal_to_whole_numbers(self, kind):
@@ -156,13 +157,9 @@ class TestExactMoments:
         rows = ROWS["float16"][:50, :4]
         exact = [[Fraction(float(value)) for value in row] for row in rows]
         n = len(rows)
-        means = [sum(column) / n for column in zip(*exact, strict=True)]
+        columns = [[value - sum(column) / n for value in column] for column in zip(*exact, strict=True)]
         covariance = [
-            [
-                float(sum((row[i] - means[i]) * (row[j] - means[j]) for row in exact) / (n - 1))
-                for j in range(4)
-            ]
-            for i in range(4)
+            [float(sum(x * y for x, y in zip(a, b, strict=True)) / (n - 1)) for b in columns] for a in columns
         ]
         np.testing.assert_allclose(moments_of(rows).covariance(), covariance, rtol=1e-10, atol=1e-15)
 
@@ -213,6 +210,18 @@ class TestProjection:
         basis = fit(self.ROWS, 17, whiten)
         np.testing.assert_array_equal(basis.project(self.ROWS[chosen]), basis.project(self.ROWS)[chosen])
 
+    @pytest.mark.parametrize("whiten", [False, True])
+    def test_the_mean_itself_projects_to_zero(self, whiten):
+        # Rows in pairs around a mean without rounding: all that could be left of its projection is rounding.
+        generator = np.random.default_rng(0)
+        mean = generator.integers(-(2**18), 2**18, 512) * UNIT
+        offsets = generator.integers(-(2**18), 2**18, (40, 512)) * UNIT
+        rows = np.concatenate([mean + offsets, mean - offsets])
+        basis = fit(rows, 30, whiten)
+        np.testing.assert_array_equal(basis.mean, mean)
+        for others in (0, 1, 17):
+            assert not basis.project(np.concatenate([rows[:others], [mean]]))[-1].any()
+
     def test_memory_order_does_not_matter(self):
         basis = fit(self.ROWS, 17)
         np.testing.assert_array_equal(
@@ -246,7 +255,7 @@ class TestLowRank:
     def test_few_rows_give_one_component_less(self, n):
         assert fit(unit_rows(n, 30), 10).dims == n - 1
 
-    @pytest.mark.parametrize(("n", "d"), [(1, 3), (1, 1000), (2, 30), (50, 30), (777, 200)])
+    @pytest.mark.parametrize(("n", "d"), [(1, 3), (1, 300), (2, 30), (50, 30), (777, 200)])
     @pytest.mark.parametrize("dims", [5, 0.9])
     def test_copies_of_one_row_are_at_cosine_1(self, n, d, dims):
         row, _ = normalize(unit_rows(1, d).astype(np.float32))
@@ -262,7 +271,7 @@ class TestRefused:
         "rows",
         [
             [[1.5, 0]],
-            [[0, -1.0001]],
+            [[0, -1.01]],
             [[np.nan, 0]],
             [[0, np.inf]],
             [[-np.inf, 0]],
@@ -276,9 +285,9 @@ class TestRefused:
     def test_rows(self, rows, dtype):
         moments = moments_of(np.array([[1.0, 0], [0, 1.0], [-1.0, 0]]))
         basis = fit_basis(moments, 1)
-        with pytest.raises(ValueError, match="features must be|expected rows of 2"):
+        with pytest.raises(ValueError, match=r"features must be|expected rows of 2"):
             moments.add(np.array(rows, dtype))
-        with pytest.raises(ValueError, match="features must be|expected rows of 2"):
+        with pytest.raises(ValueError, match=r"features must be|expected rows of 2"):
             basis.project(np.array(rows, dtype))
         assert same_bits(fit_basis(moments, 1), basis), "a refused batch left something behind"
 

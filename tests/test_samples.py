@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from imgindex.samples import IMAGES_PER_CLASS, ORIENTATION_TAG, PAINTERS, write_samples
 from PIL import Image
+
+from imgindex.samples import IMAGES_PER_CLASS, ORIENTATION_TAG, PAINTERS, write_samples
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Shards: metadata row i describes Annoy item i, and the bytes depend on the rows alone."""
 
 import hashlib
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from annoy import AnnoyIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from imgindex.config import IndexConfig
 from imgindex.records import ShardSummary, VectorRows
 from imgindex.shards import label_of, write_shard
@@ -101,7 +103,7 @@ def test_bytes_do_not_depend_on_batches_or_their_order(
     whole: tuple[Path, ShardSummary], tmp_path_factory: Any, order: list[int], cuts: set[int]
 ) -> None:
     edges = [0, *sorted(cuts), len(URIS)]
-    batches = [order[start:stop] for start, stop in zip(edges, edges[1:], strict=False)]
+    batches = [order[start:stop] for start, stop in itertools.pairwise(edges)]
     again = write(tmp_path_factory.mktemp("again"), batches)
     assert (again.index, again.metadata, again.recalls) == (
         whole[1].index,

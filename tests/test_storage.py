@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from imgindex import storage
 from imgindex.errors import OutputError
 from imgindex.records import WrittenFile

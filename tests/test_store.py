@@ -1,5 +1,6 @@
 """The store: chunks come back bit for bit or not at all, and the diff finds what changed."""
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from imgindex import storage
 from imgindex.errors import OutputError
 from imgindex.records import ImageFile, ImageRow, StoredImage
@@ -113,6 +115,12 @@ def test_an_image_is_unchanged_when_uri_size_and_version_are(listed: ImageFile, 
 
 def test_what_is_no_longer_listed_is_not_found() -> None:
     assert diff([], [StoredImage("a", 1, "1", "chunk", 0)]) == ([], [])
+
+
+def test_of_several_copies_the_choice_does_not_depend_on_their_order() -> None:
+    copies = [StoredImage("a", 1, "1", chunk, row) for chunk in ("chunk-2", "chunk-1") for row in (3, 1, 2)]
+    for stored in itertools.permutations(copies):
+        assert diff([file("a")], stored) == ([], [StoredImage("a", 1, "1", "chunk-1", 1)])
 
 
 FILES = st.builds(file, st.sampled_from("abc"), st.integers(0, 1), st.sampled_from("12"))

@@ -1,0 +1,133 @@
+"""The OpenVINO engine: the exported Keras model, preprocessing included, on the CPU's own instructions."""
+
+import hashlib
+import json
+import os
+import queue
+import shutil
+import tempfile
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, load_backbone
+from imgindex.models.spec import Spec
+
+_HINTS = {"float32": "f32", "bfloat16": "bf16"}
+
+
+class OpenVinoEngine:
+    """Runs a converted backbone on the CPU, one batch on each of `threads`."""
+
+    name = "openvino"
+
+    def __init__(self, converted: "ConvertedModel", precision: str, batch_size: int, threads: int) -> None:
+        """Compiles a converted model for this CPU."""
+        import openvino
+
+        self.precision = precision
+        self.batch_size = batch_size
+        self.spec = converted.spec
+        self.image_size = converted.spec.image_size
+        core = openvino.Core()
+        model = core.read_model(converted.path)
+        model.reshape([batch_size, *self.image_size, 3])
+        compiled = core.compile_model(
+            model,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                # A stream per core: threads that share a batch wait for each other at every layer,
+                # and all the more where decoders want the same cores.
+                "NUM_STREAMS": threads,
+                "INFERENCE_NUM_THREADS": threads,
+            },
+        )
+        self.feature_dim = int(compiled.output(0).shape[1])
+        self.streams = threads
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        for _ in range(self.streams):
+            self._idle.put(compiled.create_infer_request())
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """See `Engine.embed`."""
+        request = self._idle.get()
+        try:
+            features: npt.NDArray[np.float32] = request.infer({0: pixels}, share_inputs=True)[0]
+            return features.copy()  # the request's own memory, which its next batch overwrites
+        finally:
+            self._idle.put(request)
+
+
+class ConvertedModel:
+    """A backbone as OpenVINO reads it, in a file of the user's cache, with its spec beside it."""
+
+    def __init__(self, path: Path, spec: Spec) -> None:
+        self.path = path
+        self.spec = spec
+
+
+def converted_model(name: str, weights: str, pooling: str, image_size: int | None) -> ConvertedModel:
+    """The converted backbone from the cache; where it is not there, converts and keeps it.
+
+    What is in the cache needs neither Keras nor TensorFlow, which take seconds to load. Raises what
+    `load_backbone` raises.
+    """
+    folder = _cache_folder() / _cache_key(name, weights, pooling, image_size)
+    if not (folder / "spec.json").exists():
+        _convert(load_backbone(name, weights, pooling, image_size), folder)
+    fields = json.loads((folder / "spec.json").read_text())
+    return ConvertedModel(folder / "model.xml", Spec(**{**fields, "image_size": tuple(fields["image_size"])}))
+
+
+def _cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgindex" / "openvino"
+
+
+def _cache_key(name: str, weights: str, pooling: str, image_size: int | None) -> str:
+    """Names what the conversion depends on: the files by their content, the libraries by version."""
+    parts = [pooling, str(image_size), version("keras"), version("openvino")]
+    for source in (name, str(BUNDLED_WEIGHTS) if weights == "bundled" else weights):
+        path = Path(source)
+        parts.append(_file_digest(path) if path.is_file() else source)
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _convert(backbone: Backbone, folder: Path) -> None:
+    """Converts `backbone` to the new directory `folder`, which appears whole or not at all."""
+    import openvino
+    import tensorflow as tf
+
+    def features(pixels: object) -> object:
+        return backbone.model(pixels, training=False)
+
+    traced = tf.function(features).get_concrete_function(
+        tf.TensorSpec([None, *backbone.image_size, 3], tf.uint8)
+    )
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    try:
+        model = openvino.convert_model(traced)
+        openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
+        (partial / "spec.json").write_text(json.dumps(asdict(Spec.of(backbone))))
+        partial.rename(folder)
+    except OSError:
+        if not folder.exists():  # else another process was first with the same model
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO finds bfloat16 instructions on this CPU."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,0 +1,65 @@
+"""The TensorFlow engine: a frozen graph of one batch size, on a CPU or a GPU."""
+
+import contextlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from imgindex.models.backbones import Backbone
+from imgindex.models.spec import Spec
+
+# Grappler's rewrites that run convolutions and products in a smaller type, by precision.
+_REWRITES = {
+    "float32": {},
+    "bfloat16": {"auto_mixed_precision_onednn_bfloat16": True},
+    "float16": {"auto_mixed_precision": True},
+}
+
+
+class TensorFlowEngine:
+    """Runs a backbone with its weights frozen to constants and one traced batch size."""
+
+    name = "tensorflow"
+    streams = 1
+
+    def __init__(self, backbone: Backbone, precision: str, batch_size: int, threads: int) -> None:
+        """Traces and freezes `backbone`; `threads` counts where TensorFlow has not started yet."""
+        import tensorflow as tf
+        from tensorflow.python.framework.convert_to_constants import (
+            convert_variables_to_constants_v2,
+        )
+
+        self.precision = precision
+        self.batch_size = batch_size
+        self.image_size = backbone.image_size
+        self.feature_dim = backbone.feature_dim
+        self.spec = Spec.of(backbone)
+        # Once TensorFlow has started it refuses, and keeps the threads that it then had.
+        with contextlib.suppress(RuntimeError):
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.optimizer.set_experimental_options(_REWRITES[precision])
+        height, width = backbone.image_size
+
+        def features(pixels: Any) -> Any:
+            return backbone.model(pixels, training=False)
+
+        traced = tf.function(features).get_concrete_function(
+            tf.TensorSpec([batch_size, height, width, 3], tf.uint8)
+        )
+        self._run = convert_variables_to_constants_v2(traced)
+        self._constant = tf.constant
+        # The graph is optimized on its first run, under the options that are then set for all graphs.
+        self.embed(np.zeros((batch_size, height, width, 3), np.uint8))
+
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """See `Engine.embed`."""
+        features: npt.NDArray[np.float32] = self._run(self._constant(pixels))[0].numpy()
+        return features
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow sees a GPU here."""
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))

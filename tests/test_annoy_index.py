@@ -1,0 +1,319 @@
+"""Annoy shards: same bytes twice, distances and neighbours against brute force in float64, damaged files."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from annoy import AnnoyIndex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgindex.errors import OutputError
+from imgindex.models import annoy_index
+from imgindex.models.annoy_index import (
+    METRICS,
+    AnnoyShard,
+    build_shard,
+    cosine_similarity,
+    estimate_bytes,
+    exact_distances,
+    exact_nearest,
+    measure_recall,
+    search_effort,
+)
+
+EVERYTHING = 10**6  # a search_k that makes Annoy inspect every node of these small indexes
+
+
+def random_vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
+
+
+def brute_force(vectors: np.ndarray, query: np.ndarray, metric: str) -> np.ndarray:
+    """Distances [n] in float64, by definition: of the points, or of the points' directions."""
+    points, point = vectors.astype(np.float64), query.astype(np.float64)
+    if metric == "angular":
+        points = points / np.linalg.norm(points, axis=1, keepdims=True)
+        point = point / np.linalg.norm(point)
+    return np.linalg.norm(points - point, axis=1)
+
+
+def shard_of(path, vectors: np.ndarray, metric="angular", trees: int = 10, seed: int = 0) -> AnnoyShard:
+    build_shard(vectors, path, metric=metric, trees=trees, seed=seed)
+    return AnnoyShard(path, metric=metric, dims=vectors.shape[1], items=len(vectors))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "index.ann"
+
+
+class TestInstalledAnnoy:
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_returns_k_distinct_neighbours(self, metric):
+        # Some compilers' builds return one neighbour, whatever k is: spotify/annoy issue 679.
+        index = AnnoyIndex(16, metric)
+        for item, vector in enumerate(random_vectors(1000, 16)):
+            index.add_item(item, vector)
+        index.build(10, n_jobs=1)
+        for k in (1, 2, 10, 100):
+            assert len(set(index.get_nns_by_item(0, k))) == k
+
+
+class TestBuildShard:
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_bytes_depend_on_the_arguments_alone(self, tmp_path, metric):
+        vectors = random_vectors(500, 8)
+        one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
+        build_shard(vectors, one, metric=metric, trees=5, seed=1)
+        build_shard(np.asfortranarray(vectors), two, metric=metric, trees=5, seed=1)
+        build_shard(vectors, other, metric=metric, trees=5, seed=2)
+        assert one.read_bytes() == two.read_bytes()
+        assert one.read_bytes() != other.read_bytes()
+
+    def test_a_path_that_cannot_be_written(self, tmp_path):
+        with pytest.raises(OutputError, match="could not write"):
+            build_shard(random_vectors(3, 2), tmp_path / "no/such/x", metric="angular", trees=1, seed=0)
+
+    @pytest.mark.parametrize(("n", "d", "trees"), [(1, 4, 5), (100, 8, 10), (2000, 50, 20), (5000, 8, 5)])
+    def test_estimated_size(self, path, n, d, trees):
+        build_shard(random_vectors(n, d), path, metric="angular", trees=trees, seed=0)
+        assert estimate_bytes(n, d, trees) == pytest.approx(path.stat().st_size, rel=0.25)
+
+
+class TestDistances:
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_equal_brute_force_and_annoy(self, path, metric):
+        vectors, queries = random_vectors(200, 24), random_vectors(9, 24, seed=1)
+        shard = shard_of(path, vectors, metric)
+        distances = exact_distances(vectors, queries, metric)
+        assert distances.shape == (9, 200)
+        for query, row in zip(queries, distances, strict=True):
+            np.testing.assert_allclose(row, brute_force(vectors, query, metric), rtol=1e-5)
+        for row, (items, found) in zip(distances, shard.nearest(queries, 200, EVERYTHING), strict=True):
+            np.testing.assert_allclose(found, row[items], rtol=1e-5)
+
+    def test_by_hand(self):
+        vectors = np.array([[2, 0], [0, 3], [-5, 0], [1, 1]], np.float32)
+        query = np.array([[4, 0]], np.float32)
+        assert exact_distances(vectors, query, "angular")[0].tolist() == pytest.approx(
+            [0, 2**0.5, 2, (2 - 2**0.5) ** 0.5], abs=1e-6
+        )
+        assert exact_distances(vectors, query, "euclidean")[0].tolist() == pytest.approx([2, 5, 9, 10**0.5])
+        assert cosine_similarity(vectors, query)[0].tolist() == pytest.approx([1, 0, -1, 0.5**0.5])
+
+    def test_cosines_never_leave_their_range(self):
+        vectors = random_vectors(500, 7) * 1e3
+        cosines = cosine_similarity(vectors, vectors)
+        assert np.abs(cosines).max() <= 1
+        np.testing.assert_allclose(np.diagonal(cosines), 1, atol=1e-6)
+
+    def test_a_zero_vector_is_at_right_angles_to_everything(self, path):
+        vectors = random_vectors(5, 3)
+        vectors[2] = 0
+        shard = shard_of(path, vectors)
+        queries = np.array([[1, 2, 3], [0, 0, 0]], np.float32)
+        distances = exact_distances(vectors, queries, "angular")
+        assert distances[0, 2] == pytest.approx(2**0.5)
+        assert distances[1].tolist() == pytest.approx([2**0.5] * 5)
+        for row, (items, found) in zip(distances, shard.nearest(queries, 5, EVERYTHING), strict=True):
+            assert sorted(items.tolist()) == [0, 1, 2, 3, 4]
+            assert found.tolist() == pytest.approx(row[items].tolist())
+
+
+class TestExactNearest:
+    @pytest.mark.parametrize("metric", METRICS)
+    @given(data=st.data())
+    @settings(deadline=None, max_examples=150)
+    def test_equals_a_stable_sort_across_blocks_and_ties(self, metric, data):
+        # Entries of 1 and -1 make every distance exact in float32, and many of them equal.
+        generator = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+        n, k, block = (data.draw(st.integers(1, 60)) for _ in range(3))
+        vectors, queries = (generator.choice(np.float32([-1, 1]), (rows, 4)) for rows in (n, 3))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(annoy_index, "_EXACT_ROWS", block)
+            answers = exact_nearest(vectors, queries, k, metric)
+        assert len(answers) == 3
+        for query, (items, distances) in zip(queries, answers, strict=True):
+            expected = brute_force(vectors, query, metric).round(9)
+            order = np.argsort(expected, kind="stable")[:k]
+            assert items.tolist() == order.tolist()
+            np.testing.assert_allclose(distances, expected[order], atol=1e-6)
+
+    def test_no_queries(self):
+        assert exact_nearest(random_vectors(5, 2), np.zeros((0, 2), np.float32), 3, "angular") == []
+
+
+class TestAnnoyShard:
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize(("n", "d"), [(1, 1), (2, 3), (300, 17), (1000, 150)])
+    def test_vectors_are_annoys_own(self, path, metric, n, d):
+        vectors = random_vectors(n, d)
+        shard = shard_of(path, vectors, metric, trees=3)
+        annoy = AnnoyIndex(d, metric)
+        annoy.load(str(path))
+        own = np.array([annoy.get_item_vector(item) for item in range(n)], np.float32)
+        np.testing.assert_array_equal(shard.vectors, own, strict=True)
+        np.testing.assert_array_equal(shard.vectors, vectors, strict=True)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("k", [1, 10, 399, 400, 1000])
+    def test_greatest_effort_and_exact_search_equal_brute_force(self, path, metric, k):
+        vectors, queries = random_vectors(400, 12), random_vectors(5, 12, seed=1)
+        shard = shard_of(path, vectors, metric)
+        exact, annoy = shard.nearest(queries, k), shard.nearest(queries, k, EVERYTHING)
+        for query, (items, distances), (found, found_distances) in zip(queries, exact, annoy, strict=True):
+            expected = brute_force(vectors, query, metric)
+            assert items.tolist() == found.tolist() == np.argsort(expected)[:k].tolist()
+            np.testing.assert_allclose(distances, np.sort(expected)[:k], rtol=1e-5)
+            np.testing.assert_allclose(found_distances, np.sort(expected)[:k], rtol=1e-5)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("search_k", [None, EVERYTHING])
+    def test_one_item(self, path, metric, search_k):
+        shard = shard_of(path, np.array([[3, 4]], np.float32), metric)
+        [(items, distances)] = shard.nearest(np.array([[6, 8]], np.float32), 10, search_k)
+        assert items.tolist() == [0]
+        assert distances.tolist() == pytest.approx([0 if metric == "angular" else 5], abs=1e-3)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("search_k", [None, EVERYTHING])
+    def test_copies_of_a_vector_are_all_found(self, path, metric, search_k):
+        vectors = random_vectors(100, 6)
+        vectors[20:50] = vectors[7]
+        shard = shard_of(path, vectors, metric)
+        [(items, distances)] = shard.nearest(vectors[7:8], 31, search_k)
+        assert sorted(items.tolist()) == [7, *range(20, 50)]
+        # The rounding of a difference of float32 squares, under a root.
+        np.testing.assert_allclose(distances, 0, atol=2e-3)
+
+
+class TestRefusedFiles:
+    @pytest.mark.parametrize("metric", METRICS)
+    @pytest.mark.parametrize("trees", [1, 2, 8])
+    def test_other_dims(self, path, metric, trees):
+        build_shard(random_vectors(50, 5), path, metric=metric, trees=trees, seed=0)
+        # 13 dimensions make nodes of just twice the bytes, or nearly so.
+        for dims in set(range(1, 80)) - {5}:
+            with pytest.raises(OutputError, match=r"index\.ann"):
+                AnnoyShard(path, metric=metric, dims=dims, items=50)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_other_metric(self, path, metric):
+        [other] = set(METRICS) - {metric}
+        for trees in range(1, 10):
+            build_shard(random_vectors(50, 5), path, metric=other, trees=trees, seed=0)
+            with pytest.raises(OutputError, match=r"index\.ann"):
+                AnnoyShard(path, metric=metric, dims=5, items=50)
+
+    @pytest.mark.parametrize("items", [1, 49, 51, 10**9])
+    def test_other_number_of_items(self, path, items):
+        build_shard(random_vectors(50, 5), path, metric="angular", trees=3, seed=0)
+        with pytest.raises(OutputError, match=f"holds 50 items; its manifest promises {items}"):
+            AnnoyShard(path, metric="angular", dims=5, items=items)
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_truncated_file_is_refused_or_holds_every_vector(self, path, metric):
+        vectors = random_vectors(30, 3)
+        build_shard(vectors, path, metric=metric, trees=3, seed=0)
+        whole = path.read_bytes()
+        node = 4 * (3 + (3 if metric == "angular" else 4))
+        refused = 0
+        for length in range(len(whole)):
+            path.write_bytes(whole[:length])
+            try:
+                shard = AnnoyShard(path, metric=metric, dims=3, items=30)
+            except OutputError:
+                refused += 1
+                continue
+            # Cut exactly behind a tree, Annoy's format is whole: only the trees after it are lost.
+            assert length % node == 0
+            np.testing.assert_array_equal(shard.vectors, vectors, strict=True)
+        assert refused > len(whole) * 0.95
+
+    def test_empty_file(self, path):
+        path.write_bytes(b"")
+        with pytest.raises(OutputError):
+            AnnoyShard(path, metric="angular", dims=3, items=1)
+
+    def test_missing_file(self, path):
+        with pytest.raises(OutputError):
+            AnnoyShard(path, metric="angular", dims=3, items=1)
+
+    def test_other_content(self, path):
+        path.write_bytes(b"no Annoy file at all" * 60)
+        with pytest.raises(OutputError):
+            AnnoyShard(path, metric="angular", dims=3, items=50)
+
+
+class ShardThatFinds(AnnoyShard):
+    """A shard whose approximate answers are the exact ones, changed by `change(items)`."""
+
+    def __init__(self, path, vectors, change):
+        build_shard(vectors, path, metric="angular", trees=1, seed=0)
+        super().__init__(path, metric="angular", dims=vectors.shape[1], items=len(vectors))
+        self.change = change
+
+    def nearest(self, queries, k, search_k=None):
+        answers = super().nearest(queries, k)
+        if search_k is None:
+            return answers
+        kept = [self.change(items) for items, _ in answers]
+        return [
+            (items[keep], distances[keep]) for (items, distances), keep in zip(answers, kept, strict=True)
+        ]
+
+
+class TestMeasureRecall:
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_perfect_at_high_effort_on_few_items(self, path, metric):
+        recalls = measure_recall(shard_of(path, random_vectors(300, 8), metric), 10)
+        assert recalls[-1] == 1
+        assert len(recalls) == annoy_index.RECALL_EFFORTS
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_rises_with_effort(self, path, metric):
+        recalls = measure_recall(shard_of(path, random_vectors(2000, 32), metric, trees=1), 1)
+        assert 0 < recalls[0] < recalls[-1] / 2 < 0.5
+        assert all(later >= earlier - 0.02 for earlier, later in pairwise(recalls))
+
+    def test_equals_a_count_by_brute_force(self, path):
+        vectors = random_vectors(150, 16)
+        shard = shard_of(path, vectors, trees=2)
+        expected = []
+        for effort in range(annoy_index.RECALL_EFFORTS):
+            hits = 0
+            for item, query in enumerate(vectors):
+                [(found, _)] = shard.nearest(query[np.newaxis], 11, search_effort(2, effort))
+                order = np.argsort(brute_force(vectors, query, "angular"))
+                hits += len(set(order[1:11].tolist()) & set(found.tolist()) - {item})
+            expected.append(hits / 1500)
+        assert measure_recall(shard, 2) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(
+        ("change", "recall"),
+        [
+            (lambda items: slice(None), 1.0),
+            (lambda items: slice(0, 1), 0.0),  # itself alone, which is no neighbour
+            (lambda items: slice(1, None), 1.0),  # all but itself
+            (lambda items: slice(0, 8), 0.7),
+            (lambda items: slice(0, 0), 0.0),
+        ],
+    )
+    def test_the_item_itself_does_not_count(self, path, change, recall):
+        shard = ShardThatFinds(path, random_vectors(400, 16), change)
+        assert measure_recall(shard, 1) == pytest.approx([recall] * annoy_index.RECALL_EFFORTS)
+
+    @pytest.mark.parametrize(("items", "recall"), [(1, 1.0), (2, 1.0), (5, 1.0), (11, 1.0)])
+    def test_fewer_items_than_are_compared(self, path, items, recall):
+        assert measure_recall(shard_of(path, random_vectors(items, 4)), 10)[-1] == recall
+
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_copies_are_as_good_as_each_other(self, path, metric):
+        # Hundreds of copies of each of three images: any ten of them are the nearest ten.
+        vectors = np.repeat(random_vectors(3, 20), 400, axis=0)
+        assert measure_recall(shard_of(path, vectors, metric), 10)[-1] == 1
+
+    def test_a_single_direction(self, path):
+        # What an index of copies of one image holds: one dimension, every vector 1.
+        assert measure_recall(shard_of(path, np.ones((500, 1), np.float32)), 10)[0] == 1

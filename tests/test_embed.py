@@ -1,0 +1,238 @@
+"""Embedding a unit: every file ends as one row or one failure, and the rows hold their own features."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgindex import store
+from imgindex.embed import embed_unit
+from imgindex.models.preprocess import decode
+from imgindex.models.spec import Spec
+from imgindex.records import EmbeddedUnit, ImageFile, StoredImage
+
+MAX_BYTES = 100_000
+
+
+class MeanEngine:
+    """Mean colors of the image's four quarters: like a backbone's features, and easy to foretell."""
+
+    name = "mean"
+    precision = "float32"
+    image_size = (8, 6)
+    feature_dim = 12
+    spec = Spec("mean", "", image_size, "avg", "", "")
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.batches = 0
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        assert pixels.dtype == np.uint8
+        assert pixels.shape == (self.batch_size, *self.image_size, 3)
+        self.batches += 1
+        quarters = pixels.reshape(-1, 2, 4, 2, 3, 3).astype(np.float32).mean(axis=(2, 4))
+        return quarters.reshape(-1, self.feature_dim)
+
+
+def mean_feature(data: bytes) -> np.ndarray:
+    """The unit feature of one encoded image."""
+    feature = MeanEngine(1).embed(decode(data, MeanEngine.image_size).pixels[np.newaxis])[0]
+    return feature / np.linalg.norm(feature)
+
+
+@pytest.fixture(scope="module")
+def executor() -> Iterator[Executor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
+
+
+@pytest.fixture(scope="module")
+def files(
+    tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., bytes]
+) -> dict[str, ImageFile]:
+    """Thirteen good images and one of each kind of bad one, by uri."""
+    folder = tmp_path_factory.mktemp("images")
+    contents = {
+        f"good/{seed}.{kind.lower()}": image_bytes(seed, (10 + seed, 30 - seed), kind)
+        for seed, kind in enumerate(["PNG", "JPEG", "BMP", "GIF", "WEBP"] * 3)
+    }
+    contents |= {
+        "empty.png": b"",
+        "truncated.jpg": image_bytes(20, (90, 90), "JPEG")[:900],
+        "text.png": b"no image at all",
+        "large.png": image_bytes(21, (101, 100)),
+        "heavy.png": image_bytes(22, (9, 9)) + bytes(MAX_BYTES),
+        "black.png": image_bytes(23),
+        "vanished.png": image_bytes(24),
+        "directory.png": b"",
+    }
+    listed = {}
+    for uri, data in contents.items():
+        path = folder / uri
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+        listed[uri] = ImageFile(uri, str(path), len(data), "1")
+    make_black(folder / "black.png")
+    (folder / "vanished.png").unlink()
+    (folder / "directory.png").unlink()
+    (folder / "directory.png").mkdir()
+    return listed
+
+
+def make_black(path: Path) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (20, 20)).save(path)
+
+
+FAILURES = {
+    "empty.png": ("decode", "empty", "empty"),
+    "truncated.jpg": ("decode", "truncated", "truncated"),
+    "text.png": ("decode", "not_an_image", "no image format"),
+    "large.png": ("decode", "too_many_pixels", "101 x 100 pixels are more than images.max_pixels (10000)"),
+    "heavy.png": ("read", "too_many_bytes", f"images.max_bytes ({MAX_BYTES})"),
+    "black.png": ("embed", "no_direction", "zero or not finite"),
+    "vanished.png": ("read", "vanished", "No such file"),
+    "directory.png": ("read", "unreadable", "directory"),
+}
+
+
+def embed(
+    listed: list[ImageFile], engine: MeanEngine, directory: str, executor: Executor
+) -> tuple[EmbeddedUnit, list[int]]:
+    """The unit, and what `advance` was told."""
+    advanced: list[int] = []
+    unit = embed_unit(
+        listed, engine, directory, executor, max_bytes=MAX_BYTES, max_pixels=10_000, advance=advanced.append
+    )
+    return unit, advanced
+
+
+def test_every_file_ends_as_one_row_or_one_failure(
+    files: dict[str, ImageFile], place: str, executor: Executor
+) -> None:
+    listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
+    unit, advanced = embed(listed, MeanEngine(4), place, executor)
+    assert unit.chunk is not None
+    assert store.chunk_names(place) == [unit.chunk]
+    images, features = store.read_rows(place, unit.chunk, list(range(unit.rows)))
+    failed = [failure.uri for failure in unit.failures]
+    assert sorted(images["uri"].to_pylist() + failed) == sorted(files)
+    assert advanced == [1] * len(files)
+    # In the order of the listing, so that the same unit gives the same chunk.
+    assert images["uri"].to_pylist() == [file.uri for file in listed if file.uri not in failed]
+    for failure in unit.failures:
+        stage, reason, message = FAILURES[failure.uri]
+        assert (failure.stage, failure.reason) == (stage, reason)
+        assert message in failure.message
+    for row, feature in zip(images.to_pylist(), features, strict=True):
+        data = Path(files[row["uri"]].path).read_bytes()
+        number = int(Path(row["uri"]).stem)
+        assert (row["width"], row["height"], row["size"]) == (10 + number, 30 - number, len(data))
+        assert row["sha256"] == hashlib.sha256(data).hexdigest()
+        np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)  # float16
+        assert abs(np.linalg.norm(feature.astype(float)) - 1) < 1e-3
+
+
+def test_the_chunk_holds_the_listed_size_and_version(
+    files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+) -> None:
+    # The file has changed since it was listed: the next listing must find it changed.
+    listed = replace(files["good/0.png"], size=7, version="0")
+    unit, _ = embed([listed], MeanEngine(4), str(tmp_path), executor)
+    assert unit.chunk is not None
+    assert list(store.read_keys(str(tmp_path), unit.chunk)) == [
+        StoredImage("good/0.png", 7, "0", unit.chunk, 0)
+    ]
+
+
+def test_a_file_that_may_not_be_read(
+    files: dict[str, ImageFile], tmp_path: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> bytes:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr("imgindex.storage.read_bytes", refuse)  # root, as which tests may run, reads all
+    unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path), executor)
+    assert [(f.stage, f.reason, f.message) for f in unit.failures] == [
+        ("read", "permission_denied", "Permission denied")
+    ]
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=13), st.integers(1, 5))
+def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
+    files: dict[str, ImageFile], tmp_path_factory: pytest.TempPathFactory, executor: Executor,
+    good: list[bool], batch_size: int,
+) -> None:  # fmt: skip
+    names = sorted(uri for uri in files if uri.startswith("good/"))
+    listed = [files[name if ok else "text.png"] for name, ok in zip(names, good, strict=False)]
+    engine = MeanEngine(batch_size)
+    unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"), executor)
+    assert engine.batches == -(-sum(good) // batch_size)
+    assert (unit.rows, len(unit.failures)) == (sum(good), len(good) - sum(good))
+    assert advanced == [1] * len(good)
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
+def test_a_feature_without_direction_fails_its_image_alone(
+    bad: float, files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+) -> None:
+    class Flawed(MeanEngine):
+        def embed(self, pixels: np.ndarray) -> np.ndarray:
+            features = super().embed(pixels)
+            features[1, :] = 0
+            features[1, 3] = bad
+            return features
+
+    names = ["good/0.png", "good/1.jpeg", "good/2.bmp"]
+    unit, _ = embed([files[name] for name in names], Flawed(3), str(tmp_path), executor)
+    assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [("good/1.jpeg", "embed", "no_direction")]
+    assert unit.chunk is not None
+    kept = [image.uri for image in store.read_keys(str(tmp_path), unit.chunk)]
+    assert kept == ["good/0.png", "good/2.bmp"]
+    features = store.read_features(str(tmp_path), unit.chunk, [0, 1])
+    for name, feature in zip(kept, features, strict=True):
+        np.testing.assert_allclose(feature, mean_feature(Path(files[name].path).read_bytes()), atol=5e-4)
+
+
+def test_nothing_is_written_where_every_image_fails(
+    files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+) -> None:
+    listed = [files[uri] for uri in FAILURES]
+    unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store", executor)
+    assert (unit.chunk, unit.rows) == (None, 0)
+    assert sorted(failure.uri for failure in unit.failures) == sorted(FAILURES)
+    assert advanced == [1] * len(FAILURES)
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_engine_that_fails_is_no_failure_of_an_image(
+    files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+) -> None:
+    class Broken(MeanEngine):
+        def embed(self, pixels: np.ndarray) -> np.ndarray:
+            raise MemoryError("no memory")
+
+    with pytest.raises(MemoryError):
+        embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store", executor)
+    assert not (tmp_path / "store").exists()
+
+
+def test_images_of_another_filesystem(
+    memory: dict[str, tuple[bytes, float]], image_bytes: Callable[..., bytes], executor: Executor
+) -> None:
+    data = image_bytes(1)
+    memory["mem://bucket/in/a.png"] = data, 0.0
+    listed = [ImageFile(uri, f"mem://bucket/in/{uri}", len(data), "0") for uri in ("a.png", "gone.png")]
+    unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store", executor)
+    assert unit.chunk is not None
+    feature = store.read_features("mem://bucket/store", unit.chunk, [0])[0]
+    np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
+    assert [(failure.uri, failure.stage) for failure in unit.failures] == [("gone.png", "read")]

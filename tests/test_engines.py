@@ -1,0 +1,179 @@
+"""Engines: the same features as the Keras model's, whatever else is in the batch; and what the spec tells."""
+
+import dataclasses
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgindex.models.backbones import Backbone, load_backbone
+from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
+from imgindex.models.spec import Spec
+
+SIZE = 64
+BATCH = 6
+PIXELS = np.random.default_rng(0).integers(0, 256, (16, SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def choice(engine: str, **changes) -> EngineChoice:
+    return dataclasses.replace(
+        EngineChoice("MobileNetV2", "none", "avg", SIZE, engine, "float32", BATCH), **changes
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of converted models for these tests alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return load_backbone("MobileNetV2", "none", "avg", SIZE)
+
+
+@pytest.fixture(scope="module", params=["tensorflow", "openvino"])
+def engine(request, cache) -> Engine:
+    return load_engine(choice(request.param), threads=2)
+
+
+@pytest.fixture(scope="module")
+def alone(engine) -> np.ndarray:
+    """Each image's feature, beside padding only."""
+    return np.concatenate([embed_all(engine, image[np.newaxis]) for image in PIXELS])
+
+
+class TestEngine:
+    def test_says_what_it_is(self, engine, backbone):
+        assert engine.name in ("tensorflow", "openvino")
+        assert (engine.precision, engine.batch_size) == ("float32", BATCH)
+        assert (engine.image_size, engine.feature_dim) == ((SIZE, SIZE), 1280)
+        assert engine.spec == Spec.of(backbone)
+
+    def test_equals_the_keras_model(self, backbone, alone):
+        expected = backbone.model.predict(PIXELS, verbose=0)
+        assert alone.dtype == np.float32
+        tolerance = 1e-4 * expected.max()
+        assert np.ptp(expected, axis=0).max() > 100 * tolerance, "another image's feature would pass"
+        np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=tolerance)
+
+    def test_images_differ(self, alone):
+        assert len(np.unique(alone, axis=0)) == len(PIXELS)
+
+    @given(st.lists(st.integers(0, len(PIXELS) - 1), min_size=1, max_size=2 * BATCH + 1))
+    @settings(deadline=None, max_examples=40)
+    def test_a_row_depends_on_its_image_alone(self, engine, alone, chosen):
+        np.testing.assert_array_equal(embed_all(engine, PIXELS[chosen]), alone[chosen], strict=True)
+
+    def test_neighbours_of_any_content_change_nothing(self, engine, alone):
+        for other in (0, 255):
+            for place in range(BATCH):
+                batch = np.full((BATCH, SIZE, SIZE, 3), other, np.uint8)
+                batch[place] = PIXELS[0]
+                np.testing.assert_array_equal(engine.embed(batch)[place], alone[0])
+
+    def test_features_outlive_the_next_batch(self, engine, alone):
+        first = engine.embed(PIXELS[:BATCH])
+        engine.embed(PIXELS[BATCH : 2 * BATCH])
+        np.testing.assert_array_equal(first, alone[:BATCH])
+
+    def test_no_images(self, engine):
+        assert embed_all(engine, PIXELS[:0]).shape == (0, 1280)
+
+    def test_changes_no_pixels(self, engine):
+        pixels = PIXELS[:BATCH].copy()
+        engine.embed(pixels)
+        np.testing.assert_array_equal(pixels, PIXELS[:BATCH])
+
+
+class TestLoadEngine:
+    @pytest.mark.parametrize("name", ["tensorflow", "openvino"])
+    def test_loaded_once_in_a_process_from_any_thread(self, name):
+        start = Barrier(2)
+        wanted = choice(name, image_size=32, batch_size=2)
+
+        def load(_):
+            start.wait()
+            return load_engine(wanted, 2)
+
+        with ThreadPoolExecutor(2) as pool:
+            one, two = pool.map(load, range(2))
+        assert one is two is load_engine(dataclasses.replace(wanted), 2)
+        assert (one.name, one.batch_size, one.image_size) == (name, 2, (32, 32))
+
+    def test_other_arguments_give_another_engine_of_the_same_spec(self):
+        one = load_engine(choice("openvino", image_size=32, batch_size=2), 2)
+        other = load_engine(choice("openvino", image_size=32, batch_size=3), 2)
+        assert (one.batch_size, other.batch_size) == (2, 3)
+        assert one.spec == other.spec, "the batch size decides no feature"
+
+
+class TestSpec:
+    SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "keras.preprocess", "decoded-1")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"backbone": "ResNet101"},
+            {"weights_sha256": "cd" * 32},
+            {"image_size": (224, 225)},
+            {"image_size": (225, 224)},
+            {"pooling": "max"},
+            {"preprocessing": "keras.other"},
+            {"decoding": "decoded-2"},
+        ],
+    )
+    def test_each_field_changes_the_digest(self, change):
+        changed = dataclasses.replace(self.SPEC, **change)
+        assert changed != self.SPEC
+        assert changed.digest != self.SPEC.digest
+
+    def test_every_field_is_tried(self):
+        [tried] = self.test_each_field_changes_the_digest.pytestmark
+        names = {name for change in tried.args[1] for name in change}
+        assert names == {field.name for field in dataclasses.fields(Spec)}
+
+    def test_values_do_not_run_into_each_other(self):
+        one = dataclasses.replace(self.SPEC, pooling="avg", preprocessing="x")
+        other = dataclasses.replace(self.SPEC, pooling="av", preprocessing="gx")
+        assert one.digest != other.digest
+
+    def test_digest_is_16_hexadecimal_digits_that_stay(self):
+        assert self.SPEC.digest == dataclasses.replace(self.SPEC).digest
+        # Stores on disk are named by it.
+        assert self.SPEC.digest == "143e364e304e5995"
+
+    def test_survives_json(self):
+        stored = json.loads(json.dumps(dataclasses.asdict(self.SPEC)))
+        assert Spec(**stored | {"image_size": tuple(stored["image_size"])}) == self.SPEC
+
+    def test_paths_of_weights_do_not_matter_and_weights_do(self, backbone, tmp_path: Path):
+        core = next(layer for layer in backbone.model.layers if hasattr(layer, "layers"))
+        paths = [tmp_path / "one.weights.h5", tmp_path / "elsewhere" / "two.weights.h5"]
+        paths[1].parent.mkdir()
+        for path in paths:
+            core.save_weights(path)
+        expected = Spec.of(backbone)
+        for path in paths:
+            loaded = Spec.of(load_backbone("MobileNetV2", str(path), "avg", SIZE))
+            assert (loaded, loaded.digest) == (expected, expected.digest)
+        other = Spec.of(load_backbone("MobileNetV2", "none", "avg", SIZE, seed=1))
+        assert other == dataclasses.replace(expected, weights_sha256=other.weights_sha256)
+        assert other.digest != expected.digest
+
+    def test_describes_the_backbone(self, backbone):
+        spec = Spec.of(backbone)
+        assert (spec.backbone, spec.image_size, spec.pooling) == ("MobileNetV2", (SIZE, SIZE), "avg")
+        assert spec.preprocessing == "keras.applications.mobilenet_v2.preprocess_input"
+        assert spec.decoding
+
+
+def test_available_cores():
+    assert available_cores() >= 1

@@ -1,0 +1,328 @@
+"""Publishing: what a generation consists of, and the checks without which none goes live."""
+
+import hashlib
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from imgindex import storage
+from imgindex.config import Config, IndexConfig, PublishConfig
+from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
+from imgindex.generation import Output, current_name, encode_failures, new_name, publish, read_manifest
+from imgindex.models.engines import EngineChoice
+from imgindex.models.spec import Spec
+from imgindex.publish import Plan, finish, outcome
+from imgindex.records import Failure, ShardSummary, Tally, VectorRows, WrittenBasis
+from imgindex.shards import write_shard
+from imgindex.storage import WrittenFile
+
+SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "preprocess", "decode")
+INDEX = IndexConfig(trees=5)
+ODD = "x/\"quoted\" 'é' 猫\n\t\\ \u2028 <b>.jpg"
+
+
+def plan_of(root: str, previous: str | None = None, **limits: float) -> Plan:
+    return Plan(
+        config=Config(index=INDEX, publish=PublishConfig(**limits)),
+        input="/photos",
+        output=Output(root),
+        generation=new_name(SPEC.digest),
+        previous=previous,
+        spec=SPEC,
+        engine=EngineChoice("ResNet50", "imagenet", "avg", None, "openvino", "bfloat16", 16, 0.9997),
+        threads=2,
+        started=100.0,
+    )
+
+
+def shards_of(items: int, *recalls: float) -> list[ShardSummary]:
+    """One shard that exists in words alone."""
+    recalls = recalls or (1.0,)
+    recalls += recalls[-1:] * (6 - len(recalls))
+    file = WrittenFile("index/index-00000-of-00001.ann", 1, "")
+    return [ShardSummary(file, replace(file, path="metadata/m"), items, recalls, 103.0)] if items else []
+
+
+BASIS = WrittenBasis(WrittenFile("pca/basis.npz", 1, ""), 2048, 150, 0.9, 102.0)
+
+
+def failures_of(count: int) -> list[Failure]:
+    reasons = ["truncated", "empty"]
+    return [Failure(f"{i}.jpg", "decode", reasons[i % 2], "it is damaged") for i in range(count)]
+
+
+def run(plan: Plan, listed: int, failed: int, shards: list[ShardSummary]) -> dict[str, Any]:
+    """Finishes a build and returns its outcome."""
+    tally = Tally({"listed": listed, "embedded": listed - failed}, (100.5, 101.5), 0.75)
+    finish(plan, tally, failures_of(failed), [BASIS] if shards else [], shards)
+    return outcome(plan)
+
+
+def publish_before(root: str, items: int) -> str:
+    """Publishes a generation of `items` images and returns its name."""
+    manifest = run(plan_of(root), items, 0, shards_of(items))
+    assert current_name(Output(root)) == manifest["generation"]
+    return manifest["generation"]
+
+
+def test_paths_are_those_of_the_layout() -> None:
+    output = Output("/out")
+    name = new_name("digest")
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{8}", name)
+    assert new_name("digest") != new_name("another digest")
+    assert output.current == "/out/CURRENT"
+    assert output.store("0123") == "/out/store/0123"
+    assert output.generation(name) == f"/out/generations/{name}"
+    assert output.manifest(name) == f"/out/generations/{name}/manifest.json"
+    assert Output("mem://bucket/out/").current == "mem://bucket/out/CURRENT"
+
+
+def test_nothing_is_published_yet(place: str) -> None:
+    assert current_name(Output(place)) is None
+    with pytest.raises(OutputError, match=f"{place} holds no index; `imgindex build` writes one"):
+        read_manifest(Output(place))
+
+
+@pytest.fixture
+def published(place: str) -> tuple[Plan, dict[str, Any]]:
+    """A generation with two real shards, a basis and failures."""
+    plan = plan_of(place)
+    generator = np.random.default_rng(0)
+    shards = []
+    for shard in (1, 0):
+        uris = [f"{shard}/{number}.jpg" for number in range(20)]
+        columns = {name: pa.array(range(20)) for name in ("size", "width", "height")}
+        images = pa.table({"uri": uris, "sha256": ["00" * 32] * 20, **columns})
+        vectors = generator.standard_normal((20, 4)).astype(np.float32)
+        shards.append(write_shard(plan.directory, shard, 2, [VectorRows(images, vectors)], INDEX))
+    with storage.staged(storage.join(plan.directory, "pca/basis.npz")) as partial:
+        partial.write_bytes(b"a basis")
+        file = storage.describe(partial, "pca/basis.npz")
+    basis = WrittenBasis(file, 2048, 4, 0.75, 102.0)
+    failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD)]
+    parts = [Tally({"listed": 42}), Tally({"embedded": 30}, (101.0, 102.0), 0.5), Tally({"reused": 10})]
+    finish(plan, sum(parts, Tally()), failures, [basis], shards)
+    return plan, outcome(plan)
+
+
+def test_current_names_the_generation_and_the_manifest_tells_its_facts(
+    published: tuple[Plan, dict[str, Any]],
+) -> None:
+    plan, manifest = published
+    assert storage.read_bytes(plan.output.current) == f"{plan.generation}\n".encode()
+    assert current_name(plan.output) == plan.generation
+    assert read_manifest(plan.output) == read_manifest(plan.output, plan.generation) == manifest
+    assert manifest["ledger"] == {
+        "listed": 42,
+        "indexed": 40,
+        "failed": 2,
+        "failed_by_reason": {"decode/empty": 1, "read/vanished": 1},
+        "embedded": 30,
+        "reused": 10,
+    }
+    assert manifest["spec"] | {"image_size": (224, 224)} == {"digest": SPEC.digest, **vars(SPEC)}
+    assert manifest["engine"] == {
+        "name": "openvino",
+        "precision": "bfloat16",
+        "batch_size": 16,
+        "cosine_with_float32": 0.9997,
+    }
+    assert manifest["config"]["index"]["trees"] == 5
+    assert (manifest["feature_dim"], manifest["dims"], manifest["metric"]) == (2048, 4, "angular")
+    assert (manifest["previous"], manifest["input_root"]) == (None, "/photos")
+    assert [(shard["index"][-18:], shard["items"]) for shard in manifest["shards"]] == [
+        ("00000-of-00002.ann", 20),
+        ("00001-of-00002.ann", 20),
+    ]
+    assert {"python", "annoy", "keras", "numpy", "tensorflow"} <= set(manifest["libraries"])
+    assert manifest["timings"].items() >= {"list": 1.0, "embed": 1.0, "engine": 0.5, "pca": 0.0}.items()
+
+
+def test_the_manifest_lists_every_file_with_its_size_and_sha256(
+    published: tuple[Plan, dict[str, Any]], memory: dict[str, Any]
+) -> None:
+    plan, manifest = published
+    listed = {file["path"]: (file["size"], file["sha256"]) for file in manifest["files"]}
+    assert list(listed) == sorted(listed)
+    for path, described in listed.items():
+        data = storage.read_bytes(storage.join(plan.directory, path))
+        assert described == (len(data), hashlib.sha256(data).hexdigest())
+    if storage.is_local(plan.directory):
+        there = {
+            path.relative_to(plan.directory).as_posix()
+            for path in Path(plan.directory).rglob("*")
+            if path.is_file()
+        }
+    else:
+        there = {
+            path.removeprefix(f"{plan.directory}/") for path in memory if path.startswith(plan.directory)
+        }
+    assert there == {"manifest.json", *listed}
+    named = {shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")}
+    assert named | {manifest["basis"], manifest["failures"]} == set(listed)
+
+
+def test_failures_are_lines_of_json_in_the_order_of_their_uris(
+    published: tuple[Plan, dict[str, Any]],
+) -> None:
+    plan, manifest = published
+    assert manifest["failures"] == "failures/failures-00000-of-00001.jsonl"
+    lines = storage.read_bytes(storage.join(plan.directory, manifest["failures"])).decode().split("\n")
+    assert lines.pop() == ""
+    assert [json.loads(line) for line in lines] == [
+        {"uri": ODD, "stage": "decode", "reason": "empty", "message": ODD},
+        {"uri": "z.jpg", "stage": "read", "reason": "vanished", "message": "gone"},
+    ]
+    assert encode_failures([]) == b""
+
+
+@pytest.mark.parametrize(
+    ("recalls", "search_k", "recall"),
+    [((0.96,), 50, 0.96), ((0.5, 0.94, 0.951), 200, 0.951), ((0.91, 0.92), 1600, 0.92)],
+)
+def test_search_k_is_the_least_that_reaches_the_target(
+    recalls: tuple[float, ...], search_k: int, recall: float, tmp_path: Path
+) -> None:
+    manifest = run(plan_of(str(tmp_path)), 10, 0, shards_of(10, *recalls))
+    assert manifest["search_k"] == search_k
+    assert manifest["recall"] == {"k": 10, "recall": pytest.approx(recall)}
+
+
+def test_recall_is_weighted_by_the_items_of_shards(tmp_path: Path) -> None:
+    shards = shards_of(30, 1.0) + shards_of(10, 0.9)
+    manifest = run(plan_of(str(tmp_path)), 40, 0, shards)
+    assert manifest["recall"]["recall"] == pytest.approx(0.975)
+
+
+REFUSALS = {
+    "ledger": (
+        {}, 100, 2, 97, (1.0,), PublishRefusedError,
+        "check ledger: 100 listed, but 97 indexed and 2 failed",
+    ),
+    "max_failure_rate": (
+        {"max_failure_rate": 0.1}, 100, 11, 89, (1.0,), PublishRefusedError,
+        r"check max_failure_rate: 11 of 100 images failed \(decode/empty 5, decode/truncated 6\), "
+        r"more than publish\.max_failure_rate=0\.1",
+    ),
+    "max_shrink": (
+        {"max_shrink": 0.2}, 79, 0, 79, (1.0,), PublishRefusedError,
+        r"check max_shrink: 79 images where the live generation has 100, .*publish\.max_shrink=0\.2",
+    ),
+    "min_recall": (
+        {"min_recall": 0.9}, 100, 0, 100, (0.899,), PublishRefusedError,
+        r"check min_recall: recall@10 is 0\.899, less than publish\.min_recall=0\.9",
+    ),
+    "nothing indexed": (
+        {"max_failure_rate": 1.0, "max_shrink": 1.0, "min_recall": 0.0}, 3, 3, 0, (), InputError,
+        r"none of the 3 images in /photos could be indexed: decode/empty 1, decode/truncated 2",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", REFUSALS)
+def test_a_check_that_refuses_leaves_what_is_live(check: str, place: str) -> None:
+    limits, listed, failed, indexed, recalls, kind, message = REFUSALS[check]
+    before = publish_before(place, 100)
+    plan = plan_of(place, before, **limits)
+    with pytest.raises(ImgindexError, match=message) as caught:
+        run(plan, listed, failed, shards_of(indexed, *recalls))
+    assert type(caught.value) is kind
+    assert caught.value.exit_code == (3 if kind is InputError else 4)
+    assert "\n" not in str(caught.value)
+    assert current_name(plan.output) == before
+    assert read_manifest(plan.output)["ledger"]["indexed"] == 100
+    assert not storage.exists(plan.output.manifest(plan.generation))
+
+
+@pytest.mark.parametrize(
+    ("limits", "listed", "failed"),
+    [
+        # At the limit, and not past it, where 0.29 * 100 < 29 and (1 - 0.7) * 100 > 30 in floating point.
+        ({"max_failure_rate": 0.29}, 100, 29),
+        ({"max_failure_rate": 0.0}, 100, 0),
+        ({"max_shrink": 0.7}, 30, 0),
+        ({"max_shrink": 1.0}, 1, 0),
+        ({"max_shrink": 0.0}, 100, 0),
+        ({"min_recall": 1.0}, 100, 0),
+    ],
+)
+def test_a_limit_that_is_just_kept_publishes(
+    limits: dict[str, float], listed: int, failed: int, tmp_path: Path
+) -> None:
+    before = publish_before(str(tmp_path), 100)
+    plan = plan_of(str(tmp_path), before, **limits)
+    manifest = run(plan, listed, failed, shards_of(listed - failed))
+    assert manifest["previous"] == before
+    assert current_name(plan.output) == plan.generation
+    assert storage.exists(plan.output.manifest(before))
+
+
+def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = publish_before(place, 100)
+    written = []
+    write_bytes = storage.write_bytes
+
+    def record(path: str, data: bytes) -> None:
+        written.append(path)
+        if path.endswith("CURRENT"):
+            raise OutputError("the disk is full")
+        write_bytes(path, data)
+
+    monkeypatch.setattr(storage, "write_bytes", record)
+    name = new_name("next")
+    with pytest.raises(OutputError, match="full"):
+        publish(Output(place), name, {"schema_version": 1})
+    assert written == [Output(place).manifest(name), Output(place).current]
+    assert current_name(Output(place)) == before
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff\xfe",
+        b"../../etc",
+        b"20250101T000000Z-0123456",
+        b"20250101T000000Z-01234567/..",
+        b"x" * 10_000,
+    ],
+)
+def test_a_damaged_current(content: bytes, place: str) -> None:
+    publish_before(place, 10)
+    storage.write_bytes(Output(place).current, content)
+    for read in (current_name, read_manifest):
+        with pytest.raises(OutputError, match=rf"{Output(place).current} is damaged") as caught:
+            read(Output(place))
+        assert len(str(caught.value)) < 400
+
+
+def test_a_current_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "CURRENT").mkdir()
+    with pytest.raises(OutputError, match=rf"cannot read {tmp_path}/CURRENT"):
+        current_name(Output(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "damaged"),
+        (b'{"schema_version": 1', "damaged"),
+        (b"\xff\xff", "damaged"),
+        (b"[1]", "another schema"),
+        (b'{"schema_version": 2}', "another schema"),
+        (None, "cannot read"),
+    ],
+)
+def test_a_damaged_manifest(content: bytes | None, message: str, place: str) -> None:
+    name = publish_before(place, 10)
+    path = Output(place).manifest(name)
+    storage.delete(path) if content is None else storage.write_bytes(path, content)
+    with pytest.raises(OutputError, match=message) as caught:
+        read_manifest(Output(place))
+    assert path in str(caught.value)

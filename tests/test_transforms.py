@@ -1,0 +1,323 @@
+"""The transforms, each in a small pipeline of its own, as people who compose their own would use them."""
+
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from apache_beam.metrics import MetricsFilter
+from apache_beam.pvalue import AsSingleton
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
+from apache_beam.testing.util import assert_that, equal_to
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.decomposition import PCA
+
+from imgindex import store
+from imgindex.config import IndexConfig, PcaConfig
+from imgindex.models.engines import EngineChoice, embed_all, load_engine
+from imgindex.models.pca import Moments, fit_basis, normalize
+from imgindex.models.preprocess import decode
+from imgindex.progress import EMBEDDING
+from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, VectorRows, bucket_of
+from imgindex.shards import write_shard
+from imgindex.transforms import (
+    DiffAgainstStore,
+    EmbedImages,
+    FitPca,
+    ListImages,
+    MomentsFn,
+    ProjectFeatures,
+    ReadFeatures,
+    WriteIndex,
+)
+
+ENGINE = EngineChoice("MobileNetV2", "none", "avg", 32, "tensorflow", "float32", 4)
+THREADS = 2
+INDEX = IndexConfig(trees=4)
+
+
+def pipeline() -> BeamTestPipeline:
+    return BeamTestPipeline(runner=FnApiRunner())
+
+
+def all_of(check: Callable[[list[Any]], None]) -> Callable[[list[Any]], None]:
+    """A matcher for `assert_that` that gives `check` the elements as a list."""
+    return lambda elements: check(list(elements))
+
+
+def features_of(seed: int, rows: int, dims: int = 12) -> np.ndarray:
+    """Unit rows in float16 whose columns vary to different degrees."""
+    columns = np.random.default_rng(seed).standard_normal((rows, dims)) * np.linspace(2, 0.1, dims) + 0.5
+    features, valid = normalize(columns.astype(np.float32))
+    assert valid.all()
+    return features
+
+
+def rows_of(uris: Sequence[str]) -> list[ImageRow]:
+    return [ImageRow(uri, len(uri), "1", f"{len(uri):064}", 30, 20) for uri in uris]
+
+
+def split(features: np.ndarray, *sizes: int) -> list[np.ndarray]:
+    return np.split(features, np.cumsum(sizes))
+
+
+@pytest.mark.parametrize("filesystem", ["local", "mem"])
+def test_list_images_gives_files_and_failures(
+    filesystem: str, tmp_path: Path, memory: dict[str, tuple[bytes, float]]
+) -> None:
+    wanted, failed = ["a.jpg", "x/b.JPG", "x/c d.png"], []
+    if filesystem == "local":
+        source = str(tmp_path)
+        (tmp_path / "x").mkdir()
+        for uri in [*wanted, "x/notes.txt"]:
+            (tmp_path / uri).write_bytes(b"data")
+        (tmp_path / "x/gone.jpg").symlink_to("nowhere")
+        failed = ["x/gone.jpg"]
+    else:
+        source = "mem://bucket/in"
+        memory.update({f"{source}/{uri}": (b"data", 1.0) for uri in [*wanted, "x/notes.txt"]})
+    with pipeline() as p:
+        listed = p | ListImages(source)
+        files = listed.files | beam.Map(lambda file: (file.uri, file.path, file.size))
+        assert_that(files, equal_to([(uri, f"{source}/{uri}", 4) for uri in wanted]), "files")
+        failures = listed.failures | "Uris" >> beam.Map(lambda failure: failure.uri)
+        assert_that(failures, equal_to(failed), "failures")
+
+
+def test_list_images_takes_extensions(tmp_path: Path) -> None:
+    for name in ("a.jpg", "b.raw"):
+        (tmp_path / name).write_bytes(b"")
+    with pipeline() as p:
+        assert_that(
+            (p | ListImages(str(tmp_path), [".raw"])).files | beam.Map(lambda f: f.uri), equal_to(["b.raw"])
+        )
+
+
+def test_diff_against_store_splits_a_listing(place: str) -> None:
+    first = store.write_chunk(place, rows_of([f"{n:04}.jpg" for n in range(100)]), features_of(1, 100))
+    # Row 0 is there in both chunks; the second also holds what is no longer listed.
+    second = store.write_chunk(place, rows_of(["0000.jpg", "old.jpg", "new.jpg"]), features_of(2, 3))
+    files = [ImageFile(f"{n:04}.jpg", "", 8, "1") for n in range(50)]
+    changed = [ImageFile("0060.jpg", "", 9, "1"), ImageFile("0061.jpg", "", 8, "2")]
+    added = [ImageFile("added.jpg", "", 8, "1")]
+    new = ImageFile("new.jpg", "", 7, "1")
+
+    def check_found(found: list[tuple[str, list[int]]]) -> None:
+        rows = sorted((chunk, row) for chunk, numbers in found for row in numbers)
+        duplicate = min((first, 0), (second, 0))
+        assert rows == sorted([duplicate, *((first, n) for n in range(1, 50)), (second, 2)]), rows
+
+    with pipeline() as p:
+        known = p | beam.Create([*files, *changed, *added, new]) | DiffAgainstStore(place)
+        assert_that(known.missing, equal_to([*changed, *added]), "missing")
+        assert_that(known.found, all_of(check_found), "found")
+
+
+def test_diff_against_no_store_finds_nothing(tmp_path: Path) -> None:
+    files = [ImageFile(f"{n}.jpg", "", 8, "1") for n in range(3)]
+    with pipeline() as p:
+        known = p | beam.Create(files) | DiffAgainstStore(f"{tmp_path}/store")
+        assert_that(known.missing, equal_to(files), "missing")
+        assert_that(known.found, equal_to([]), "found")
+
+
+def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
+    files, expected = [], {}
+    engine = load_engine(ENGINE, THREADS)
+    for number in range(10):
+        data = image_bytes(number, (40, 50), "JPEG") if number != 3 else b"no image"
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+        files.append(ImageFile(f"{number}.jpg", f"{tmp_path}/{number}.jpg", len(data), "1"))
+        if number != 3:
+            # Alone in its batch: a feature does not depend on its neighbors.
+            pixels = decode(data, (32, 32)).pixels[np.newaxis]
+            expected[f"{number}.jpg"] = normalize(embed_all(engine, pixels))[0][0]
+    directory = f"{tmp_path}/store"
+
+    def check(units: list[EmbeddedUnit]) -> None:
+        assert sum(unit.rows for unit in units) == 9
+        failures = [(failure.uri, failure.reason) for unit in units for failure in unit.failures]
+        assert failures == [("3.jpg", "not_an_image")]
+        assert sorted(unit.chunk for unit in units if unit.chunk) == store.chunk_names(directory)
+
+    EMBEDDING.reset()
+    p = pipeline()
+    embed = EmbedImages(directory, engine.spec.digest, ENGINE, THREADS)
+    assert_that(p | beam.Create(files) | embed, all_of(check))
+    result = p.run()
+    result.wait_until_finish()
+    assert EMBEDDING.snapshot() == (10, 10)
+    counters = result.metrics().query(MetricsFilter().with_namespace("imgindex"))["counters"]
+    assert {counter.key.metric.name: counter.committed for counter in counters} == {
+        "embedded": 9,
+        "failed_not_an_image": 1,
+    }
+    stored = {}
+    for chunk in store.chunk_names(directory):
+        images, features = store.read_rows(
+            directory, chunk, [k.row for k in store.read_keys(directory, chunk)]
+        )
+        stored |= dict(zip(images["uri"].to_pylist(), features, strict=True))
+    assert sorted(stored) == sorted(expected)
+    assert len({feature.tobytes() for feature in stored.values()}) == 9
+    for uri, feature in stored.items():
+        np.testing.assert_array_equal(feature, expected[uri])
+
+
+def test_embed_images_refuses_a_worker_with_other_weights(tmp_path: Path) -> None:
+    embed = EmbedImages(str(tmp_path), "0123456789abcdef", ENGINE, THREADS)
+    with pytest.raises(Exception, match="the launcher's has 0123456789abcdef"), pipeline() as p:
+        _ = p | beam.Create([ImageFile("a.jpg", "a.jpg", 1, "1")]) | embed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("whiten", [False, True])
+def test_fit_pca_agrees_with_scikit_learn(whiten: bool) -> None:
+    features = features_of(3, 300)
+    expected = PCA(5, svd_solver="full", whiten=whiten).fit(features.astype(np.float64))
+
+    def check(bases: list[Any]) -> None:
+        (basis,) = bases
+        np.testing.assert_allclose(basis.mean, expected.mean_, atol=1e-6)
+        np.testing.assert_allclose(basis.components, expected.components_, atol=1e-5)
+        np.testing.assert_allclose(basis.explained_variance, expected.explained_variance_, rtol=1e-5)
+        np.testing.assert_allclose(
+            basis.explained_variance_ratio, expected.explained_variance_ratio_, rtol=1e-5
+        )
+        vectors = expected.transform(features.astype(np.float64))
+        np.testing.assert_allclose(basis.project(features), vectors, atol=1e-4)
+
+    with pipeline() as p:
+        batches = p | beam.Create(split(features, 1, 50, 120, 7)) | beam.Reshuffle()
+        assert_that(batches | FitPca(PcaConfig(dims=5, whiten=whiten)), all_of(check))
+
+
+def test_fit_pca_of_no_rows_gives_no_basis() -> None:
+    with pipeline() as p:
+        assert_that(p | beam.Create([]) | FitPca(PcaConfig()), equal_to([]))
+
+
+FEATURES = features_of(4, 60, 5)
+
+
+@settings(max_examples=60)
+@given(st.permutations(range(60)), st.sets(st.integers(1, 59), max_size=12), st.data())
+def test_moments_do_not_depend_on_batches_or_merges(order: list[int], cuts: set[int], data: Any) -> None:
+    def moments_of(accumulators: list[Any]) -> Moments:
+        moments = fn.extract_output(fn.merge_accumulators(accumulators))
+        assert moments is not None
+        return moments
+
+    fn = MomentsFn()
+    accumulators = [fn.create_accumulator() for _ in range(4)]
+    for batch in split(FEATURES[order], *np.diff([0, *sorted(cuts)])):
+        chosen = data.draw(st.integers(0, 3))
+        accumulators[chosen] = fn.add_input(accumulators[chosen], batch)
+        if data.draw(st.booleans()):
+            accumulators[chosen] = fn.compact(accumulators[chosen])
+    accumulators = data.draw(st.permutations(accumulators))
+    if data.draw(st.booleans()):
+        accumulators = [fn.merge_accumulators(accumulators[:2]), *accumulators[2:]]
+    moments = moments_of(accumulators)
+    whole = moments_of([fn.add_input(fn.create_accumulator(), FEATURES)])
+    assert moments.count == whole.count == 60
+    np.testing.assert_array_equal(moments.mean(), whole.mean())
+    np.testing.assert_array_equal(moments.covariance(), whole.covariance())
+    np.testing.assert_allclose(whole.covariance(), np.cov(FEATURES.astype(np.float64).T), atol=1e-14)
+    assert fit_basis(moments, 3).to_npz() == fit_basis(whole, 3).to_npz()
+
+
+def test_moments_of_more_rows_than_are_held_back() -> None:
+    features = features_of(5, 10_000, 3)
+    fn = MomentsFn()
+    accumulator = functools.reduce(fn.add_input, split(features, 3000, 3000, 3000), fn.create_accumulator())
+    moments = fn.extract_output(accumulator)
+    assert moments is not None
+    assert moments.count == 10_000
+    np.testing.assert_allclose(moments.covariance(), np.cov(features.astype(np.float64).T), atol=1e-14)
+
+
+def test_moments_of_nothing() -> None:
+    fn = MomentsFn()
+    assert fn.extract_output(fn.merge_accumulators([fn.create_accumulator() for _ in range(2)])) is None
+
+
+def test_read_and_project_features(place: str) -> None:
+    uris = [f"{n}.jpg" for n in range(40)]
+    features = features_of(6, 40)
+    chunks = [store.write_chunk(place, rows_of(uris[at : at + 20]), features[at : at + 20]) for at in (0, 20)]
+    moments = Moments.empty(12)
+    moments.add(features)
+    basis = fit_basis(moments, 4)
+    selection = [(chunks[0], list(range(20))), (chunks[1], [1, 3])]
+    selected = [*range(20), 21, 23]
+
+    def check_features(batches: list[np.ndarray]) -> None:
+        rows = {row.tobytes() for batch in batches for row in batch}
+        assert rows == {features[number].tobytes() for number in selected}
+
+    def check_vectors(elements: list[tuple[int, VectorRows]]) -> None:
+        assert len({shard for shard, _ in elements}) == 3
+        found = {}
+        for shard, rows in elements:
+            for image, vector in zip(rows.images.to_pylist(), rows.vectors, strict=True):
+                assert shard == bucket_of(image["uri"], 3)
+                assert (image["width"], image["height"], image["size"]) == (30, 20, len(image["uri"]))
+                found[image["uri"]] = vector
+        assert sorted(found) == sorted(uris[number] for number in selected)
+        for number in selected:
+            np.testing.assert_array_equal(found[uris[number]], basis.project(features[[number]])[0])
+
+    with pipeline() as p:
+        chosen = p | beam.Create(selection)
+        read = chosen | ReadFeatures(place)
+        assert_that(read, all_of(check_features), "features")
+        side = AsSingleton(p | "Basis" >> beam.Create([basis]))
+        count = AsSingleton(p | "ShardCount" >> beam.Create([3]))
+        assert_that(chosen | ProjectFeatures(place, side, count), all_of(check_vectors), "vectors")
+
+
+def test_write_index_writes_each_shard(tmp_path: Path) -> None:
+    def rows(shard: int, start: int, stop: int) -> VectorRows:
+        uris = [f"{shard}/{n:02}.jpg" for n in range(start, stop)]
+        numbers = {name: pa.array(range(start, stop)) for name in ("size", "width", "height")}
+        vectors = np.random.default_rng(shard).standard_normal((30, 4)).astype(np.float32)[start:stop]
+        return VectorRows(pa.table({"uri": uris, "sha256": uris, **numbers}), vectors)
+
+    batches = [(0, rows(0, 10, 30)), (1, rows(1, 0, 5)), (0, rows(0, 0, 10))]
+    expected = [
+        write_shard(f"{tmp_path}/plain", shard, 2, [rows(shard, 0, n)], INDEX)
+        for shard, n in ((0, 30), (1, 5))
+    ]
+
+    def check(shards: list[Any]) -> None:
+        shards = sorted(shards, key=lambda shard: shard.index.path)
+        assert [(s.index, s.metadata, s.items) for s in shards] == [
+            (s.index, s.metadata, s.items) for s in expected
+        ]
+
+    with pipeline() as p:
+        count = AsSingleton(p | "ShardCount" >> beam.Create([2]))
+        written = p | beam.Create(batches) | beam.Reshuffle() | WriteIndex(f"{tmp_path}/beam", count, INDEX)
+        assert_that(written, all_of(check))
+    uris = pq.read_table(tmp_path / "beam" / expected[0].metadata.path)["uri"].to_pylist()
+    assert uris == [f"0/{n:02}.jpg" for n in range(30)]
+
+
+@given(st.text(), st.integers(1, 1000))
+def test_a_bucket_is_within_its_range(uri: str, buckets: int) -> None:
+    assert 0 <= bucket_of(uri, buckets) < buckets
+
+
+def test_buckets_are_the_same_for_ever_and_even() -> None:
+    # As `b2sum -l 64` has them. Another hash would put every image of a published index into another shard.
+    assert [bucket_of(uri, 1000) for uri in ("", "a.jpg", "ä 猫/b.png")] == [876, 449, 344]
+    counts = np.bincount([bucket_of(f"{n}.jpg", 8) for n in range(8000)], minlength=8)
+    assert counts.min() > 900
