@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -28,6 +29,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 # A smaller precision is chosen by itself only where every one of the first images' features agrees with
 # float32's this well.
 MIN_COSINE = 0.999
+_COMPARED_IMAGES = 8
 _CPU_BATCH_SIZE = 16
 _GPU_BATCH_SIZE = 128
 
@@ -132,13 +134,16 @@ def _least_cosine(
     candidate: EngineChoice,
     sample: Callable[[tuple[int, int], int], Pixels],
 ) -> float | None:
-    exact, quick = _create(reference, available_cores()), load_engine(candidate, available_cores())
-    pixels = sample(exact.image_size, exact.batch_size)
+    # One image a batch, so that the slower of the two does not fill a batch up for eight images.
+    exact = _create(replace(reference, batch_size=1), available_cores())
+    quick = load_engine(candidate, available_cores())
+    pixels = sample(exact.image_size, _COMPARED_IMAGES)
     if not len(pixels):
         return None
-    expected, _ = normalize(embed_all(exact, pixels))
-    found, _ = normalize(embed_all(quick, pixels))
-    return float((expected.astype(np.float64) * found.astype(np.float64)).sum(axis=1).min())
+    with ThreadPoolExecutor(exact.streams) as threads:
+        expected = np.concatenate(list(threads.map(exact.embed, pixels[:, np.newaxis])))
+    unit, found = normalize(expected)[0], normalize(embed_all(quick, pixels))[0]
+    return float((unit.astype(np.float64) * found.astype(np.float64)).sum(axis=1).min())
 
 
 _loading = threading.Lock()

@@ -37,9 +37,9 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     """Decodes an encoded image to upright RGB and stretches it to `size` (height, width).
 
     Every mode that Pillow reads becomes 8-bit RGB: palettes, grey, CMYK and 16-bit values are converted,
-    an alpha channel or palette's transparency is laid on white, the first frame stands for an animation. JPEGs are decoded at
-    a reduced size that still has twice the pixels asked for in each direction. The resize is bilinear and
-    antialiased.
+    transparency in an alpha channel or a palette is laid on white, the first frame stands for an animation.
+    JPEGs are decoded at a reduced size that still has twice the pixels asked for in each direction. The
+    resize is bilinear and antialiased.
 
     Raises:
       DecodeError: `empty`, `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.

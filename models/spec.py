@@ -10,7 +10,7 @@ from imgindex.models.preprocess import PREPROCESSING
 
 @dataclass(frozen=True)
 class Spec:
-    """Under equal specs the same bytes have the same feature, but for the rounding of engine and precision."""
+    """Under equal specs the same bytes give the same feature, but for an engine's rounding."""
 
     backbone: str  # the architecture, whatever path its weights or its model came from
     weights_sha256: str

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex import store
-from imgindex.embed import embed_unit
+from imgindex.embed import Executors, embed_unit
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, ImageFile, StoredImage
@@ -25,6 +25,7 @@ class MeanEngine:
 
     name = "mean"
     precision = "float32"
+    streams = 2
     image_size = (8, 6)
     feature_dim = 12
     spec = Spec("mean", "", image_size, "avg", "", "")
@@ -48,9 +49,9 @@ def mean_feature(data: bytes) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def executor() -> Iterator[Executor]:
-    with ThreadPoolExecutor(2) as threads:
-        yield threads
+def executors() -> Iterator[Executors]:
+    with ThreadPoolExecutor(2) as decode, ThreadPoolExecutor(2) as engine:
+        yield Executors(decode, engine)
 
 
 @pytest.fixture(scope="module")
@@ -105,27 +106,27 @@ FAILURES = {
 
 
 def embed(
-    listed: list[ImageFile], engine: MeanEngine, directory: str, executor: Executor
+    listed: list[ImageFile], engine: MeanEngine, directory: str, executors: Executors
 ) -> tuple[EmbeddedUnit, list[int]]:
     """The unit, and what `advance` was told."""
     advanced: list[int] = []
     unit = embed_unit(
-        listed, engine, directory, executor, max_bytes=MAX_BYTES, max_pixels=10_000, advance=advanced.append
+        listed, engine, directory, executors, max_bytes=MAX_BYTES, max_pixels=10_000, advance=advanced.append
     )
     return unit, advanced
 
 
 def test_every_file_ends_as_one_row_or_one_failure(
-    files: dict[str, ImageFile], place: str, executor: Executor
+    files: dict[str, ImageFile], place: str, executors: Executors
 ) -> None:
     listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
-    unit, advanced = embed(listed, MeanEngine(4), place, executor)
+    unit, advanced = embed(listed, MeanEngine(4), place, executors)
     assert unit.chunk is not None
     assert store.chunk_names(place) == [unit.chunk]
     images, features = store.read_rows(place, unit.chunk, list(range(unit.rows)))
     failed = [failure.uri for failure in unit.failures]
     assert sorted(images["uri"].to_pylist() + failed) == sorted(files)
-    assert advanced == [1] * len(files)
+    assert sum(advanced) == len(files)
     # In the order of the listing, so that the same unit gives the same chunk.
     assert images["uri"].to_pylist() == [file.uri for file in listed if file.uri not in failed]
     for failure in unit.failures:
@@ -142,11 +143,11 @@ def test_every_file_ends_as_one_row_or_one_failure(
 
 
 def test_the_chunk_holds_the_listed_size_and_version(
-    files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+    files: dict[str, ImageFile], tmp_path: Path, executors: Executors
 ) -> None:
     # The file has changed since it was listed: the next listing must find it changed.
     listed = replace(files["good/0.png"], size=7, version="0")
-    unit, _ = embed([listed], MeanEngine(4), str(tmp_path), executor)
+    unit, _ = embed([listed], MeanEngine(4), str(tmp_path), executors)
     assert unit.chunk is not None
     assert list(store.read_keys(str(tmp_path), unit.chunk)) == [
         StoredImage("good/0.png", 7, "0", unit.chunk, 0)
@@ -154,13 +155,13 @@ def test_the_chunk_holds_the_listed_size_and_version(
 
 
 def test_a_file_that_may_not_be_read(
-    files: dict[str, ImageFile], tmp_path: Path, executor: Executor, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, ImageFile], tmp_path: Path, executors: Executors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr("imgindex.storage.read_bytes", refuse)  # root, as which tests may run, reads all
-    unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path), executor)
+    unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path), executors)
     assert [(f.stage, f.reason, f.message) for f in unit.failures] == [
         ("read", "permission_denied", "Permission denied")
     ]
@@ -168,21 +169,21 @@ def test_a_file_that_may_not_be_read(
 
 @given(st.lists(st.booleans(), min_size=1, max_size=13), st.integers(1, 5))
 def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
-    files: dict[str, ImageFile], tmp_path_factory: pytest.TempPathFactory, executor: Executor,
+    files: dict[str, ImageFile], tmp_path_factory: pytest.TempPathFactory, executors: Executors,
     good: list[bool], batch_size: int,
 ) -> None:  # fmt: skip
     names = sorted(uri for uri in files if uri.startswith("good/"))
     listed = [files[name if ok else "text.png"] for name, ok in zip(names, good, strict=False)]
     engine = MeanEngine(batch_size)
-    unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"), executor)
+    unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"), executors)
     assert engine.batches == -(-sum(good) // batch_size)
     assert (unit.rows, len(unit.failures)) == (sum(good), len(good) - sum(good))
-    assert advanced == [1] * len(good)
+    assert sum(advanced) == len(good)
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_feature_without_direction_fails_its_image_alone(
-    bad: float, files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+    bad: float, files: dict[str, ImageFile], tmp_path: Path, executors: Executors
 ) -> None:
     class Flawed(MeanEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
@@ -192,7 +193,7 @@ def test_a_feature_without_direction_fails_its_image_alone(
             return features
 
     names = ["good/0.png", "good/1.jpeg", "good/2.bmp"]
-    unit, _ = embed([files[name] for name in names], Flawed(3), str(tmp_path), executor)
+    unit, _ = embed([files[name] for name in names], Flawed(3), str(tmp_path), executors)
     assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [("good/1.jpeg", "embed", "no_direction")]
     assert unit.chunk is not None
     kept = [image.uri for image in store.read_keys(str(tmp_path), unit.chunk)]
@@ -203,35 +204,35 @@ def test_a_feature_without_direction_fails_its_image_alone(
 
 
 def test_nothing_is_written_where_every_image_fails(
-    files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+    files: dict[str, ImageFile], tmp_path: Path, executors: Executors
 ) -> None:
     listed = [files[uri] for uri in FAILURES]
-    unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store", executor)
+    unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store", executors)
     assert (unit.chunk, unit.rows) == (None, 0)
     assert sorted(failure.uri for failure in unit.failures) == sorted(FAILURES)
-    assert advanced == [1] * len(FAILURES)
+    assert sum(advanced) == len(FAILURES)
     assert not (tmp_path / "store").exists()
 
 
 def test_an_engine_that_fails_is_no_failure_of_an_image(
-    files: dict[str, ImageFile], tmp_path: Path, executor: Executor
+    files: dict[str, ImageFile], tmp_path: Path, executors: Executors
 ) -> None:
     class Broken(MeanEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
             raise MemoryError("no memory")
 
     with pytest.raises(MemoryError):
-        embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store", executor)
+        embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store", executors)
     assert not (tmp_path / "store").exists()
 
 
 def test_images_of_another_filesystem(
-    memory: dict[str, tuple[bytes, float]], image_bytes: Callable[..., bytes], executor: Executor
+    memory: dict[str, tuple[bytes, float]], image_bytes: Callable[..., bytes], executors: Executors
 ) -> None:
     data = image_bytes(1)
     memory["mem://bucket/in/a.png"] = data, 0.0
     listed = [ImageFile(uri, f"mem://bucket/in/{uri}", len(data), "0") for uri in ("a.png", "gone.png")]
-    unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store", executor)
+    unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store", executors)
     assert unit.chunk is not None
     feature = store.read_features("mem://bucket/store", unit.chunk, [0])[0]
     np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
