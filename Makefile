@@ -4,13 +4,20 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-lowest lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest --cov=imgindex --cov-report=term
+
+# The same tests with the oldest libraries that pyproject.toml allows.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/pip install --quiet --upgrade pip setuptools
+	$(VENV)-lowest/bin/pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
+	$(VENV)-lowest/bin/pytest
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
@@ -20,7 +27,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) build $(DEMO)
+	rm -rf $(VENV) $(VENV)-lowest build $(DEMO)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -8,7 +8,6 @@ from pathlib import Path
 import apache_beam as beam
 import keras
 import numpy as np
-from annoy import AnnoyIndex
 from apache_beam.io import fileio
 from apache_beam.ml.inference.base import KeyedModelHandler, RunInference
 from apache_beam.ml.inference.tensorflow_inference import TFModelHandlerNumpy
@@ -25,6 +24,8 @@ def decode(file: fileio.ReadableFile, size: int) -> tuple[str, np.ndarray]:
 
 def write(rows: list, output: str) -> None:
     """PCA and Annoy over all features at once."""
+    from annoy import AnnoyIndex  # a class that Beam cannot pickle with this module's functions
+
     rows = sorted(rows, key=lambda row: row[0])
     features = np.array([np.asarray(result.inference) for _, result in rows])
     features /= np.linalg.norm(features, axis=1, keepdims=True)

@@ -35,7 +35,6 @@ class Backbone:
     """A loaded model and what decides its features.
 
     Attributes:
-        name: The ``keras.applications`` name or the path of the ``.keras`` model, as given.
         architecture: The ``keras.applications`` name, or a digest of a ``.keras`` model's layers.
         model: ``keras.Model`` from raw RGB pixels, uint8 ``[n, height, width, 3]``, to pooled
             features, float32 ``[n, feature_dim]``. Preprocessing is inside.
@@ -47,7 +46,6 @@ class Backbone:
         weights_sha256: :func:`weights_digest` of the model, wherever its weights came from.
     """
 
-    name: str
     architecture: str
     model: Any
     image_size: tuple[int, int]
@@ -57,7 +55,7 @@ class Backbone:
     weights_sha256: str
 
 
-def check_backbone(name: str, weights: str, pooling: str, image_size: int | Sequence[int] | None) -> None:
+def check_backbone(name: str, weights: str, pooling: str, image_size: int | None) -> None:
     """Refuses what can be refused without loading Keras.
 
     Args:
@@ -66,7 +64,7 @@ def check_backbone(name: str, weights: str, pooling: str, image_size: int | Sequ
             ``.keras`` model, which holds its weights, only ``imagenet`` and ``none``; both mean
             the weights in the file.
         pooling: ``avg`` or ``max``.
-        image_size: Side of the square input in pixels, ``(height, width)``, or None for the
+        image_size: Side of the square input in pixels, or None for the
             model's own size.
 
     Raises:
@@ -101,7 +99,7 @@ def load_backbone(
     name: str,
     weights: str,
     pooling: str,
-    image_size: int | Sequence[int] | None,
+    image_size: int | None,
     seed: int = 0,
 ) -> Backbone:
     """Builds the model and loads its weights.
@@ -133,7 +131,6 @@ def load_backbone(
             core = _build_application(keras, name, weights, pooling, size, seed)
             model = _on_pixels(keras, core, size, preprocess, pooling)
     return Backbone(
-        name=name,
         architecture=architecture,
         model=model,
         image_size=size,
@@ -162,14 +159,13 @@ def _image_size(image_size: Any) -> tuple[int, int] | None:
     """``(height, width)`` of the config's value, None for null; refuses anything else."""
     if image_size is None:
         return None
-    sides = tuple(image_size) if isinstance(image_size, list | tuple) else (image_size,) * 2
     # bool is an int, and True is no size.
-    if len(sides) != 2 or any(type(side) is not int or side not in _IMAGE_SIZES for side in sides):
+    if type(image_size) is not int or image_size not in _IMAGE_SIZES:
         raise UsageError(
-            f"backbone.image_size is {image_size!r}: expected a side in pixels or a "
-            f"[height, width] pair, {_IMAGE_SIZES[0]} to {_IMAGE_SIZES[-1]}, or null"
+            f"backbone.image_size is {image_size!r}: expected a side in pixels, "
+            f"{_IMAGE_SIZES[0]} to {_IMAGE_SIZES[-1]}, or null"
         )
-    return sides
+    return image_size, image_size
 
 
 def _is_saved_model(name: str) -> bool:
@@ -203,7 +199,7 @@ def _import_keras() -> Any:
     """Imports Keras without the greetings that TensorFlow's C++ part writes to file descriptor 2."""
     if "keras" in sys.modules:
         return sys.modules["keras"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     with tempfile.TemporaryFile() as greetings:
         stderr = os.dup(2)

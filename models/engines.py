@@ -134,6 +134,7 @@ def _least_cosine(
     candidate: EngineChoice,
     sample: Callable[[tuple[int, int], int], Pixels],
 ) -> float | None:
+    """The least cosine of a sample's features by both; None where nothing can be compared."""
     # One image a batch, so that the slower of the two does not fill a batch up for eight images.
     exact = _create(replace(reference, batch_size=1), available_cores())
     quick = load_engine(candidate, available_cores())
@@ -142,8 +143,12 @@ def _least_cosine(
         return None
     with ThreadPoolExecutor(exact.streams) as threads:
         expected = np.concatenate(list(threads.map(exact.embed, pixels[:, np.newaxis])))
-    unit, found = normalize(expected)[0], normalize(embed_all(quick, pixels))[0]
-    return float((unit.astype(np.float64) * found.astype(np.float64)).sum(axis=1).min())
+    unit, has_direction = normalize(expected)
+    if not has_direction.any():
+        return None
+    found, _ = normalize(embed_all(quick, pixels))
+    cosines = (unit.astype(np.float64) * found.astype(np.float64)).sum(axis=1)
+    return float(cosines[has_direction].min())
 
 
 _loading = threading.Lock()

@@ -6,16 +6,19 @@ import os
 import queue
 import shutil
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from imgindex.errors import OutputError
 from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, load_backbone
+from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
 
+_MODEL, _SPEC = "model.xml", "spec.json"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -62,25 +65,44 @@ class OpenVinoEngine:
             self._idle.put(request)
 
 
+@dataclass(frozen=True)
 class ConvertedModel:
     """A backbone as OpenVINO reads it, in a file of the user's cache, with its spec beside it."""
 
-    def __init__(self, path: Path, spec: Spec) -> None:
-        self.path = path
-        self.spec = spec
+    path: Path
+    spec: Spec
 
 
 def converted_model(name: str, weights: str, pooling: str, image_size: int | None) -> ConvertedModel:
-    """The converted backbone from the cache; where it is not there, converts and keeps it.
+    """The converted backbone from the cache; where it is not there, or damaged, converts and keeps it.
 
-    What is in the cache needs neither Keras nor TensorFlow, which take seconds to load. Raises what
-    `load_backbone` raises.
+    What is in the cache needs neither Keras nor TensorFlow, which take seconds to load.
+
+    Raises:
+      OutputError: the cache cannot be written; besides, whatever `load_backbone` raises.
     """
     folder = _cache_folder() / _cache_key(name, weights, pooling, image_size)
-    if not (folder / "spec.json").exists():
-        _convert(load_backbone(name, weights, pooling, image_size), folder)
-    fields = json.loads((folder / "spec.json").read_text())
-    return ConvertedModel(folder / "model.xml", Spec(**{**fields, "image_size": tuple(fields["image_size"])}))
+    cached = _read(folder)
+    if cached is None:
+        backbone = load_backbone(name, weights, pooling, image_size)
+        try:
+            _convert(backbone, folder)
+        except OSError as error:
+            raise OutputError(
+                f"cannot keep the converted model in {folder.parent}: {error.strerror or error}; make it "
+                "writable, or name another cache folder with XDG_CACHE_HOME"
+            ) from error
+        cached = ConvertedModel(folder / _MODEL, Spec.of(backbone))
+    return cached
+
+
+def _read(folder: Path) -> ConvertedModel | None:
+    try:
+        fields = json.loads((folder / _SPEC).read_text())
+        spec = Spec(**{**fields, "image_size": tuple(fields["image_size"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return ConvertedModel(folder / _MODEL, spec)
 
 
 def _cache_folder() -> Path:
@@ -89,7 +111,8 @@ def _cache_folder() -> Path:
 
 def _cache_key(name: str, weights: str, pooling: str, image_size: int | None) -> str:
     """Names what the conversion depends on: the files by their content, the libraries by version."""
-    parts = [pooling, str(image_size), version("keras"), version("openvino")]
+    parts = [pooling, str(image_size), PREPROCESSING]
+    parts += [version(library) for library in ("imgindex", "keras", "openvino")]
     for source in (name, str(BUNDLED_WEIGHTS) if weights == "bundled" else weights):
         path = Path(source)
         parts.append(_file_digest(path) if path.is_file() else source)
@@ -116,11 +139,13 @@ def _convert(backbone: Backbone, folder: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
         model = openvino.convert_model(traced)
-        openvino.save_model(model, partial / "model.xml", compress_to_fp16=False)
-        (partial / "spec.json").write_text(json.dumps(asdict(Spec.of(backbone))))
+        openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
+        (partial / _SPEC).write_text(json.dumps(asdict(Spec.of(backbone))))
+        if folder.exists() and _read(folder) is None:
+            shutil.rmtree(folder)
         partial.rename(folder)
     except OSError:
-        if not folder.exists():  # else another process was first with the same model
+        if _read(folder) is None:  # else another process was first with the same model
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

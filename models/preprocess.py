@@ -53,7 +53,12 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
                     "too_many_pixels",
                     f"{image.width} x {image.height} pixels are more than images.max_pixels ({max_pixels})",
                 )
-            return upright_rgb(image, size)
+            original = image.size
+            # The longer side both ways, for EXIF may turn the image by 90 degrees.
+            image.draft("RGB", (2 * max(size), 2 * max(size)))
+            pixels = upright_rgb(image, size)
+            width, height = original[::-1] if _orientation(image) in _QUARTER_TURNS else original
+            return DecodedImage(pixels, width, height)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
@@ -66,22 +71,17 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
         raise DecodeError("truncated" if truncated else "undecodable", message) from error
 
 
-def upright_rgb(image: Image.Image, size: tuple[int, int]) -> DecodedImage:
-    """Makes an opened image what `decode` returns. Raises what Pillow's decoders do."""
+def upright_rgb(image: Image.Image, size: tuple[int, int]) -> Pixels:
+    """Makes pixels [height, width, 3] of an opened image, as `decode` does. Raises what Pillow does."""
     height, width = size
-    original = image.size
-    # The longer side both ways, for EXIF may turn the image by 90 degrees.
-    longest = max(height, width)
-    image.draft("RGB", (2 * longest, 2 * longest))
     # Loaded before the orientation is read: Pillow turns TIFFs itself while it loads them.
     image.load()
     orientation = _orientation(image)
-    turned = orientation in (5, 6, 7, 8)
+    turned = orientation in _QUARTER_TURNS
     rgb = _to_rgb(image).resize((height, width) if turned else (width, height), Image.Resampling.BILINEAR)
     if orientation in _TRANSPOSITIONS:
         rgb = rgb.transpose(_TRANSPOSITIONS[orientation])
-    original = original[::-1] if turned else original
-    return DecodedImage(np.asarray(rgb), width=original[0], height=original[1])
+    return np.asarray(rgb)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -92,6 +92,8 @@ def _orientation(image: Image.Image) -> int:
         return 1
     return orientation
 
+
+_QUARTER_TURNS = (5, 6, 7, 8)
 
 # EXIF orientation (TIFF 6.0, tag 274) to what makes the image upright, as ImageOps.exif_transpose has it.
 _TRANSPOSITIONS = {

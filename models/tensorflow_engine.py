@@ -11,9 +11,8 @@ from imgindex.models.spec import Spec
 
 # Grappler's rewrites that run convolutions and products in a smaller type, by precision.
 _REWRITES = {
-    "float32": {},
-    "bfloat16": {"auto_mixed_precision_onednn_bfloat16": True},
-    "float16": {"auto_mixed_precision": True},
+    "bfloat16": "auto_mixed_precision_onednn_bfloat16",
+    "float16": "auto_mixed_precision",
 }
 
 
@@ -38,7 +37,10 @@ class TensorFlowEngine:
         # Once TensorFlow has started it refuses, and keeps the threads that it then had.
         with contextlib.suppress(RuntimeError):
             tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.optimizer.set_experimental_options(_REWRITES[precision])
+        # Each is switched off by name: TensorFlow keeps for all graphs what was ever switched on.
+        tf.config.optimizer.set_experimental_options(
+            {rewrite: kind == precision for kind, rewrite in _REWRITES.items()}
+        )
         height, width = backbone.image_size
 
         def features(pixels: Any) -> Any:

@@ -10,6 +10,7 @@ from imgindex import storage
 from imgindex.models.pca import Basis
 from imgindex.publish import Plan, finish
 from imgindex.records import EmbeddedUnit, ShardSummary, Tally, WrittenBasis
+from imgindex.shards import shard_count_of
 from imgindex.transforms import (
     DiffAgainstStore,
     EmbedImages,
@@ -27,7 +28,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
     known = listed.files | "DiffAgainstStore" >> DiffAgainstStore(plan.store)
     units = known.missing | "EmbedImages" >> EmbedImages(
-        plan.store, plan.spec.digest, plan.engine, plan.threads, config.images
+        plan.store, plan.engine, config.images, plan.threads, plan.spec.digest
     )
     embedded = units | "ChunksOfUnits" >> beam.FlatMap(_chunk_of)
     # Every image of the listing whose feature the store holds: (chunk, rows), each chunk once.
@@ -48,7 +49,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
         | "FlattenListed" >> beam.Flatten()
         | "CountListed" >> beam.combiners.Count.Globally()
         | "TallyListed" >> beam.Map(lambda count: Tally({"listed": count})),
-        known.found | "TallyReused" >> beam.Map(lambda found: Tally({"reused": len(found[1])})),
+        known.found | "TallyReused" >> beam.Map(_tally_of_found),
         units | "TallyUnits" >> beam.Map(_tally_of_unit),
     ) | "FlattenTallies" >> beam.Flatten()
     tally = tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies)
@@ -68,7 +69,7 @@ def index_half(
         selection
         | "CountRows" >> beam.Map(_row_count)
         | "SumRows" >> beam.CombineGlobally(sum)
-        | "CountShards" >> beam.Map(_shard_count, config.index.items_per_shard)
+        | "CountShards" >> beam.Map(shard_count_of, config.index.items_per_shard)
     )
     # The features are read once for each use: kept between the two, they would be held in memory.
     basis = selection | "ReadFeatures" >> ReadFeatures(plan.store) | "FitPca" >> FitPca(config.pca)
@@ -92,8 +93,8 @@ def _row_count(element: tuple[str, list[int]]) -> int:
     return len(element[1])
 
 
-def _shard_count(items: int, items_per_shard: int) -> int:
-    return max(1, -(-items // items_per_shard))
+def _tally_of_found(found: tuple[str, list[int]]) -> Tally:
+    return Tally({"reused": len(found[1])}, diffed=time.time())
 
 
 def _tally_of_unit(unit: EmbeddedUnit) -> Tally:

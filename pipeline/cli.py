@@ -6,10 +6,11 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgindex.errors import ImgindexError, OutputError, UsageError
+from imgindex.errors import ImgindexError, UsageError, printable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             known.run(known)
     except ImgindexError as error:
-        print(f"imgindex: {error}", file=sys.stderr)
+        print(f"imgindex: {printable(str(error))}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("imgindex: interrupted; what the store holds is used by the next build", file=sys.stderr)
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="imgindex",
         description="Turn a directory of images into a search index, and search it.",
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version")
+    parser.add_argument("--version", action="version", version=f"imgindex {version('imgindex')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def command(name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
@@ -97,24 +98,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _Version(argparse.Action):
-    """Prints the version; unlike argparse's own action, looks it up only when it is asked for."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        import imgindex
-
-        print(f"imgindex {imgindex.__version__}")
-        parser.exit()
-
-
 def _set_up_logging(verbose: bool) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     # Beam logs what a worker raises, with its traceback, before the launcher can say it in one line.
     logging.getLogger().setLevel(logging.INFO if verbose else logging.CRITICAL)
     logging.getLogger("imgindex").setLevel(logging.INFO)
-    if not verbose:
-        # TensorFlow's C++ part logs by itself; it reads this when it is loaded.
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
@@ -162,16 +150,13 @@ def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
 
 def _search(known: argparse.Namespace) -> None:
     from imgindex.search import Index, to_json
-    from imgindex.summary import result_page, result_table
+    from imgindex.summary import result_table, write_page
 
     index = Index.open(known.output)
     results = index.search(known.images, known.k, exact=known.exact)
     print(to_json(results) if known.json else result_table(results))
     if known.html:
-        try:
-            known.html.write_text(result_page(index, results), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"--html {known.html}: cannot be written: {error.strerror}") from error
+        write_page(known.html, index, results)
 
 
 def _inspect(known: argparse.Namespace) -> None:

@@ -4,14 +4,15 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from imgindex import listing, store
+from imgindex import storage, store
+from imgindex.config import ImagesConfig
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import DecodeError, Pixels, decode
@@ -20,18 +21,8 @@ from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
 _BATCHES_AHEAD = 3
 
-_NO_DIRECTION = "its feature is zero or not finite"
 
-
-Image = tuple[ImageRow, Pixels]
-
-
-@dataclass(frozen=True)
-class Executors:
-    """A worker's threads: those that decode, and those that hand batches to the engine."""
-
-    decode: Executor
-    engine: Executor
+LoadedImage = tuple[ImageRow, Pixels]
 
 
 @dataclass(frozen=True)
@@ -48,16 +39,14 @@ def embed_unit(
     files: Sequence[ImageFile],
     engine: Engine,
     store_directory: str,
-    executors: Executors,
-    *,
-    max_bytes: int,
-    max_pixels: int,
+    limits: ImagesConfig,
+    threads: int,
     advance: Callable[[int], None],
 ) -> EmbeddedUnit:
     """Embeds `files` and writes the features to one chunk of the store.
 
-    Images are read and decoded while the engine runs. One that cannot be read, decoded or embedded
-    becomes a `Failure` of the unit. `advance` is told how many images are done.
+    An image that cannot be read, decoded or embedded becomes a `Failure` of the unit. `advance` is told how
+    many images are done.
 
     Raises:
       OutputError: the chunk cannot be written.
@@ -67,23 +56,12 @@ def embed_unit(
     features = []
     failures: list[Failure] = []
     engine_seconds = 0.0
-
-    def load(file: ImageFile) -> Image | Failure:
-        return load_image(file, engine.image_size, max_bytes=max_bytes, max_pixels=max_pixels)
-
-    def embed(batch: list[Image]) -> EmbeddedBatch:
-        return embed_batch(engine, batch)
-
-    loaded = _map_ahead(executors.decode, load, files, _BATCHES_AHEAD * engine.batch_size)
-    batches = _full_batches(loaded, engine.batch_size, failures)
-    # One batch more than the engine runs at once, so that it finds the next one ready.
-    for batch in _map_ahead(executors.engine, embed, batches, engine.streams + 1):
+    for batch in embed_files(files, engine, limits, threads):
         rows += batch.rows
         features.append(batch.features)
         failures += batch.failures
         engine_seconds += batch.seconds / engine.streams
         advance(len(batch.rows) + len(batch.failures))
-    advance(len(files) - len(rows) - sum(failure.stage == "embed" for failure in failures))
     chunk = None
     if rows:
         chunk = store.write_chunk(store_directory, rows, np.concatenate(features))
@@ -97,56 +75,77 @@ def embed_unit(
     )
 
 
-def embed_batch(engine: Engine, images: Sequence[Image]) -> EmbeddedBatch:
-    """Embeds at most a batch of decoded images."""
+def embed_files(
+    files: Sequence[ImageFile], engine: Engine, limits: ImagesConfig, threads: int
+) -> Iterator[EmbeddedBatch]:
+    """Embeds `files` in their order; `threads` read and decode them while the engine runs."""
+
+    def load(file: ImageFile) -> LoadedImage | Failure:
+        return load_image(file, engine.image_size, limits)
+
+    def embed(batch: tuple[list[LoadedImage], list[Failure]]) -> EmbeddedBatch:
+        return _embed_batch(engine, *batch)
+
+    with (
+        ThreadPoolExecutor(threads, "decode") as decoders,
+        ThreadPoolExecutor(engine.streams, "engine") as streams,
+    ):
+        loaded = _map_ahead(decoders, load, files, _BATCHES_AHEAD * engine.batch_size)
+        # One batch more than the engine runs at once, so that it finds the next one ready.
+        yield from _map_ahead(streams, embed, _full_batches(loaded, engine.batch_size), engine.streams + 1)
+
+
+def _full_batches(
+    loaded: Iterable[LoadedImage | Failure], size: int
+) -> Iterator[tuple[list[LoadedImage], list[Failure]]]:
+    """Batches of `size` images, but for the last one, with the failures that came between them."""
+    images: list[LoadedImage] = []
+    failures: list[Failure] = []
+    for image in loaded:
+        if isinstance(image, Failure):
+            failures.append(image)
+            continue
+        images.append(image)
+        if len(images) == size:
+            yield images, failures
+            images, failures = [], []
+    if images or failures:
+        yield images, failures
+
+
+def _embed_batch(engine: Engine, images: Sequence[LoadedImage], failures: Sequence[Failure]) -> EmbeddedBatch:
+    if not images:
+        return EmbeddedBatch([], np.empty((0, engine.feature_dim), np.float16), list(failures), 0.0)
     pixels = np.stack([pixels for _, pixels in images])
     started = time.monotonic()
     output = embed_all(engine, pixels)
     seconds = time.monotonic() - started
     features, valid = normalize(output)
+    no_direction = [
+        Failure(row.uri, "embed", "no_direction", "its feature is zero or not finite")
+        for (row, _), ok in zip(images, valid, strict=True)
+        if not ok
+    ]
     return EmbeddedBatch(
         rows=[row for (row, _), ok in zip(images, valid, strict=True) if ok],
         features=features[valid],
-        failures=[
-            Failure(row.uri, "embed", "no_direction", _NO_DIRECTION)
-            for (row, _), ok in zip(images, valid, strict=True)
-            if not ok
-        ],
+        failures=[*failures, *no_direction],
         seconds=seconds,
     )
 
 
-def _full_batches(
-    loaded: Iterable[Image | Failure], size: int, failures: list[Failure]
-) -> Iterator[list[Image]]:
-    """Batches of `size` images, but for the last one; what failed goes to `failures`."""
-    batch: list[Image] = []
-    for image in loaded:
-        if isinstance(image, Failure):
-            failures.append(image)
-            continue
-        batch.append(image)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
-
-
-def load_image(
-    file: ImageFile, image_size: tuple[int, int], *, max_bytes: int, max_pixels: int
-) -> tuple[ImageRow, Pixels] | Failure:
+def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig) -> LoadedImage | Failure:
     """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`."""
-    if file.size > max_bytes:
-        message = f"{file.size} bytes are more than images.max_bytes ({max_bytes})"
+    if file.size > limits.max_bytes:
+        message = f"{file.size} bytes are more than images.max_bytes ({limits.max_bytes})"
         return Failure(file.uri, "read", "too_many_bytes", message)
     try:
-        data = listing.read_image(file)
+        data = storage.read_bytes(file.path)
     except OSError as error:
         message = error.strerror or str(error)
         return Failure(file.uri, "read", _read_reason(error), message)
     try:
-        image = decode(data, image_size, max_pixels)
+        image = decode(data, image_size, limits.max_pixels)
     except DecodeError as error:
         return Failure(file.uri, "decode", error.reason, str(error))
     digest = hashlib.sha256(data).hexdigest()

@@ -1,6 +1,6 @@
 """The errors that end a command, each with its exit code.
 
-They carry a message for people: what was given, what was expected and what to do. ``cli.main``
+They carry a message of one line for people: what was given, what was expected and what to do. ``cli.main``
 prints it without a traceback; any other exception is a bug.
 """
 
@@ -33,3 +33,8 @@ class PublishRefusedError(ImgindexError):
     """A publish check refused; the generation before it stays live."""
 
     exit_code = 4
+
+
+def printable(text: str) -> str:
+    """`text` on one line, what could steer a terminal escaped: file names may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 _NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _LIBRARIES = (
-    "imgindex", "annoy", "apache-beam", "keras", "numpy", "pillow", "pyarrow", "scikit-learn",
+    "imgindex", "annoy", "apache-beam", "keras", "numpy", "openvino", "pillow", "pyarrow", "scipy",
 )  # fmt: skip
 
 
@@ -89,23 +89,6 @@ def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
     encoded = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     storage.write_bytes(output.manifest(name), encoded.encode())
     storage.write_bytes(output.current, f"{name}\n".encode())
-
-
-def encode_failures(failures: Sequence[Any]) -> bytes:
-    """Failures as JSON lines, in the order of their uris."""
-    lines = [
-        json.dumps(
-            {
-                "uri": failure.uri,
-                "stage": failure.stage,
-                "reason": failure.reason,
-                "message": failure.message,
-            },
-            ensure_ascii=False,
-        )
-        for failure in sorted(failures, key=lambda failure: (failure.uri, failure.stage))
-    ]
-    return "".join(line + "\n" for line in lines).encode()
 
 
 def library_versions() -> dict[str, str]:

@@ -1,27 +1,22 @@
-"""Builds an index: checks what can be checked at once, then runs the pipeline."""
+"""Builds an index: prepares, runs the pipeline, and says in our own errors what became of it."""
 
 import logging
 import re
-import time
 from typing import Any
 
-import numpy as np
 from apache_beam import Pipeline
 from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from imgindex import errors, storage
 from imgindex.assembly import assemble
 from imgindex.config import Config
-from imgindex.embed import load_image
-from imgindex.errors import ImgindexError, InputError, UsageError
-from imgindex.generation import Output, current_name, new_name
-from imgindex.listing import is_inside, list_images
-from imgindex.models.engines import EngineChoice, available_cores, choose_engine, load_engine
-from imgindex.models.preprocess import Pixels
+from imgindex.errors import ImgindexError, UsageError
+from imgindex.models.engines import available_cores
+from imgindex.prepare import check_input, check_writable, make_plan, resolve
 from imgindex.progress import EMBEDDING, shown
 from imgindex.publish import Plan, outcome
-from imgindex.records import Failure, ImageFile
 
 logger = logging.getLogger(__name__)
 
@@ -32,123 +27,63 @@ def build(config: Config, options: PipelineOptions | None = None) -> dict[str, A
     Without a runner in `options` the pipeline runs in this process, on Beam's FnApiRunner.
 
     Raises:
-      UsageError: the config lacks an input or output, or its weights do not fit.
+      UsageError: the config lacks an input or output, its weights do not fit, or Beam refuses `options`.
       InputError: the input does not exist or holds no images, or none could be indexed.
       OutputError: the output cannot be written.
       PublishRefusedError: a publish check refused; what was live before still is.
     """
     options = options or PipelineOptions([])  # without arguments it would read sys.argv
-    _, target = paths_of(config)
+    config = resolve(config)
+    pipeline = _new_pipeline(options)
     check_input(config)
-    check_writable(target)
+    check_writable(str(config.output))
     plan = make_plan(config, _worker_threads(options))
-    logger.info("building generation %s in %s", plan.generation, target)
-    runner = options.view_as(StandardOptions).runner
-    # Beam's own choice among local runners depends on what it can download, so imgindex makes it.
-    pipeline = Pipeline(runner=FnApiRunner() if runner is None else None, options=options)
+    logger.info("building generation %s in %s", plan.generation, config.output)
     assemble(pipeline, plan)
+    result = None
     try:
         with shown(EMBEDDING):
-            pipeline.run().wait_until_finish()
+            result = pipeline.run()
+            result.wait_until_finish()
         return outcome(plan)
+    except (errors.PublishRefusedError, errors.InputError):
+        raise
     except BaseException as error:
-        # Not what an interruption after its publication leaves: that is live, or was.
-        if not storage.exists(plan.output.manifest(plan.generation)):
-            storage.delete_tree(plan.directory)
+        _give_up(plan, result)
         known = _known_error(error)
         if known is None:
             raise
         raise known from error
 
 
-def paths_of(config: Config) -> tuple[str, str]:
-    """Input and output of `config`. Raises UsageError where one is missing or holds the other."""
-    if not config.input:
-        raise UsageError("no input: give --input DIR or a glob")
-    if not config.output:
-        raise UsageError("no output: give --output DIR")
-    for flag, path in (("--input", config.input), ("--output", config.output)):
-        if not path.isprintable():
-            raise UsageError(f"{flag} {path!r} holds bytes that are no text; name it in UTF-8")
-    if is_inside(config.output, config.input):
-        raise UsageError(
-            f"--output {config.output} lies inside --input {config.input}; choose a directory outside it"
-        )
-    return config.input, config.output
-
-
-def check_input(config: Config) -> None:
-    """Raises InputError where the input does not exist or holds no images."""
-    source, extensions = str(config.input), config.images.extensions
-    if not any(isinstance(found, ImageFile) for found in list_images(source, extensions)):
-        raise InputError(
-            f"--input {source} holds no images; looked for files that end in {', '.join(extensions)}"
-        )
-
-
-def check_writable(output: str) -> None:
-    """Raises OutputError where a file cannot be written to `output` and deleted again."""
-    probe = storage.join(output, ".imgindex-probe")
-    storage.write_bytes(probe, b"")
-    storage.delete(probe)
-
-
-def make_plan(config: Config, threads: int | None) -> Plan:
-    """The plan of a build that starts now, on workers of `threads`. Loads the backbone."""
-    started = time.time()
-    source, target = paths_of(config)
-    output = Output(target)
-    choice = engine_choice(config)
-    spec = load_engine(choice, threads or available_cores()).spec
-    return Plan(
-        config=config,
-        input=source,
-        output=output,
-        generation=new_name(spec.digest),
-        previous=current_name(output),
-        spec=spec,
-        engine=choice,
-        threads=threads,
-        started=started,
-    )
-
-
-def engine_choice(config: Config) -> EngineChoice:
-    """The engine for `config`; what it leaves open is settled on the input's first images."""
-    backbone = config.backbone
-    return choose_engine(
-        backbone.name,
-        backbone.weights,
-        backbone.pooling,
-        backbone.image_size,
-        engine=config.engine.name,
-        precision=config.engine.precision,
-        batch_size=config.engine.batch_size,
-        sample=lambda size, count: first_images(config, size, count),
-    )
-
-
-def first_images(config: Config, size: tuple[int, int], count: int) -> Pixels:
-    """At most `count` images of the input that can be decoded, [n, height, width, 3]."""
-    limits = config.images
-    pixels: list[Pixels] = []
-    for file in list_images(str(config.input), limits.extensions):
-        if len(pixels) == count:
-            break
-        if isinstance(file, Failure):
-            continue
-        loaded = load_image(file, size, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
-        if not isinstance(loaded, Failure):
-            pixels.append(loaded[1])
-    return np.array(pixels, np.uint8).reshape(-1, *size, 3)
+def _new_pipeline(options: PipelineOptions) -> Pipeline:
+    runner = options.view_as(StandardOptions).runner
+    try:
+        # Beam's own choice among local runners depends on what it can download, so imgindex makes it.
+        return Pipeline(runner=FnApiRunner() if runner is None else None, options=options)
+    except (ValueError, ImportError) as error:
+        message = " ".join(str(error).split())
+        raise UsageError(f"--runner {runner}: Beam refuses it: {message}") from error
 
 
 def _worker_threads(options: PipelineOptions) -> int | None:
-    """The cores of a worker: a share of this machine's where all workers run on it, else all it has."""
-    if options.view_as(StandardOptions).runner is not None:
-        return None
-    workers = options.view_as(DirectOptions).direct_num_workers or available_cores()
-    return max(1, available_cores() // workers)
+    """The cores of a worker: a share of this machine's where it runs several, None for all it has."""
+    direct = options.view_as(DirectOptions)
+    if direct.direct_running_mode != "multi_processing":
+        return None  # the workers of one process share one engine
+    return max(1, available_cores() // (direct.direct_num_workers or available_cores()))
+
+
+def _give_up(plan: Plan, result: PipelineResult | None) -> None:
+    """Stops what still runs, and deletes what was written of the generation, unless it is published."""
+    try:
+        if result is not None and not PipelineState.is_terminal(result.state):
+            result.cancel()
+        # A generation that an interruption came too late for is live, or was.
+        if not storage.exists(plan.output.manifest(plan.generation)):
+            storage.delete_tree(plan.directory)
+    except Exception:  # must not hide why the build failed
+        logger.exception("could not clean up %s", plan.directory)
 
 
 # What Beam makes of a worker's exception: the same with the transform at its end, or text alone.

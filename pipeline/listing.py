@@ -103,7 +103,7 @@ def _walk(root: str) -> Iterator[str]:
         seen.add((status.st_dev, status.st_ino))
         # A directory that is reached twice is taken where its path sorts first.
         subfolders.sort()
-        for name in names:
+        for name in sorted(names):  # so that the first images of a listing are always the same
             yield os.path.join(folder, name)
 
 
@@ -129,11 +129,6 @@ def _list_remote(source: str) -> Iterator[tuple[str, _Entry]]:
     for metadata in matched:
         version = f"{metadata.last_updated_in_seconds:.6f}"
         yield metadata.path, (metadata.size_in_bytes, version)
-
-
-def read_image(file: ImageFile) -> bytes:
-    """The encoded bytes of a listed image. Raises OSError."""
-    return storage.read_bytes(file.path)
 
 
 def is_inside(path: str, root: str) -> bool:

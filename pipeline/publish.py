@@ -10,11 +10,10 @@ from typing import Any
 
 from imgindex import storage
 from imgindex.config import Config
-from imgindex.errors import ImgindexError, InputError, PublishRefusedError
+from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
 from imgindex.generation import (
     SCHEMA_VERSION,
     Output,
-    encode_failures,
     library_versions,
     publish,
     read_manifest,
@@ -37,10 +36,12 @@ class Plan:
     output: Output
     generation: str  # its name
     previous: str | None  # the name of the live generation
+    previous_items: int  # how many images that holds
     spec: Spec
     engine: EngineChoice
     threads: int | None  # a worker's; None: all its cores
     started: float  # seconds since the epoch
+    prepared: float  # when the backbone was loaded
 
     @property
     def store(self) -> str:
@@ -60,19 +61,23 @@ def finish(
     bases: Sequence[WrittenBasis],
     shards: Sequence[ShardSummary],
 ) -> None:
-    """Publishes the generation, or records why it must not be; `outcome` tells which."""
+    """Publishes the generation, or records why it must not be; `outcome` tells which.
+
+    Raises:
+      OutputError: a file cannot be written, or one that was written is not there any more.
+    """
     shards = sorted(shards, key=lambda shard: shard.index.path)
     ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
     effort = _cheapest_effort(shards, plan.config.index.target_recall)
     recall = _mean_recalls(shards)[effort]
-    refusal = _refusal(plan, ledger, recall)
+    failures_file = _write_failures(plan.directory, failures)
+    refusal = _refusal(plan, ledger, recall, failures_file)
     if refusal is not None:
         kind, message = refusal
         content = json.dumps({"error": kind, "message": message})
         storage.write_bytes(storage.join(plan.directory, _REFUSAL), content.encode())
         return
     basis = bases[0]
-    failures_file = _write_failures(plan.directory, failures)
     written = [basis.file, failures_file]
     written += [file for shard in shards for file in (shard.index, shard.metadata)]
     manifest = {
@@ -106,6 +111,8 @@ def finish(
         "libraries": library_versions(),
         "timings": _timings(plan, tally, basis, shards),
     }
+    for file in written:
+        _check_present(storage.join(plan.directory, file.path), file)
     publish(plan.output, plan.generation, manifest)
 
 
@@ -118,11 +125,20 @@ def outcome(plan: Plan) -> dict[str, Any]:
     path = storage.join(plan.directory, _REFUSAL)
     if storage.exists(path):
         refusal = json.loads(storage.read_bytes(path))
+        # What nobody can use goes; the list of failures, which the message names, stays.
+        for folder in ("index", "metadata", "pca"):
+            storage.delete_tree(storage.join(plan.directory, folder))
         kinds: dict[str, type[ImgindexError]] = {
             kind.__name__: kind for kind in (PublishRefusedError, InputError)
         }
         raise kinds[refusal["error"]](refusal["message"])
     return read_manifest(plan.output, plan.generation)
+
+
+def _check_present(path: str, file: WrittenFile) -> None:
+    size = storage.size(path)
+    if size != file.size:
+        raise OutputError(f"{path} was written with {file.size} bytes and now has {size}; build again")
 
 
 def _ledger(tally: Tally, failures: Sequence[Failure], indexed: int) -> dict[str, Any]:
@@ -138,26 +154,31 @@ def _ledger(tally: Tally, failures: Sequence[Failure], indexed: int) -> dict[str
     }
 
 
-def _refusal(plan: Plan, ledger: dict[str, Any], recall: float) -> tuple[str, str] | None:
+def _refusal(
+    plan: Plan, ledger: dict[str, Any], recall: float, failures: WrittenFile
+) -> tuple[str, str] | None:
     """The kind of error and its message when a check refuses the generation."""
     limits = plan.config.publish
     listed, indexed, failed = ledger["listed"], ledger["indexed"], ledger["failed"]
     reasons = ", ".join(f"{reason} {n}" for reason, n in ledger["failed_by_reason"].items())
+    list_of_them = storage.join(plan.directory, failures.path)
     if listed != indexed + failed:
         message = f"check ledger: {listed} listed, but {indexed} indexed and {failed} failed"
         return PublishRefusedError.__name__, f"{message}; this is a bug, please report it"
     if not indexed:
-        message = f"none of the {listed} images in {plan.input} could be indexed: {reasons}"
+        message = (
+            f"none of the {listed} images in {plan.input} could be indexed ({reasons}); see {list_of_them}"
+        )
         return InputError.__name__, message
     # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
     if failed / listed > limits.max_failure_rate:
         message = (
             f"check max_failure_rate: {failed} of {listed} images failed ({reasons}), more than "
-            f"publish.max_failure_rate={limits.max_failure_rate} allows; mend or remove them, or raise "
-            "the limit"
+            f"publish.max_failure_rate={limits.max_failure_rate} allows; mend or remove those in "
+            f"{list_of_them}, or raise the limit"
         )
         return PublishRefusedError.__name__, message
-    before = read_manifest(plan.output, plan.previous)["ledger"]["indexed"] if plan.previous else 0
+    before = plan.previous_items
     if before and (before - indexed) / before > limits.max_shrink:
         message = (
             f"check max_shrink: {indexed} images where the live generation has {before}, fewer than "
@@ -193,19 +214,22 @@ def _cheapest_effort(shards: Sequence[ShardSummary], target: float) -> int:
 def _write_failures(directory: str, failures: Sequence[Failure]) -> WrittenFile:
     name = "failures/failures-00000-of-00001.jsonl"
     with storage.staged(storage.join(directory, name)) as partial:
-        partial.write_bytes(encode_failures(failures))
+        rows = sorted(failures, key=lambda failure: (failure.uri, failure.stage))
+        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+        partial.write_bytes("".join(lines).encode())
         return storage.describe(partial, name)
 
 
 def _timings(
     plan: Plan, tally: Tally, basis: WrittenBasis, shards: Sequence[ShardSummary]
 ) -> dict[str, float]:
-    """Seconds by stage, one after the other, and in the engine, which is a part of `embed`."""
-    embed_started, embed_finished = tally.span or (basis.finished, basis.finished)
+    """Seconds by stage, one after the other; `engine` is the part of `embed` that the backbone ran."""
+    embed_started, embed_finished = tally.span or (tally.diffed, tally.diffed)
     indexed = max(shard.finished for shard in shards)
     now = time.time()
     seconds = {
-        "list": embed_started - plan.started,
+        "prepare": plan.prepared - plan.started,
+        "list": embed_started - plan.prepared,
         "embed": embed_finished - embed_started,
         "engine": tally.engine_seconds,
         "pca": basis.finished - embed_finished,

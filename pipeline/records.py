@@ -110,6 +110,7 @@ class Tally:
     counts: Mapping[str, int] = field(default_factory=dict)
     span: tuple[float, float] | None = None  # of embedding, seconds since the epoch
     engine_seconds: float = 0.0
+    diffed: float = 0.0  # when the last image was found in the store
 
     def __add__(self, other: "Tally") -> "Tally":
         """Both parts together: counts and seconds summed, the spans joined."""
@@ -118,7 +119,8 @@ class Tally:
             counts[name] = counts.get(name, 0) + count
         spans = [span for span in (self.span, other.span) if span is not None]
         span = (min(s for s, _ in spans), max(f for _, f in spans)) if spans else None
-        return Tally(counts, span, self.engine_seconds + other.engine_seconds)
+        engine_seconds = self.engine_seconds + other.engine_seconds
+        return Tally(counts, span, engine_seconds, max(self.diffed, other.diffed))
 
 
 def bucket_of(uri: str, buckets: int) -> int:

@@ -217,7 +217,7 @@ def _pixels(query: Query, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     try:
         if isinstance(query, str | Path):
             return decode(storage.read_bytes(str(query)), size).pixels
-        return upright_rgb(_as_image(query), size).pixels
+        return upright_rgb(_as_image(query), size)
     except OSError as error:
         raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
     except DecodeError as error:

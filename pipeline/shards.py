@@ -15,6 +15,11 @@ from imgindex.models.annoy_index import AnnoyShard, build_shard, measure_recall
 from imgindex.records import ShardSummary, VectorRows
 
 
+def shard_count_of(items: int, items_per_shard: int) -> int:
+    """How many shards `items` images make."""
+    return max(1, -(-items // items_per_shard))
+
+
 def write_shard(
     generation: str,
     shard: int,
@@ -41,7 +46,9 @@ def write_shard(
         opened = AnnoyShard(partial, metric=config.metric, dims=vectors.shape[1], items=len(vectors))
         recalls = measure_recall(opened, config.trees)
     with storage.staged(storage.join(generation, metadata_path)) as partial:
-        pq.write_table(_metadata(images), partial)
+        # An open file: Arrow would read a path that begins with ~ in its own way.
+        with partial.open("wb") as file:
+            pq.write_table(_metadata(images), file)
         metadata = storage.describe(partial, metadata_path)
     return ShardSummary(index, metadata, len(vectors), tuple(recalls), time.time())
 

@@ -1,6 +1,7 @@
 """Files on any filesystem that Beam knows: read, list, and write so that no half-written file shows."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -38,6 +39,14 @@ def _beam() -> Iterator[Any]:
         raise OSError(str(error)) from error
 
 
+@contextlib.contextmanager
+def _as_output_error(action: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot {action} {path}: {error.strerror or error}") from error
+
+
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileNotFoundError and other OSErrors."""
     if is_local(path):
@@ -50,22 +59,36 @@ def read_bytes(path: str) -> bytes:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file, or on local filesystems a directory, at `path`."""
-    if is_local(path):
-        return Path(path).exists()
-    with _beam() as beam:
-        return bool(beam.exists(path))
+    """Whether there is a file, or on local filesystems a directory, at `path`. Raises OutputError."""
+    with _as_output_error("look at", path):
+        if is_local(path):
+            return Path(path).exists()
+        with _beam() as beam:
+            return bool(beam.exists(path))
+
+
+def size(path: str) -> int:
+    """The size of a file in bytes. Raises OutputError."""
+    with _as_output_error("look at", path):
+        if is_local(path):
+            return Path(path).stat().st_size
+        with _beam() as beam:
+            matched = beam.match([path])[0].metadata_list
+            if not matched:
+                raise FileNotFoundError(errno.ENOENT, "No such file", path)
+            return int(matched[0].size_in_bytes)
 
 
 def list_names(directory: str, suffix: str) -> list[str]:
-    """The names of the finished files in `directory` that end in `suffix`, sorted."""
-    if is_local(directory):
-        folder = Path(directory)
-        names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    else:
-        with _beam() as beam:
-            matched = beam.match([join(directory, "*" + suffix)])[0].metadata_list
-        names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
+    """The names of the finished files in `directory` that end in `suffix`, sorted. Raises OutputError."""
+    with _as_output_error("list", directory):
+        if is_local(directory):
+            folder = Path(directory)
+            names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        else:
+            with _beam() as beam:
+                matched = beam.match([join(directory, "*" + suffix)])[0].metadata_list
+            names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
     return sorted(name for name in names if name.endswith(suffix))
 
 
@@ -75,7 +98,7 @@ def staged(path: str) -> Iterator[Path]:
 
     Raises OutputError where `path` cannot be written.
     """
-    try:
+    with _as_output_error("write", path):
         if is_local(path):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -92,8 +115,6 @@ def staged(path: str) -> Iterator[Path]:
                 partial = Path(folder) / "staged"
                 yield partial
                 _upload(partial, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _upload(source: Path, path: str) -> None:
@@ -131,16 +152,17 @@ def localize(path: str, folder: Path) -> Path:
 
 
 def delete(path: str) -> None:
-    """Deletes one file."""
-    if is_local(path):
-        Path(path).unlink()
-        return
-    with _beam() as beam:
-        beam.delete([path])
+    """Deletes one file. Raises OutputError."""
+    with _as_output_error("delete", path):
+        if is_local(path):
+            Path(path).unlink()
+            return
+        with _beam() as beam:
+            beam.delete([path])
 
 
 def delete_tree(directory: str) -> None:
-    """Deletes everything below `directory`, if there is anything."""
+    """Deletes everything below `directory`, if there is anything. Raises OSError on object stores."""
     if is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
         return

@@ -1,9 +1,11 @@
 """What people read: a generation, search results as a table or a page."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from imgindex import gallery, storage
+from imgindex.errors import OutputError, printable
 from imgindex.search import Index, Neighbor, Result
 
 
@@ -31,7 +33,7 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         ("seconds", f"{timings['total']:.1f} ({seconds})"),
         ("files", storage.join(output, "generations", manifest["generation"])),
     ]  # fmt: skip
-    return "\n".join(f"{_printable(key):<12} {_printable(text)}" for key, text in lines)
+    return "\n".join(f"{printable(key):<12} {printable(text)}" for key, text in lines)
 
 
 def human_bytes(count: float) -> str:
@@ -43,17 +45,12 @@ def human_bytes(count: float) -> str:
     return f"{count:.4g} TiB"
 
 
-def _printable(text: str) -> str:
-    """`text` with what could steer a terminal escaped, as file names may hold anything."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def result_table(results: Sequence[Result]) -> str:
     """One block a query: rank, cosine similarity and path of each neighbor."""
     blocks = []
     for result in results:
-        lines = [_printable(result.query), "rank  cosine  path"]
-        lines += [f"{n.rank:>4}  {n.similarity:6.3f}  {_printable(n.uri)}" for n in result.neighbors]
+        lines = [printable(result.query), "rank  cosine  path"]
+        lines += [f"{n.rank:>4}  {n.similarity:6.3f}  {printable(n.uri)}" for n in result.neighbors]
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
@@ -76,6 +73,14 @@ def result_page(index: Index, results: Sequence[Result]) -> str:
         for result in results
     ]
     return gallery.render("Nearest images", facts, rows)
+
+
+def write_page(path: Path, index: Index, results: Sequence[Result]) -> None:
+    """Writes `result_page` to a file. Raises OutputError."""
+    try:
+        path.write_text(result_page(index, results), encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:

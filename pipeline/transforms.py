@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +14,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from imgindex import listing, shards, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
-from imgindex.embed import Executors, embed_unit
+from imgindex.embed import embed_unit
 from imgindex.errors import OutputError
 from imgindex.models.engines import Engine, EngineChoice, available_cores, load_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
@@ -146,10 +145,10 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
     """
 
     directory: str
-    spec_digest: str
     engine: EngineChoice
-    threads: int | None = None  # None: all the cores that a worker has
     images: ImagesConfig = field(default_factory=ImagesConfig)
+    threads: int | None = None  # None: all the cores that a worker has
+    spec_digest: str | None = None  # refuses a worker whose backbone has another
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -179,34 +178,19 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
         self._threads = settings.threads
         self._images = settings.images
 
-    def setup(self) -> None:
-        self._cores = self._threads or available_cores()
-        self._decode = ThreadPoolExecutor(self._cores, "decode")
-        self._engine = ThreadPoolExecutor(self._cores, "engine")
-
-    def teardown(self) -> None:
-        self._decode.shutdown()
-        self._engine.shutdown()
-
     def process(self, files: list[ImageFile]) -> Iterator[EmbeddedUnit]:
-        unit = embed_unit(
-            files,
-            self._load_engine(),
-            self._directory,
-            Executors(self._decode, self._engine),
-            max_bytes=self._images.max_bytes,
-            max_pixels=self._images.max_pixels,
-            advance=EMBEDDING.advance,
-        )
+        threads = self._threads or available_cores()
+        engine = self._load_engine(threads)
+        unit = embed_unit(files, engine, self._directory, self._images, threads, EMBEDDING.advance)
         Metrics.counter("imgindex", "embedded").inc(unit.rows)
         for failure in unit.failures:
             Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
         yield unit
 
-    def _load_engine(self) -> Engine:
-        # Not in setup(): a refresh that has nothing to embed does not load the backbone.
-        engine = load_engine(self._choice, self._cores)
-        if engine.spec.digest != self._spec_digest:
+    def _load_engine(self, threads: int) -> Engine:
+        # Not in setup(): a worker that gets nothing to embed does not load the backbone.
+        engine = load_engine(self._choice, threads)
+        if self._spec_digest not in (None, engine.spec.digest):
             raise OutputError(
                 f"this worker's {self._choice.name} has spec {engine.spec.digest}, the launcher's "
                 f"has {self._spec_digest}; give both the same weights"
@@ -233,6 +217,7 @@ def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Featu
     return store.read_features(directory, chunk, rows)
 
 
+@dataclass
 class FitPca(beam.PTransform):  # type: ignore[misc]
     """Fits PCA to all rows of a PCollection of feature batches, L2-normalized, [n, feature_dim].
 
@@ -240,16 +225,17 @@ class FitPca(beam.PTransform):  # type: ignore[misc]
     batches, bundles or workers.
     """
 
-    def __init__(self, config: PcaConfig) -> None:
+    config: PcaConfig
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self._config = config
 
     def expand(self, features: Any) -> Any:
         """Applies the transform."""
         return (
             features
             | "SumMoments" >> beam.CombineGlobally(MomentsFn()).without_defaults()
-            | "FitBasis" >> beam.Map(fit_basis, self._config.dims, self._config.whiten)
+            | "FitBasis" >> beam.Map(fit_basis, self.config.dims, self.config.whiten)
         )
 
 

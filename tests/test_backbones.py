@@ -390,13 +390,11 @@ class TestSavedModel:
 
 
 class TestCheck:
-    @pytest.mark.parametrize("image_size", [None, 32, 2048, (224, 320), [224, 320]])
+    @pytest.mark.parametrize("image_size", [None, 32, 2048])
     def test_accepts(self, image_size):
         check_backbone("ResNet50", "imagenet", "max", image_size)
 
-    @pytest.mark.parametrize(
-        "image_size", [31, 2049, 0, True, 224.0, "224", (224,), (224, 31), (1, 2, 3), {}]
-    )
+    @pytest.mark.parametrize("image_size", [31, 2049, 0, True, 224.0, "224", (224, 320), {}])
     def test_image_size(self, image_size):
         with pytest.raises(UsageError, match="expected a side in pixels"):
             check_backbone("ResNet50", "imagenet", "avg", image_size)

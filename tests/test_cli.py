@@ -56,13 +56,17 @@ def test_a_few_bad_files_are_listed_by_reason(photos, tmp_path, capsys):
     message = capsys.readouterr().err.splitlines()[-1]
     assert "max_failure_rate" in message
     assert "2 of 7" in message
+    (listed,) = (tmp_path / "o").rglob("failures-*.jsonl")
+    assert str(listed) in message
+    assert len(listed.read_text().splitlines()) == 2
     assert published(tmp_path) == []
     assert main([*arguments, "--set", "publish.max_failure_rate=0.5"]) == 0
     printed = capsys.readouterr().out
     assert "7 listed, 5 indexed, 2 failed" in printed
     assert "decode/not_an_image" in printed
     assert "5 from the store" in printed
-    (failures,) = (tmp_path / "o").rglob("failures-*.jsonl")
+    generation = (tmp_path / "o" / "CURRENT").read_text().strip()
+    (failures,) = (tmp_path / "o" / "generations" / generation).rglob("failures-*.jsonl")
     rows = [json.loads(line) for line in failures.read_text().splitlines()]
     assert [(row["uri"], row["reason"]) for row in rows] == [
         ("empty.jpg", "empty"),
@@ -95,6 +99,9 @@ def test_a_few_bad_files_are_listed_by_reason(photos, tmp_path, capsys):
         (["build", "--direct_num_workers", "many"], 2, "direct_num_workers"),
         (["search", "{tmp}/empty", "{tmp}/file.jpg"], 3, "holds no index"),
         (["inspect", "{tmp}/missing"], 3, "holds no index"),
+        (["search", "{tmp}/missing", "a\nb\x1b[31m.png"], 3, "holds no index"),
+        (["build", "--input", "{photos}", "--output", "{tmp}/o", "--runner", "Bogus"], 2, "Bogus"),
+        (["demo", "{tmp}/file.jpg"], 2, "file.jpg is not empty"),
     ],
 )
 def test_errors_are_one_clear_message_and_publish_nothing(
@@ -205,6 +212,52 @@ def test_names_cannot_steer_the_terminal(tmp_path, capsys):
     assert "b\\n.png" in printed
 
 
+def test_errors_cannot_steer_the_terminal_either(output, capsys):
+    assert main(["search", str(output), "a\nb\x1b[31m.png"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "a\\nb\\x1b[31m.png" in line
+
+
+def test_a_converted_model_that_cannot_be_kept(photos, tmp_path, capsys, monkeypatch):
+    (tmp_path / "cache").write_text("a file in the way")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main(["build", "--input", str(photos), "--output", str(tmp_path / "o"), *BUNDLED]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "XDG_CACHE_HOME" in line
+    assert published(tmp_path) == []
+
+
+def test_a_live_generation_that_is_damaged_is_noticed_before_any_work(photos, tmp_path, capsys):
+    arguments = ["build", "--input", str(photos), "--output", str(tmp_path / "o"), *BUNDLED]
+    assert main(arguments) == 0
+    (manifest,) = (tmp_path / "o").rglob("manifest.json")
+    manifest.write_text("{")
+    capsys.readouterr()
+    assert main(arguments) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(manifest) in line
+    assert "delete" in line
+
+
+@pytest.mark.parametrize("name", ["写真　2020", "a b", "it's", "\N{FAMILY}"])
+def test_any_name_of_a_directory(name, photos, tmp_path, capsys):
+    folder = tmp_path / name
+    folder.mkdir()
+    for path in photos.rglob("*.png"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    assert main(["build", "--input", str(folder), "--output", f"{folder} index", *BUNDLED]) == 0
+    assert "5 indexed" in capsys.readouterr().out
+
+
+def test_a_path_below_home(photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "c.yaml").write_text(f"input: {photos}\noutput: ~/index\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["build", "--config", "c.yaml", *BUNDLED]) == 0
+    assert (tmp_path / "index" / "CURRENT").exists()
+    assert not (tmp_path / "~").exists()
+
+
 def test_inspect(output, capsys):
     assert main(["inspect", str(output)]) == 0
     printed = capsys.readouterr().out
@@ -232,3 +285,5 @@ def test_demo(tmp_path, capsys):
     assert (folder / "search.html").read_text().count("data:image/") > 50
     assert main(["demo", str(tmp_path)]) == 2
     assert "not empty" in capsys.readouterr().err
+    (folder / "images" / "mine").mkdir()
+    assert main(["demo", str(folder)]) == 2

@@ -1,8 +1,7 @@
 """Embedding a unit: every file ends as one row or one failure, and the rows hold their own features."""
 
 import hashlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex import store
-from imgindex.embed import Executors, embed_unit
+from imgindex.config import ImagesConfig
+from imgindex.embed import embed_unit
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, ImageFile, StoredImage
@@ -46,12 +46,6 @@ def mean_feature(data: bytes) -> np.ndarray:
     """The unit feature of one encoded image."""
     feature = MeanEngine(1).embed(decode(data, MeanEngine.image_size).pixels[np.newaxis])[0]
     return feature / np.linalg.norm(feature)
-
-
-@pytest.fixture(scope="module")
-def executors() -> Iterator[Executors]:
-    with ThreadPoolExecutor(2) as decode, ThreadPoolExecutor(2) as engine:
-        yield Executors(decode, engine)
 
 
 @pytest.fixture(scope="module")
@@ -105,22 +99,18 @@ FAILURES = {
 }
 
 
-def embed(
-    listed: list[ImageFile], engine: MeanEngine, directory: str, executors: Executors
-) -> tuple[EmbeddedUnit, list[int]]:
+def embed(listed: list[ImageFile], engine: MeanEngine, directory: str) -> tuple[EmbeddedUnit, list[int]]:
     """The unit, and what `advance` was told."""
     advanced: list[int] = []
     unit = embed_unit(
-        listed, engine, directory, executors, max_bytes=MAX_BYTES, max_pixels=10_000, advance=advanced.append
+        listed, engine, directory, ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000), 2, advanced.append
     )
     return unit, advanced
 
 
-def test_every_file_ends_as_one_row_or_one_failure(
-    files: dict[str, ImageFile], place: str, executors: Executors
-) -> None:
+def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], place: str) -> None:
     listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
-    unit, advanced = embed(listed, MeanEngine(4), place, executors)
+    unit, advanced = embed(listed, MeanEngine(4), place)
     assert unit.chunk is not None
     assert store.chunk_names(place) == [unit.chunk]
     images, features = store.read_rows(place, unit.chunk, list(range(unit.rows)))
@@ -142,12 +132,10 @@ def test_every_file_ends_as_one_row_or_one_failure(
         assert abs(np.linalg.norm(feature.astype(float)) - 1) < 1e-3
 
 
-def test_the_chunk_holds_the_listed_size_and_version(
-    files: dict[str, ImageFile], tmp_path: Path, executors: Executors
-) -> None:
+def test_the_chunk_holds_the_listed_size_and_version(files: dict[str, ImageFile], tmp_path: Path) -> None:
     # The file has changed since it was listed: the next listing must find it changed.
     listed = replace(files["good/0.png"], size=7, version="0")
-    unit, _ = embed([listed], MeanEngine(4), str(tmp_path), executors)
+    unit, _ = embed([listed], MeanEngine(4), str(tmp_path))
     assert unit.chunk is not None
     assert list(store.read_keys(str(tmp_path), unit.chunk)) == [
         StoredImage("good/0.png", 7, "0", unit.chunk, 0)
@@ -155,13 +143,13 @@ def test_the_chunk_holds_the_listed_size_and_version(
 
 
 def test_a_file_that_may_not_be_read(
-    files: dict[str, ImageFile], tmp_path: Path, executors: Executors, monkeypatch: pytest.MonkeyPatch
+    files: dict[str, ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: str) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr("imgindex.storage.read_bytes", refuse)  # root, as which tests may run, reads all
-    unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path), executors)
+    unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path))
     assert [(f.stage, f.reason, f.message) for f in unit.failures] == [
         ("read", "permission_denied", "Permission denied")
     ]
@@ -169,13 +157,13 @@ def test_a_file_that_may_not_be_read(
 
 @given(st.lists(st.booleans(), min_size=1, max_size=13), st.integers(1, 5))
 def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
-    files: dict[str, ImageFile], tmp_path_factory: pytest.TempPathFactory, executors: Executors,
+    files: dict[str, ImageFile], tmp_path_factory: pytest.TempPathFactory,
     good: list[bool], batch_size: int,
 ) -> None:  # fmt: skip
     names = sorted(uri for uri in files if uri.startswith("good/"))
     listed = [files[name if ok else "text.png"] for name, ok in zip(names, good, strict=False)]
     engine = MeanEngine(batch_size)
-    unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"), executors)
+    unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"))
     assert engine.batches == -(-sum(good) // batch_size)
     assert (unit.rows, len(unit.failures)) == (sum(good), len(good) - sum(good))
     assert sum(advanced) == len(good)
@@ -183,7 +171,7 @@ def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_feature_without_direction_fails_its_image_alone(
-    bad: float, files: dict[str, ImageFile], tmp_path: Path, executors: Executors
+    bad: float, files: dict[str, ImageFile], tmp_path: Path
 ) -> None:
     class Flawed(MeanEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
@@ -193,7 +181,7 @@ def test_a_feature_without_direction_fails_its_image_alone(
             return features
 
     names = ["good/0.png", "good/1.jpeg", "good/2.bmp"]
-    unit, _ = embed([files[name] for name in names], Flawed(3), str(tmp_path), executors)
+    unit, _ = embed([files[name] for name in names], Flawed(3), str(tmp_path))
     assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [("good/1.jpeg", "embed", "no_direction")]
     assert unit.chunk is not None
     kept = [image.uri for image in store.read_keys(str(tmp_path), unit.chunk)]
@@ -203,36 +191,32 @@ def test_a_feature_without_direction_fails_its_image_alone(
         np.testing.assert_allclose(feature, mean_feature(Path(files[name].path).read_bytes()), atol=5e-4)
 
 
-def test_nothing_is_written_where_every_image_fails(
-    files: dict[str, ImageFile], tmp_path: Path, executors: Executors
-) -> None:
+def test_nothing_is_written_where_every_image_fails(files: dict[str, ImageFile], tmp_path: Path) -> None:
     listed = [files[uri] for uri in FAILURES]
-    unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store", executors)
+    unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store")
     assert (unit.chunk, unit.rows) == (None, 0)
     assert sorted(failure.uri for failure in unit.failures) == sorted(FAILURES)
     assert sum(advanced) == len(FAILURES)
     assert not (tmp_path / "store").exists()
 
 
-def test_an_engine_that_fails_is_no_failure_of_an_image(
-    files: dict[str, ImageFile], tmp_path: Path, executors: Executors
-) -> None:
+def test_an_engine_that_fails_is_no_failure_of_an_image(files: dict[str, ImageFile], tmp_path: Path) -> None:
     class Broken(MeanEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
             raise MemoryError("no memory")
 
     with pytest.raises(MemoryError):
-        embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store", executors)
+        embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store")
     assert not (tmp_path / "store").exists()
 
 
 def test_images_of_another_filesystem(
-    memory: dict[str, tuple[bytes, float]], image_bytes: Callable[..., bytes], executors: Executors
+    memory: dict[str, tuple[bytes, float]], image_bytes: Callable[..., bytes]
 ) -> None:
     data = image_bytes(1)
     memory["mem://bucket/in/a.png"] = data, 0.0
     listed = [ImageFile(uri, f"mem://bucket/in/{uri}", len(data), "0") for uri in ("a.png", "gone.png")]
-    unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store", executors)
+    unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store")
     assert unit.chunk is not None
     feature = store.read_features("mem://bucket/store", unit.chunk, [0])[0]
     np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)

@@ -262,6 +262,35 @@ def test_copies_of_one_image_are_all_at_cosine_one(photos, tmp_path):
     assert all(neighbor.similarity == pytest.approx(1) for neighbor in neighbors)
 
 
+@pytest.mark.parametrize("backbone", ["ResNet50", "InceptionV3"])
+def test_backbones_of_the_usual_size(backbone, photos, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*_001.jpg"))):
+        (folder / f"{number}.jpg").write_bytes(path.read_bytes())
+    config = imgindex.Config(
+        input=str(folder),
+        output=str(tmp_path / "index"),
+        backbone=imgindex.BackboneConfig(name=backbone, weights="none"),
+    )
+    manifest = imgindex.build(config)
+    assert (manifest["ledger"]["indexed"], manifest["feature_dim"]) == (13, 2048)
+    first = imgindex.Index.open(config.output).search(folder / "7.jpg", k=1)[0].neighbors[0]
+    assert (first.uri, first.similarity) == ("7.jpg", pytest.approx(1, abs=1e-4))
+
+
+def test_a_pil_image_is_searched_as_its_file_is_and_stays_as_it_was(index, photos):
+    path = next(
+        path for path in sorted(photos.rglob("*.jpg")) if Image.open(path).getexif().get(0x0112, 1) > 1
+    )
+    image = Image.open(path)
+    size = image.size
+    by_path, by_image = index.search([path, image], k=3)
+    assert by_image.neighbors[0].uri == by_path.neighbors[0].uri == str(path.relative_to(photos))
+    assert by_image.neighbors[0].similarity > 0.99
+    assert image.size == size
+
+
 def test_caltech20_retrieves_its_own_classes(caltech20, tmp_path):
     config = imgindex.Config(input=str(caltech20), output=str(tmp_path / "index"), backbone=BUNDLED)
     assert imgindex.build(config)["ledger"]["indexed"] == 600

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -11,9 +13,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgindex.errors import UsageError
+from imgindex.models import engines
 from imgindex.models.backbones import Backbone, load_backbone
-from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
+from imgindex.models.engines import (
+    Engine,
+    EngineChoice,
+    available_cores,
+    choose_engine,
+    embed_all,
+    load_engine,
+)
+from imgindex.models.openvino_engine import converted_model, has_bfloat16
+from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
+from imgindex.samples import write_samples
 
 SIZE = 64
 BATCH = 6
@@ -177,3 +191,104 @@ class TestSpec:
 
 def test_available_cores():
     assert available_cores() >= 1
+
+
+class TestPrecision:
+    """On real features: random pixels and weights are no measure of what rounding does."""
+
+    @pytest.fixture(scope="class")
+    def pixels(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("samples")
+        write_samples(folder)
+        paths = sorted(folder.rglob("*_002.jpg"))[:8]
+        return np.stack([decode(path.read_bytes(), (224, 224)).pixels for path in paths])
+
+    def choose(self, pixels, **changes) -> EngineChoice:
+        arguments = {"engine": "auto", "precision": "auto", "batch_size": None, **changes}
+        asked = []
+
+        def sample(size, count):
+            asked.append((size, count))
+            return pixels[:count]
+
+        chosen = choose_engine("MobileNetV2", "bundled", "avg", None, sample=sample, **arguments)
+        assert all(size == (224, 224) and count >= 1 for size, count in asked)
+        return chosen
+
+    def cosine(self, chosen: EngineChoice, pixels) -> float:
+        """The least cosine of the chosen engine's features with float32 Keras's."""
+        model = load_backbone("MobileNetV2", "bundled", "avg", None).model
+        expected = model.predict(pixels, verbose=0).astype(np.float64)
+        found = embed_all(load_engine(chosen, 2), pixels).astype(np.float64)
+        norms = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
+        return ((expected * found).sum(axis=1) / norms).min()
+
+    def test_auto_agrees_with_float32_keras(self, pixels):
+        chosen = self.choose(pixels)
+        assert self.cosine(chosen, pixels) >= 0.999
+        assert (chosen.cosine is not None) == has_bfloat16()
+
+    def test_a_precision_that_disagrees_is_not_chosen(self, pixels, monkeypatch):
+        monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+        monkeypatch.setattr(engines, "_least_cosine", lambda *_: 0.9989)
+        assert self.choose(pixels).precision == "float32"
+        assert self.choose(pixels).cosine == 0.9989
+        monkeypatch.setattr(engines, "_least_cosine", lambda *_: 0.9991)
+        assert self.choose(pixels).precision == "bfloat16"
+
+    def test_without_bfloat16_instructions_nothing_is_compared(self, pixels, monkeypatch):
+        monkeypatch.setattr(engines, "has_bfloat16", lambda: False)
+        assert (self.choose(pixels).precision, self.choose(pixels).cosine) == ("float32", None)
+
+    def test_what_is_asked_for_is_taken(self, pixels):
+        chosen = self.choose(pixels, engine="tensorflow", precision="float32", batch_size=3)
+        assert (chosen.engine, chosen.precision, chosen.batch_size) == ("tensorflow", "float32", 3)
+        with pytest.raises(UsageError, match=r"engine\.precision is 'float16'"):
+            self.choose(pixels, engine="openvino", precision="float16")
+
+    def test_no_images_to_compare(self, pixels):
+        assert self.choose(pixels[:0]).cosine is None
+
+    def test_tensorflow_switches_its_rewrites_off_again(self):
+        def features(precision: str) -> np.ndarray:
+            return embed_all(engines._create(choice("tensorflow", precision=precision), 2), PIXELS)
+
+        first, smaller, again = features("float32"), features("bfloat16"), features("float32")
+        assert np.array_equal(first, again)
+        if has_bfloat16():
+            assert not np.array_equal(first, smaller)
+
+
+class TestConvertedModel:
+    def test_a_second_time_comes_from_the_cache_without_keras(self, cache):
+        converted_model("MobileNetV2", "none", "avg", SIZE)
+        code = (
+            "import sys; from imgindex.models.openvino_engine import converted_model;"
+            f"print(converted_model('MobileNetV2', 'none', 'avg', {SIZE}).spec.digest);"
+            "print('keras' in sys.modules or 'tensorflow' in sys.modules)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        expected = converted_model("MobileNetV2", "none", "avg", SIZE).spec.digest
+        assert done.stdout.split() == [expected, "False"]
+
+    @pytest.mark.parametrize("damage", ["{", "{}", "[]", None])
+    def test_a_damaged_entry_is_made_anew(self, damage, backbone, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        path = converted_model("MobileNetV2", "none", "avg", SIZE).path
+        spec = path.with_name("spec.json")
+        spec.unlink() if damage is None else spec.write_text(damage)
+        assert converted_model("MobileNetV2", "none", "avg", SIZE).spec == Spec.of(backbone)
+        assert path.exists()
+        assert spec.read_text() not in ("", damage)
+
+    def test_other_weights_are_another_entry(self, backbone, tmp_path):
+        paths = set()
+        for seed in (1, 2):
+            other = load_backbone("MobileNetV2", "none", "avg", SIZE, seed=seed)
+            (core,) = (layer for layer in other.model.layers if layer.name.startswith("mobilenet"))
+            weights = tmp_path / "same.weights.h5"
+            core.save_weights(weights)
+            converted = converted_model("MobileNetV2", str(weights), "avg", SIZE)
+            assert converted.spec.weights_sha256 == other.weights_sha256
+            paths.add(converted.path)
+        assert len(paths) == 2

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from imgindex.errors import InputError
-from imgindex.listing import input_root, is_inside, list_images, read_image
+from imgindex.listing import input_root, is_inside, list_images
 from imgindex.records import Failure, ImageFile
+from imgindex.storage import read_bytes
 
 EXTENSIONS = (".jpg", ".png")
 
@@ -25,7 +26,7 @@ def uris(source: Path | str, extensions: Sequence[str] = EXTENSIONS) -> list[str
     listed = list(list_images(str(source), extensions))
     assert [item for item in listed if isinstance(item, Failure)] == []
     for item in listed:
-        assert read_image(item).decode().endswith(item.uri.rpartition("/")[2])
+        assert read_bytes(item.path).decode().endswith(item.uri.rpartition("/")[2])
     return sorted(item.uri for item in listed)
 
 
@@ -193,7 +194,7 @@ def test_another_filesystem(memory: dict[str, tuple[bytes, float]]) -> None:
     assert uris("mem://bucket/missing") == []
     first = next(iter(list_images("mem://bucket/in/a*", EXTENSIONS)))
     assert isinstance(first, ImageFile)
-    assert (first.path, first.size, read_image(first)) == ("mem://bucket/in/a.jpg", 8, b"in/a.jpg")
+    assert (first.path, first.size, read_bytes(first.path)) == ("mem://bucket/in/a.jpg", 8, b"in/a.jpg")
     memory[first.path] = b"in/A.jpg", 99.0
     assert next(iter(list_images("mem://bucket/in/a*", EXTENSIONS))).version != first.version
 

@@ -14,7 +14,7 @@ import pytest
 from imgindex import storage
 from imgindex.config import Config, IndexConfig, PublishConfig
 from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
-from imgindex.generation import Output, current_name, encode_failures, new_name, publish, read_manifest
+from imgindex.generation import Output, current_name, new_name, publish, read_manifest
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.publish import Plan, finish, outcome
@@ -34,10 +34,12 @@ def plan_of(root: str, previous: str | None = None, **limits: float) -> Plan:
         output=Output(root),
         generation=new_name(SPEC.digest),
         previous=previous,
+        previous_items=100 if previous else 0,
         spec=SPEC,
         engine=EngineChoice("ResNet50", "imagenet", "avg", None, "openvino", "bfloat16", 16, 0.9997),
         threads=2,
-        started=100.0,
+        started=99.5,
+        prepared=100.0,
     )
 
 
@@ -58,7 +60,9 @@ def failures_of(count: int) -> list[Failure]:
 
 
 def run(plan: Plan, listed: int, failed: int, shards: list[ShardSummary]) -> dict[str, Any]:
-    """Finishes a build and returns its outcome."""
+    """Finishes a build, whose files hold nothing, and returns its outcome."""
+    for file in [BASIS.file, *(file for shard in shards for file in (shard.index, shard.metadata))]:
+        storage.write_bytes(storage.join(plan.directory, file.path), b"x" * file.size)
     tally = Tally({"listed": listed, "embedded": listed - failed}, (100.5, 101.5), 0.75)
     finish(plan, tally, failures_of(failed), [BASIS] if shards else [], shards)
     return outcome(plan)
@@ -179,7 +183,6 @@ def test_failures_are_lines_of_json_in_the_order_of_their_uris(
         {"uri": ODD, "stage": "decode", "reason": "empty", "message": ODD},
         {"uri": "z.jpg", "stage": "read", "reason": "vanished", "message": "gone"},
     ]
-    assert encode_failures([]) == b""
 
 
 @pytest.mark.parametrize(
@@ -220,7 +223,7 @@ REFUSALS = {
     ),
     "nothing indexed": (
         {"max_failure_rate": 1.0, "max_shrink": 1.0, "min_recall": 0.0}, 3, 3, 0, (), InputError,
-        r"none of the 3 images in /photos could be indexed: decode/empty 1, decode/truncated 2",
+        r"none of the 3 images in /photos could be indexed \(decode/empty 1, decode/truncated 2\); see ",
     ),
 }  # fmt: skip
 
@@ -238,6 +241,37 @@ def test_a_check_that_refuses_leaves_what_is_live(check: str, place: str) -> Non
     assert current_name(plan.output) == before
     assert read_manifest(plan.output)["ledger"]["indexed"] == 100
     assert not storage.exists(plan.output.manifest(plan.generation))
+    # The failures stay, for they are what is to be mended; what nobody can use does not.
+    listed_failures = storage.join(plan.directory, "failures/failures-00000-of-00001.jsonl")
+    assert storage.read_bytes(listed_failures).count(b"\n") == failed
+    assert failed == 0 or check == "ledger" or listed_failures in str(caught.value)
+    assert not storage.exists(storage.join(plan.directory, "pca/basis.npz"))
+
+
+@pytest.mark.parametrize("change", ["gone", "shorter"])
+def test_a_generation_that_lost_a_file_is_not_published(
+    change: str, published: tuple[Plan, dict[str, Any]]
+) -> None:
+    plan, manifest = published
+    again = replace(plan, generation=new_name("again"))
+    for file in manifest["files"]:
+        data = storage.read_bytes(storage.join(plan.directory, file["path"]))
+        storage.write_bytes(storage.join(again.directory, file["path"]), data)
+    basis = next(WrittenFile(**file) for file in manifest["files"] if file["path"] == manifest["basis"])
+    path = storage.join(again.directory, basis.path)
+    storage.delete(path) if change == "gone" else storage.write_bytes(path, b"x")
+    shards = [
+        ShardSummary(
+            *(WrittenFile(**f) for f in manifest["files"] if f["path"] in (s["index"], s["metadata"])),
+            items=s["items"], recalls=(1.0,) * 6, finished=103.0,
+        )
+        for s in manifest["shards"]
+    ]  # fmt: skip
+    written = WrittenBasis(basis, 2048, 4, 0.75, 102.0)
+    with pytest.raises(OutputError, match=path):
+        finish(again, Tally({"listed": 40}), [], [written], shards)
+    assert current_name(plan.output) == plan.generation
+    assert not storage.exists(again.output.manifest(again.generation))
 
 
 @pytest.mark.parametrize(

@@ -112,13 +112,24 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, memory: dict[str, Any]
     assert (tmp_path / "file").read_bytes() == b"in the way"
 
 
-def test_a_scheme_that_no_filesystem_serves_is_an_error_of_the_system() -> None:
+def test_a_scheme_that_no_filesystem_serves() -> None:
     path = "nosuch://bucket/x"
-    for operation in (storage.read_bytes, storage.exists, storage.delete, storage.delete_tree):
+    for operation in (storage.read_bytes, storage.delete_tree):
         with pytest.raises(OSError, match="nosuch"):
             operation(path)
-    with pytest.raises(OSError, match="nosuch"):
+    for operation in (storage.exists, storage.size, storage.delete):
+        with pytest.raises(OutputError, match="nosuch"):
+            operation(path)
+    with pytest.raises(OutputError, match="cannot list nosuch"):
         storage.list_names(path, ".txt")
+
+
+def test_the_size_of_a_file(place: str) -> None:
+    path = storage.join(place, "file")
+    storage.write_bytes(path, b"data")
+    assert storage.size(path) == 4
+    with pytest.raises(OutputError, match=r"cannot look at .*missing"):
+        storage.size(storage.join(place, "missing"))
 
 
 def test_a_file_is_described_by_its_size_and_sha256(tmp_path: Path) -> None:

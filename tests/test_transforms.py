@@ -149,7 +149,7 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
 
     EMBEDDING.reset()
     p = pipeline()
-    embed = EmbedImages(directory, engine.spec.digest, ENGINE, THREADS)
+    embed = EmbedImages(directory, ENGINE, threads=THREADS, spec_digest=engine.spec.digest)
     assert_that(p | beam.Create(files) | embed, all_of(check))
     result = p.run()
     result.wait_until_finish()
@@ -172,7 +172,7 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
 
 
 def test_embed_images_refuses_a_worker_with_other_weights(tmp_path: Path) -> None:
-    embed = EmbedImages(str(tmp_path), "0123456789abcdef", ENGINE, THREADS)
+    embed = EmbedImages(str(tmp_path), ENGINE, threads=THREADS, spec_digest="0123456789abcdef")
     with pytest.raises(Exception, match="the launcher's has 0123456789abcdef"), pipeline() as p:
         _ = p | beam.Create([ImageFile("a.jpg", "a.jpg", 1, "1")]) | embed
     assert list(tmp_path.iterdir()) == []
