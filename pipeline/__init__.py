@@ -6,35 +6,69 @@ used, so that importing the package loads neither Beam nor TensorFlow.
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_EXPORTS = {
-    "BackboneConfig": "config",
-    "Config": "config",
-    "DiffAgainstStore": "transforms",
-    "EmbedImages": "transforms",
-    "EngineChoice": "models.engines",
-    "EngineConfig": "config",
-    "Failure": "records",
-    "FitPca": "transforms",
-    "ImageFile": "records",
-    "ImagesConfig": "config",
-    "ImgindexError": "errors",
-    "Index": "search",
-    "IndexConfig": "config",
-    "ListImages": "transforms",
-    "Neighbor": "search",
-    "PcaConfig": "config",
-    "ProjectFeatures": "transforms",
-    "PublishConfig": "config",
-    "ReadFeatures": "transforms",
-    "Result": "search",
-    "WriteIndex": "transforms",
-    "build": "launch",
-    "load_config": "config",
+if TYPE_CHECKING:
+    from imgindex.config import (
+        BackboneConfig,
+        Config,
+        EngineConfig,
+        ImagesConfig,
+        IndexConfig,
+        PcaConfig,
+        PublishConfig,
+        load_config,
+    )
+    from imgindex.errors import ImgindexError
+    from imgindex.launch import build
+    from imgindex.models.engines import EngineChoice
+    from imgindex.records import Failure, ImageFile
+    from imgindex.search import Index, Neighbor, Result
+    from imgindex.transforms import (
+        DiffAgainstStore,
+        EmbedImages,
+        FitPca,
+        ListImages,
+        ProjectFeatures,
+        ReadFeatures,
+        WriteIndex,
+    )
+
+__all__ = [
+    "BackboneConfig",
+    "Config",
+    "DiffAgainstStore",
+    "EmbedImages",
+    "EngineChoice",
+    "EngineConfig",
+    "Failure",
+    "FitPca",
+    "ImageFile",
+    "ImagesConfig",
+    "ImgindexError",
+    "Index",
+    "IndexConfig",
+    "ListImages",
+    "Neighbor",
+    "PcaConfig",
+    "ProjectFeatures",
+    "PublishConfig",
+    "ReadFeatures",
+    "Result",
+    "WriteIndex",
+    "build",
+    "load_config",
+]
+
+_MODULES = {
+    "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
+    "errors": ["ImgindexError"],
+    "launch": ["build"],
+    "models.engines": ["EngineChoice"],
+    "records": ["Failure", "ImageFile"],
+    "search": ["Index", "Neighbor", "Result"],
 }
-
-__all__ = sorted(_EXPORTS)
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
@@ -42,12 +76,13 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("imgindex")
-    if name not in _EXPORTS:
+    if name not in __all__:
         raise AttributeError(f"module 'imgindex' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"imgindex.{_EXPORTS[name]}"), name)
+    module = importlib.import_module(f"imgindex.{_MODULE_OF.get(name, 'transforms')}")
+    value = getattr(module, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *_EXPORTS]
+    return [*globals(), *__all__]
