@@ -49,7 +49,8 @@ def main(photos: str, output: str, backbone: str) -> None:
     )
     saved = str(Path(output) / "model.keras")
     keras.Model(inputs, core(preprocess(inputs))).save(saved)
-    handler = KeyedModelHandler(TFModelHandlerNumpy(saved))
+    # Left to itself Beam grows the batches until a batch of ResNet50's activations exhausts 24 GiB.
+    handler = KeyedModelHandler(TFModelHandlerNumpy(saved, max_batch_size=64))
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         (
             pipeline

@@ -48,6 +48,7 @@ def main() -> None:
     for _ in range(arguments.rounds):
         for name in ("imgindex", "notebook", "RunInference"):
             done = contender(name, photos, backbone, arguments.precision)
+            print(f"{name}: {done.seconds:.1f} s, peak {done.peak_mib:.0f} MiB", flush=True)
             rates.setdefault(name, []).append(count / done.seconds)
             peaks[name] = max(peaks.get(name, 0), done.peak_mib)
         alone = run([sys.executable, str(HERE / "model_alone.py"), backbone, limit_precision, "512"])

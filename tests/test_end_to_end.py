@@ -201,6 +201,27 @@ def test_bytes_do_not_depend_on_workers_bundles_or_runner(options, config, gener
     assert digests(built) == digests(generation)
 
 
+def test_another_filesystem_as_input_and_output(config, manifest, generation, photos, memory):
+    for path in photos.rglob("*.*"):
+        memory[f"mem://bucket/photos/{path.relative_to(photos)}"] = path.read_bytes(), path.stat().st_mtime
+    remote = replace(config, input="mem://bucket/photos", output="mem://bucket/index")
+    built = imgindex.build(remote)
+    folder = f"mem://bucket/index/generations/{built['generation']}/"
+    written = {
+        path.removeprefix(folder): hashlib.sha256(data).hexdigest()
+        for path, (data, _) in memory.items()
+        if path.startswith(folder)
+    }
+    assert digests(generation).items() <= written.items()
+    index = imgindex.Index.open("mem://bucket/index")
+    result = index.search("mem://bucket/photos/clock/clock_003.jpg", k=3)[0]
+    assert (
+        result.neighbors
+        == imgindex.Index.open(config.output).search(photos / "clock" / "clock_003.jpg", k=3)[0].neighbors
+    )
+    assert imgindex.build(remote)["ledger"]["reused"] == len(index)
+
+
 def test_second_build_embeds_only_what_is_new(config, photos, tmp_path):
     folder = tmp_path / "photos"
     for kind in ("lake", "trees"):
