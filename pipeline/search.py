@@ -75,8 +75,9 @@ class Index:
                 )
                 for shard in manifest["shards"]
             ]
+            # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
             self._metadata = [
-                pq.read_table(local(shard["metadata"]), memory_map=True) for shard in manifest["shards"]
+                pq.read_table(pa.memory_map(str(local(shard["metadata"])))) for shard in manifest["shards"]
             ]
         except (OSError, pa.ArrowException) as error:
             raise OutputError(f"{directory} cannot be opened: {error}") from error

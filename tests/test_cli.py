@@ -239,14 +239,17 @@ def test_a_live_generation_that_is_damaged_is_noticed_before_any_work(photos, tm
     assert "delete" in line
 
 
-@pytest.mark.parametrize("name", ["写真　2020", "a b", "it's", "\N{FAMILY}"])
+@pytest.mark.parametrize("name", ["写真　2020", "a b", "item=7", "it's", "\N{FAMILY}"])
 def test_any_name_of_a_directory(name, photos, tmp_path, capsys):
     folder = tmp_path / name
     folder.mkdir()
     for path in photos.rglob("*.png"):
         (folder / path.name).write_bytes(path.read_bytes())
-    assert main(["build", "--input", str(folder), "--output", f"{folder} index", *BUNDLED]) == 0
+    output = tmp_path / f"{name} index"
+    assert main(["build", "--input", str(folder), "--output", str(output), *BUNDLED]) == 0
     assert "5 indexed" in capsys.readouterr().out
+    assert main(["search", str(output), str(folder / "red.png"), "-k", "1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["1", "1.000", "red.png"]
 
 
 def test_a_path_below_home(photos, tmp_path, capsys, monkeypatch):
