@@ -9,7 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+from hypothesis import settings
 from PIL import Image
+
+# No test asserts a time, and hypothesis would: a busy machine is no failure.
+settings.register_profile("imgindex", deadline=None)
+settings.load_profile("imgindex")
 
 # Converted backbones go to a folder of this run's own, for every test and every process that one starts.
 _cache = tempfile.TemporaryDirectory(prefix="imgindex-test-cache-")
