@@ -56,10 +56,12 @@ def ours(store: Path, output: Path) -> None:
         output=Output(str(output)),
         generation="benchmark",
         previous=None,
+        previous_items=0,
         spec=Spec("synthetic", "", (1, 1), "avg", "", ""),
         engine=EngineChoice("synthetic", "none", "avg", None, "openvino", "float32", 16),
         threads=None,
         started=started,
+        prepared=started,
     )
     Path(plan.store).parent.mkdir(parents=True)
     Path(plan.store).symlink_to(store.resolve())
