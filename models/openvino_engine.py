@@ -17,6 +17,7 @@ from imgindex.errors import OutputError
 from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, load_backbone
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
+from imgindex.models.tensorflow_engine import trace
 
 _MODEL, _SPEC = "model.xml", "spec.json"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -127,18 +128,11 @@ def _file_digest(path: Path) -> str:
 def _convert(backbone: Backbone, folder: Path) -> None:
     """Converts `backbone` to the new directory `folder`, which appears whole or not at all."""
     import openvino
-    import tensorflow as tf
 
-    def features(pixels: object) -> object:
-        return backbone.model(pixels, training=False)
-
-    traced = tf.function(features).get_concrete_function(
-        tf.TensorSpec([None, *backbone.image_size, 3], tf.uint8)
-    )
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
     try:
-        model = openvino.convert_model(traced)
+        model = openvino.convert_model(trace(backbone, None))
         openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
         (partial / _SPEC).write_text(json.dumps(asdict(Spec.of(backbone))))
         if folder.exists() and _read(folder) is None:

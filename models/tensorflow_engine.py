@@ -41,23 +41,26 @@ class TensorFlowEngine:
         tf.config.optimizer.set_experimental_options(
             {rewrite: kind == precision for kind, rewrite in _REWRITES.items()}
         )
-        height, width = backbone.image_size
-
-        def features(pixels: Any) -> Any:
-            return backbone.model(pixels, training=False)
-
-        traced = tf.function(features).get_concrete_function(
-            tf.TensorSpec([batch_size, height, width, 3], tf.uint8)
-        )
-        self._run = convert_variables_to_constants_v2(traced)
+        self._run = convert_variables_to_constants_v2(trace(backbone, batch_size))
         self._constant = tf.constant
         # The graph is optimized on its first run, under the options that are then set for all graphs.
-        self.embed(np.zeros((batch_size, height, width, 3), np.uint8))
+        self.embed(np.zeros((batch_size, *backbone.image_size, 3), np.uint8))
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `Engine.embed`."""
         features: npt.NDArray[np.float32] = self._run(self._constant(pixels))[0].numpy()
         return features
+
+
+def trace(backbone: Backbone, batch_size: int | None) -> Any:
+    """`backbone` as a TensorFlow function of batches of one size, or of any where that is None."""
+    import tensorflow as tf
+
+    def features(pixels: Any) -> Any:
+        return backbone.model(pixels, training=False)
+
+    shape = [batch_size, *backbone.image_size, 3]
+    return tf.function(features).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
 
 
 def has_gpu() -> bool:

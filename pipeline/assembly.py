@@ -106,9 +106,6 @@ def _sum_tallies(tallies: Iterable[Tally]) -> Tally:
 
 
 def _write_basis(basis: Basis, directory: str) -> WrittenBasis:
-    name = "pca/basis.npz"
-    with storage.staged(storage.join(directory, name)) as partial:
-        partial.write_bytes(basis.to_npz())
-        file = storage.describe(partial, name)
+    file = storage.write_described(directory, "pca/basis.npz", basis.to_npz())
     ratio = float(basis.explained_variance_ratio.sum())
     return WrittenBasis(file, basis.feature_dim, basis.dims, ratio, time.time())

@@ -45,15 +45,13 @@ def build(config: Config, options: PipelineOptions | None = None) -> dict[str, A
         with shown(EMBEDDING):
             result = pipeline.run()
             result.wait_until_finish()
-        return outcome(plan)
-    except (errors.PublishRefusedError, errors.InputError):
-        raise
     except BaseException as error:
         _give_up(plan, result)
         known = _known_error(error)
         if known is None:
             raise
         raise known from error
+    return outcome(plan)
 
 
 def _new_pipeline(options: PipelineOptions) -> Pipeline:

@@ -118,13 +118,10 @@ def _stat(path: str) -> tuple[str, _Entry]:
 
 
 def _list_remote(source: str) -> Iterator[tuple[str, _Entry]]:
-    from apache_beam.io.filesystem import BeamIOError
-    from apache_beam.io.filesystems import FileSystems
-
     pattern = source if _WILDCARD.search(source) else storage.join(source, "**")
     try:
-        matched = FileSystems.match([pattern])[0].metadata_list
-    except (BeamIOError, ValueError) as error:
+        matched = storage.match(pattern)
+    except OSError as error:
         raise InputError(f"cannot list {pattern}: {error}") from error
     for metadata in matched:
         version = f"{metadata.last_updated_in_seconds:.6f}"

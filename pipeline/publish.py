@@ -68,8 +68,9 @@ def finish(
     """
     shards = sorted(shards, key=lambda shard: shard.index.path)
     ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
-    effort = _cheapest_effort(shards, plan.config.index.target_recall)
-    recall = _mean_recalls(shards)[effort]
+    recalls = _mean_recalls(shards)
+    effort = _cheapest_effort(recalls, plan.config.index.target_recall)
+    recall = recalls[effort]
     failures_file = _write_failures(plan.directory, failures)
     refusal = _refusal(plan, ledger, recall, failures_file)
     if refusal is not None:
@@ -203,21 +204,20 @@ def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
     ]
 
 
-def _cheapest_effort(shards: Sequence[ShardSummary], target: float) -> int:
+def _cheapest_effort(recalls: Sequence[float], target: float) -> int:
     """The least effort whose recall reaches `target`; the greatest where none does."""
-    for effort, recall in enumerate(_mean_recalls(shards)):
+    for effort, recall in enumerate(recalls):
         if recall >= target:
             return effort
-    return RECALL_EFFORTS - 1
+    return len(recalls) - 1
 
 
 def _write_failures(directory: str, failures: Sequence[Failure]) -> WrittenFile:
-    name = "failures/failures-00000-of-00001.jsonl"
-    with storage.staged(storage.join(directory, name)) as partial:
-        rows = sorted(failures, key=lambda failure: (failure.uri, failure.stage))
-        lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-        partial.write_bytes("".join(lines).encode())
-        return storage.describe(partial, name)
+    rows = sorted(failures, key=lambda failure: (failure.uri, failure.stage))
+    lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    return storage.write_described(
+        directory, "failures/failures-00000-of-00001.jsonl", "".join(lines).encode()
+    )
 
 
 def _timings(

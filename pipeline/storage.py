@@ -58,6 +58,12 @@ def read_bytes(path: str) -> bytes:
         return data
 
 
+def match(pattern: str) -> list[Any]:
+    """Beam's `FileMetadata` of what a glob matches on an object store. Raises OSError."""
+    with _beam() as beam:
+        return list(beam.match([pattern])[0].metadata_list)
+
+
 def exists(path: str) -> bool:
     """Whether there is a file, or on local filesystems a directory, at `path`. Raises OutputError."""
     with _as_output_error("look at", path):
@@ -72,11 +78,10 @@ def size(path: str) -> int:
     with _as_output_error("look at", path):
         if is_local(path):
             return Path(path).stat().st_size
-        with _beam() as beam:
-            matched = beam.match([path])[0].metadata_list
-            if not matched:
-                raise FileNotFoundError(errno.ENOENT, "No such file", path)
-            return int(matched[0].size_in_bytes)
+        matched = match(path)
+        if not matched:
+            raise FileNotFoundError(errno.ENOENT, "No such file", path)
+        return int(matched[0].size_in_bytes)
 
 
 def list_names(directory: str, suffix: str) -> list[str]:
@@ -86,8 +91,7 @@ def list_names(directory: str, suffix: str) -> list[str]:
             folder = Path(directory)
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         else:
-            with _beam() as beam:
-                matched = beam.match([join(directory, "*" + suffix)])[0].metadata_list
+            matched = match(join(directory, "*" + suffix))
             names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
     return sorted(name for name in names if name.endswith(suffix))
 
@@ -142,6 +146,13 @@ def describe(file: Path, path: str) -> WrittenFile:
     return WrittenFile(path, file.stat().st_size, digest)
 
 
+def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
+    """Writes `data` to `path` in a generation's `directory` and describes it. Raises OutputError."""
+    with staged(join(directory, path)) as partial:
+        partial.write_bytes(data)
+        return describe(partial, path)
+
+
 def localize(path: str, folder: Path) -> Path:
     """A local path with the bytes of `path`: itself where it is local, else a copy in `folder`."""
     if is_local(path):
@@ -166,7 +177,7 @@ def delete_tree(directory: str) -> None:
     if is_local(directory):
         shutil.rmtree(directory, ignore_errors=True)
         return
-    with _beam() as beam:
-        matched = beam.match([join(directory, "**")])[0].metadata_list
-        if matched:
+    matched = match(join(directory, "**"))
+    if matched:
+        with _beam() as beam:
             beam.delete([metadata.path for metadata in matched])
