@@ -6,7 +6,7 @@ import numpy as np
 
 from imgindex import store
 from imgindex.config import Config
-from imgindex.embed import embed_files
+from imgindex.embed import UnitEmbedder
 from imgindex.generation import Output, current_name
 from imgindex.listing import list_images
 from imgindex.models.annoy_index import estimate_bytes
@@ -61,8 +61,11 @@ def _estimated_time(engine: Engine, missing: list[ImageFile], config: Config) ->
     embed_all(engine, np.zeros((1, *engine.image_size, 3), np.uint8))  # the first call is slower
     trial = missing[: _TRIAL_BATCHES * engine.streams * engine.batch_size]
     started = time.monotonic()
-    batches = list(embed_files(trial, engine, config.images, available_cores()))
+    embedder = UnitEmbedder(
+        engine, config.images, available_cores(), write=lambda rows, features: "", advance=lambda count: None
+    )
+    units = [*embedder.embed(trial), *embedder.finish()]
     rate = len(trial) / (time.monotonic() - started)
-    if not any(batch.rows for batch in batches):
+    if not any(unit.rows for unit in units):
         return f"unknown: none of the first {len(trial)} images can be embedded"
     return f"about {len(missing) / rate:.0f} s to embed, at {rate:.1f} images/s on {len(trial)} of them"

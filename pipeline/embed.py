@@ -1,17 +1,16 @@
-"""From a unit of listed images to a chunk of the store: read, hash, decode, embed, write."""
+"""From units of listed images to chunks of the store: read, hash, decode, embed, write."""
 
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
-from imgindex import storage, store
+from imgindex import storage
 from imgindex.config import ImagesConfig
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
@@ -21,117 +20,140 @@ from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
 _BATCHES_AHEAD = 3
 
-
 LoadedImage = tuple[ImageRow, Pixels]
+Features = npt.NDArray[np.float16]
+
+
+@dataclass
+class _Unit:
+    """A unit under way: what of it is done."""
+
+    size: int
+    started: float = field(default_factory=time.time)
+    rows: list[ImageRow] = field(default_factory=list)
+    features: list[Features] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    engine_seconds: float = 0.0
+
+    def is_done(self) -> bool:
+        return len(self.rows) + len(self.failures) == self.size
 
 
 @dataclass(frozen=True)
-class EmbeddedBatch:
-    """What the engine made of a batch of images."""
+class _Embedded:
+    """What the engine made of a batch."""
 
-    rows: list[ImageRow]
-    features: npt.NDArray[np.float16]  # [rows, feature_dim]
-    failures: list[Failure]
+    features: Features  # [rows, feature_dim], L2-normalized
+    valid: npt.NDArray[np.bool_]  # whether the feature has a direction, [rows]
     seconds: float
 
 
-def embed_unit(
-    files: Sequence[ImageFile],
-    engine: Engine,
-    store_directory: str,
-    limits: ImagesConfig,
-    threads: int,
-    advance: Callable[[int], None],
-) -> EmbeddedUnit:
-    """Embeds `files` and writes the features to one chunk of the store.
+class UnitEmbedder:
+    """Embeds units of images, one after the other, without a pause between them.
 
-    An image that cannot be read, decoded or embedded becomes a `Failure` of the unit. `advance` is told how
-    many images are done.
-
-    Raises:
-      OutputError: the chunk cannot be written.
+    While the last images of a unit are in the engine, the first of the next one are decoded, and a batch
+    may hold images of both.
     """
-    started = time.time()
-    rows: list[ImageRow] = []
-    features = []
-    failures: list[Failure] = []
-    engine_seconds = 0.0
-    for batch in embed_files(files, engine, limits, threads):
-        rows += batch.rows
-        features.append(batch.features)
-        failures += batch.failures
-        engine_seconds += batch.seconds / engine.streams
-        advance(len(batch.rows) + len(batch.failures))
-    chunk = None
-    if rows:
-        chunk = store.write_chunk(store_directory, rows, np.concatenate(features))
-    return EmbeddedUnit(
-        chunk=chunk,
-        rows=len(rows),
-        failures=tuple(failures),
-        started=started,
-        finished=time.time(),
-        engine_seconds=engine_seconds,
-    )
+
+    def __init__(
+        self,
+        engine: Engine,
+        limits: ImagesConfig,
+        threads: int,
+        write: Callable[[Sequence[ImageRow], Features], str],
+        advance: Callable[[int], None],
+    ) -> None:
+        """`threads` read and decode; `write` makes a chunk; `advance` is told how many images are done."""
+        self._engine = engine
+        self._limits = limits
+        self._write = write
+        self._advance = advance
+        self._decoders = ThreadPoolExecutor(threads, "decode")
+        self._streams = ThreadPoolExecutor(engine.streams, "engine")
+        self._loading: deque[tuple[_Unit, Future[LoadedImage | Failure]]] = deque()
+        self._batch: list[tuple[_Unit, LoadedImage]] = []
+        self._embedding: deque[tuple[list[tuple[_Unit, LoadedImage]], Future[_Embedded]]] = deque()
+
+    def embed(self, files: Sequence[ImageFile]) -> Iterator[EmbeddedUnit]:
+        """Begins a unit and gives the units that are finished meanwhile.
+
+        An image that cannot be read, decoded or embedded becomes a `Failure` of its unit. The others are
+        written as one chunk. Raises what `write` does.
+        """
+        unit = _Unit(len(files))
+        for file in files:
+            if len(self._loading) == _BATCHES_AHEAD * self._engine.batch_size:
+                yield from self._take_loaded()
+            loading = self._decoders.submit(load_image, file, self._engine.image_size, self._limits)
+            self._loading.append((unit, loading))
+
+    def finish(self) -> Iterator[EmbeddedUnit]:
+        """Gives the units that are still under way, and ends the threads. Raises what `embed` does."""
+        while self._loading:
+            yield from self._take_loaded()
+        if self._batch:
+            self._start_batch()
+        while self._embedding:
+            yield from self._take_embedded()
+        self._decoders.shutdown()
+        self._streams.shutdown()
+
+    def _take_loaded(self) -> Iterator[EmbeddedUnit]:
+        unit, loading = self._loading.popleft()
+        loaded = loading.result()
+        if isinstance(loaded, Failure):
+            unit.failures.append(loaded)
+            yield from self._count(unit)
+            return
+        self._batch.append((unit, loaded))
+        if len(self._batch) == self._engine.batch_size:
+            # One batch more than the engine runs at once, so that it finds the next one ready.
+            if len(self._embedding) > self._engine.streams:
+                yield from self._take_embedded()
+            self._start_batch()
+
+    def _start_batch(self) -> None:
+        pixels = [pixels for _, (_, pixels) in self._batch]
+        self._embedding.append((self._batch, self._streams.submit(_embed_pixels, self._engine, pixels)))
+        self._batch = []
+
+    def _take_embedded(self) -> Iterator[EmbeddedUnit]:
+        batch, embedding = self._embedding.popleft()
+        embedded = embedding.result()
+        batch[0][0].engine_seconds += embedded.seconds / self._engine.streams
+        for (unit, (row, _)), feature, valid in zip(batch, embedded.features, embedded.valid, strict=True):
+            if valid:
+                unit.rows.append(row)
+                unit.features.append(feature)
+            else:
+                message = "its feature is zero or not finite"
+                unit.failures.append(Failure(row.uri, "embed", "no_direction", message))
+            yield from self._count(unit)
+
+    def _count(self, unit: _Unit) -> Iterator[EmbeddedUnit]:
+        self._advance(1)
+        if not unit.is_done():
+            return
+        chunk = None
+        if unit.rows:
+            chunk = self._write(unit.rows, np.stack(unit.features))
+        yield EmbeddedUnit(
+            chunk=chunk,
+            rows=len(unit.rows),
+            failures=tuple(unit.failures),
+            started=unit.started,
+            finished=time.time(),
+            engine_seconds=unit.engine_seconds,
+        )
 
 
-def embed_files(
-    files: Sequence[ImageFile], engine: Engine, limits: ImagesConfig, threads: int
-) -> Iterator[EmbeddedBatch]:
-    """Embeds `files` in their order; `threads` read and decode them while the engine runs."""
-
-    def load(file: ImageFile) -> LoadedImage | Failure:
-        return load_image(file, engine.image_size, limits)
-
-    def embed(batch: tuple[list[LoadedImage], list[Failure]]) -> EmbeddedBatch:
-        return _embed_batch(engine, *batch)
-
-    with (
-        ThreadPoolExecutor(threads, "decode") as decoders,
-        ThreadPoolExecutor(engine.streams, "engine") as streams,
-    ):
-        loaded = _map_ahead(decoders, load, files, _BATCHES_AHEAD * engine.batch_size)
-        # One batch more than the engine runs at once, so that it finds the next one ready.
-        yield from _map_ahead(streams, embed, _full_batches(loaded, engine.batch_size), engine.streams + 1)
-
-
-def _full_batches(
-    loaded: Iterable[LoadedImage | Failure], size: int
-) -> Iterator[tuple[list[LoadedImage], list[Failure]]]:
-    """Batches of `size` images, but for the last one, with the failures that came between them."""
-    images: list[LoadedImage] = []
-    failures: list[Failure] = []
-    for image in loaded:
-        if isinstance(image, Failure):
-            failures.append(image)
-            continue
-        images.append(image)
-        if len(images) == size:
-            yield images, failures
-            images, failures = [], []
-    if images or failures:
-        yield images, failures
-
-
-def _embed_batch(engine: Engine, images: Sequence[LoadedImage], failures: Sequence[Failure]) -> EmbeddedBatch:
-    if not images:
-        return EmbeddedBatch([], np.empty((0, engine.feature_dim), np.float16), list(failures), 0.0)
-    pixels = np.stack([pixels for _, pixels in images])
+def _embed_pixels(engine: Engine, pixels: Sequence[Pixels]) -> _Embedded:
+    batch = np.stack(pixels)
     started = time.monotonic()
-    output = embed_all(engine, pixels)
+    output = embed_all(engine, batch)
     seconds = time.monotonic() - started
     features, valid = normalize(output)
-    no_direction = [
-        Failure(row.uri, "embed", "no_direction", "its feature is zero or not finite")
-        for (row, _), ok in zip(images, valid, strict=True)
-        if not ok
-    ]
-    return EmbeddedBatch(
-        rows=[row for (row, _), ok in zip(images, valid, strict=True) if ok],
-        features=features[valid],
-        failures=[*failures, *no_direction],
-        seconds=seconds,
-    )
+    return _Embedded(features, valid, seconds)
 
 
 def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig) -> LoadedImage | Failure:
@@ -159,18 +181,3 @@ def _read_reason(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return "permission_denied"
     return "unreadable"
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def _map_ahead(executor: Executor, function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
-    """``map`` in `executor`'s threads, in order, at most `ahead` results in advance."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        if len(pending) == ahead:
-            yield pending.popleft().result()
-        pending.append(executor.submit(function, item))
-    while pending:
-        yield pending.popleft().result()

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import apache_beam as beam
@@ -14,9 +15,9 @@ from apache_beam.transforms.window import GlobalWindows
 
 from imgindex import listing, shards, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
-from imgindex.embed import embed_unit
+from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
-from imgindex.models.engines import Engine, EngineChoice, available_cores, load_engine
+from imgindex.models.engines import EngineChoice, available_cores, load_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
@@ -140,8 +141,8 @@ def _diff_bucket(element: tuple[int, dict[str, Iterable[list[Any]]]]) -> Iterato
 class EmbedImages(beam.PTransform):  # type: ignore[misc]
     """Embeds `ImageFile`s into chunks of the store at `directory`; gives `EmbeddedUnit`s.
 
-    One process loads the backbone once. Reading and decoding overlap with inference inside a unit, which
-    RunInference's one image per element, fused behind its reader, cannot do.
+    One process loads the backbone once. Reading and decoding overlap with inference, also from one unit to
+    the next, which RunInference's one image per element, fused behind its reader, cannot do.
     """
 
     directory: str
@@ -178,24 +179,38 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
         self._threads = settings.threads
         self._images = settings.images
 
-    def process(self, files: list[ImageFile]) -> Iterator[EmbeddedUnit]:
-        threads = self._threads or available_cores()
-        engine = self._load_engine(threads)
-        unit = embed_unit(files, engine, self._directory, self._images, threads, EMBEDDING.advance)
-        Metrics.counter("imgindex", "embedded").inc(unit.rows)
-        for failure in unit.failures:
-            Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
-        yield unit
+    def start_bundle(self) -> None:
+        # Not the engine, and not in setup(): a worker that gets nothing to embed does not load the backbone.
+        self._embedder: UnitEmbedder | None = None
 
-    def _load_engine(self, threads: int) -> Engine:
-        # Not in setup(): a worker that gets nothing to embed does not load the backbone.
+    def process(self, files: list[ImageFile]) -> Iterator[EmbeddedUnit]:
+        if self._embedder is None:
+            self._embedder = self._new_embedder()
+        for unit in self._embedder.embed(files):
+            yield _counted(unit)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        if self._embedder is not None:
+            for unit in self._embedder.finish():
+                yield GlobalWindows.windowed_value(_counted(unit))
+
+    def _new_embedder(self) -> UnitEmbedder:
+        threads = self._threads or available_cores()
         engine = load_engine(self._choice, threads)
         if self._spec_digest not in (None, engine.spec.digest):
             raise OutputError(
                 f"this worker's {self._choice.name} has spec {engine.spec.digest}, the launcher's "
                 f"has {self._spec_digest}; give both the same weights"
             )
-        return engine
+        write = partial(store.write_chunk, self._directory)
+        return UnitEmbedder(engine, self._images, threads, write, EMBEDDING.advance)
+
+
+def _counted(unit: EmbeddedUnit) -> EmbeddedUnit:
+    Metrics.counter("imgindex", "embedded").inc(unit.rows)
+    for failure in unit.failures:
+        Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
+    return unit
 
 
 @dataclass

@@ -1,8 +1,9 @@
 """Embedding a unit: every file ends as one row or one failure, and the rows hold their own features."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from imgindex import store
 from imgindex.config import ImagesConfig
-from imgindex.embed import embed_unit
+from imgindex.embed import UnitEmbedder
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, ImageFile, StoredImage
@@ -99,12 +100,21 @@ FAILURES = {
 }
 
 
-def embed(listed: list[ImageFile], engine: MeanEngine, directory: str) -> tuple[EmbeddedUnit, list[int]]:
-    """The unit, and what `advance` was told."""
+def embed_units(
+    units: Sequence[list[ImageFile]], engine: MeanEngine, directory: str
+) -> tuple[list[EmbeddedUnit], list[int]]:
+    """The units, and what `advance` was told."""
     advanced: list[int] = []
-    unit = embed_unit(
-        listed, engine, directory, ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000), 2, advanced.append
-    )
+    limits = ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000)
+    write = partial(store.write_chunk, directory)
+    embedder = UnitEmbedder(engine, limits, 2, write, advanced.append)
+    embedded = [unit for files in units for unit in embedder.embed(files)]
+    return [*embedded, *embedder.finish()], advanced
+
+
+def embed(listed: list[ImageFile], engine: MeanEngine, directory: str) -> tuple[EmbeddedUnit, list[int]]:
+    """A single unit, and what `advance` was told."""
+    (unit,), advanced = embed_units([listed], engine, directory)
     return unit, advanced
 
 
@@ -167,6 +177,36 @@ def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
     assert engine.batches == -(-sum(good) // batch_size)
     assert (unit.rows, len(unit.failures)) == (sum(good), len(good) - sum(good))
     assert sum(advanced) == len(good)
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([*range(13), "text.png", "black.png"]), min_size=1), max_size=9),
+    st.integers(1, 5),
+)
+def test_batches_are_full_across_units_and_every_unit_keeps_its_own(
+    files: dict[str, ImageFile], tmp_path_factory: pytest.TempPathFactory,
+    units: list[list[int | str]], batch_size: int,
+) -> None:  # fmt: skip
+    good = sorted(uri for uri in files if uri.startswith("good/"))
+    names = [[good[name] if isinstance(name, int) else name for name in unit] for unit in units]
+    engine = MeanEngine(batch_size)
+    folder = str(tmp_path_factory.getbasetemp() / "chunks")
+    embedded, advanced = embed_units([[files[uri] for uri in unit] for unit in names], engine, folder)
+    embeddable = sum(uri != "text.png" for unit in names for uri in unit)
+    assert engine.batches == -(-embeddable // batch_size)
+    assert sum(advanced) == sum(map(len, names))
+    found = []
+    for unit in embedded:
+        kept = [image.uri for image in store.read_keys(folder, unit.chunk)] if unit.chunk else []
+        found.append((kept, sorted(failure.uri for failure in unit.failures)))
+        for row, uri in enumerate(kept):
+            feature = store.read_features(folder, str(unit.chunk), [row])[0]
+            np.testing.assert_allclose(feature, mean_feature(Path(files[uri].path).read_bytes()), atol=5e-4)
+    expected = [
+        ([uri for uri in unit if uri in good], sorted(uri for uri in unit if uri not in good))
+        for unit in names
+    ]
+    assert sorted(found) == sorted(expected)
 
 
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
