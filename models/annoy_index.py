@@ -1,5 +1,6 @@
 """One Annoy shard: building it from vectors, opening and searching it, exact search beside it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,18 +34,31 @@ _NODE_FIELDS: dict[Metric, list[tuple[Any, ...]]] = {
 }
 
 
-def build_shard(vectors: Float32, path: Path, *, metric: Metric, trees: int, seed: int) -> None:
-    """Writes an Annoy file whose item i is ``vectors[i]``; `vectors` is [items, dims], not empty.
+def build_shard(
+    blocks: Iterable[tuple[Items, Float32]],
+    path: Path,
+    *,
+    items: int,
+    dims: int,
+    metric: Metric,
+    trees: int,
+    seed: int,
+) -> None:
+    """Writes an Annoy file of `items` vectors, at least one.
 
-    The file's bytes depend on the arguments alone: Annoy's builds are reproducible on one thread.
-    Raises OutputError where Annoy cannot write `path`.
+    Each of `blocks` is item numbers [n] and their vectors [n, dims]; each item from 0 to `items` - 1 comes
+    once, in any order. The file's bytes depend on vectors and arguments alone: Annoy's builds are
+    reproducible on one thread. Raises OutputError where Annoy cannot write `path`.
     """
     from annoy import AnnoyIndex
 
-    index = AnnoyIndex(vectors.shape[1], metric)
-    index.set_seed(seed)  # before the first item: Annoy draws from it while items are added
-    for item, vector in enumerate(vectors):
-        index.add_item(item, vector)
+    index = AnnoyIndex(dims, metric)
+    index.set_seed(seed)  # before the first item, as Annoy wants it
+    index.add_item(items - 1, [0.0] * dims)  # room for all at once, where it would grow again and again
+    for numbers, vectors in blocks:
+        # Lists: Annoy takes an array's values one NumPy scalar at a time.
+        for item, vector in zip(numbers.tolist(), vectors.tolist(), strict=True):
+            index.add_item(item, vector)
     index.build(trees, n_jobs=1)
     try:
         index.save(str(path))

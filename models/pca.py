@@ -2,10 +2,11 @@
 
 L2-normalized float16 features lie on the grid of multiples of 2**-24 within [-1, 1]. Products of two
 such numbers are multiples of 2**-48, and a float64 holds any multiple of 2**-48 below 2**5 exactly.
-As long as a block's column energies (sums of squares) stay below 2**5, every partial sum of its Gram
-matrix does too (Cauchy–Schwarz), so the matrix product is exact whatever BLAS does; blocks are added in
-a high and a low part, which stay exact for at least 2**29 rows. Moments merged in any order, of any
-split of the rows, are therefore equal, and so are the bases fitted to them.
+As long as the column energies (sums of squares) of the rows added so far stay below 2**5, every partial
+sum of their Gram matrix does too (Cauchy–Schwarz), so the matrix product is exact whatever BLAS does.
+Before they grow beyond, all but the sum's last bits move to a second matrix, which stays exact for at
+least 2**29 rows. Moments merged in any order, of any split of the rows, are therefore equal, and so are
+the bases fitted to them.
 
 Projection uses the same argument: components on the grid of 2**-27 make every dot product with a
 feature exact in float64, so a vector does not depend on the batch that it was computed in.
@@ -13,12 +14,12 @@ feature exact in float64, so a vector does not depend on the batch that it was c
 
 import io
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import scipy.linalg
+from scipy.linalg.blas import dsyrk
 from threadpoolctl import threadpool_limits
 
 from imgindex.errors import OutputError
@@ -29,9 +30,12 @@ Float32 = npt.NDArray[np.float32]
 
 _GRID = 2.0**-24
 _COMPONENT_GRID = 2.0**-27
-_BLOCK_ENERGY = 2.0**5
-_BLOCK_ROWS = 4096
+# Less than 2**5 by more than what is left when sums move, twice 2**-25.
+_MAX_LOW_ENERGY = 31.0
 _MAX_ENERGY = 2.0**29
+_BLOCK_ROWS = 4096
+# Columns whose sums move at once: they fit into a core's cache.
+_MOVED_COLUMNS = 32
 
 
 def _on_grid(features: Features) -> Float64:
@@ -39,43 +43,32 @@ def _on_grid(features: Features) -> Float64:
     rows = np.asarray(features, dtype=np.float64)
     if rows.ndim != 2:
         raise ValueError(f"features must be [rows, feature_dim], got shape {rows.shape}")
-    if rows.size and not np.abs(rows).max() <= 1.0:
+    if rows.size and not (rows.max() <= 1.0 and rows.min() >= -1.0):
         raise ValueError("features must be finite and within [-1, 1]; L2-normalize them first")
     if features.dtype == np.float16:
         return rows
     return np.rint(rows / _GRID) * _GRID
 
 
-def _exact_blocks(rows: Float64) -> Iterator[Float64]:
-    """Cuts `rows` [n, d] where a column's energy would leave the range of exact sums."""
-    start = 0
-    while start < len(rows):
-        block = rows[start : start + _BLOCK_ROWS]
-        if np.square(block).sum(axis=0).max() >= _BLOCK_ENERGY:
-            energies = np.cumsum(np.square(block), axis=0).max(axis=1)
-            # Strictly below: a sum of 2**5 may be a larger one, rounded.
-            block = block[: np.searchsorted(energies, _BLOCK_ENERGY, side="left")]
-        yield block
-        start += len(block)
-
-
 @dataclass
 class Moments:
     """The exact count, sum and Gram matrix of rows: a mergeable summary of float16 features.
 
-    Rows that are not float16 are rounded to multiples of 2**-24, an error of at most 3e-8.
+    Of the symmetric Gram matrix, which is the sum of its two parts, only the upper triangle is held. Rows
+    that are not float16 are rounded to multiples of 2**-24, an error of at most 3e-8.
     """
 
     count: int
     total: Float64  # [d]
     gram_high: Float64  # [d, d], multiples of 2**-24
-    gram_low: Float64  # [d, d], what remains, multiples of 2**-48
+    gram_low: Float64  # [d, d], what was added since it last moved, and the bits below 2**-24
 
     @classmethod
     def empty(cls, feature_dim: int) -> "Moments":
         """Moments of no rows."""
-        shape = (feature_dim, feature_dim)
-        return cls(0, np.zeros(feature_dim), np.zeros(shape), np.zeros(shape))
+        # Column by column, as BLAS adds to them in place.
+        high, low = (np.zeros((feature_dim, feature_dim), order="F") for _ in range(2))
+        return cls(0, np.zeros(feature_dim), high, low)
 
     @property
     def feature_dim(self) -> int:
@@ -83,30 +76,56 @@ class Moments:
         return len(self.total)
 
     def add(self, features: Features) -> None:
-        """Adds `features` [n, d], L2-normalized. Raises ValueError for values beyond [-1, 1]."""
+        """Adds `features` [n, d], L2-normalized.
+
+        Raises:
+          ValueError: values beyond [-1, 1].
+          OverflowError: more rows than exact sums can hold.
+        """
         rows = _on_grid(features)
         if rows.shape[1] != self.feature_dim:
             raise ValueError(f"expected rows of {self.feature_dim} values, got {rows.shape[1]}")
-        for block in _exact_blocks(rows):
+        start = 0
+        while start < len(rows):
+            block = self._block_with_room(rows[start : start + _BLOCK_ROWS])
             self.total += block.sum(axis=0)
-            gram = block.T @ block
-            high = np.rint(gram / _GRID)
-            high *= _GRID
-            gram -= high
-            self.gram_high += high
-            self.gram_low += gram
+            self.gram_low = dsyrk(1.0, block.T, beta=1.0, c=self.gram_low, overwrite_c=True)
+            start += len(block)
         self.count += len(rows)
+
+    def _block_with_room(self, rows: Float64) -> Float64:
+        """As many of the first `rows` as can be added exactly; makes room where there is none for all."""
+        energies = np.einsum("ij,ij->j", rows, rows)
+        if (self.gram_low.diagonal() + energies).max() >= _MAX_LOW_ENERGY:
+            self._move_up()
+            if energies.max() >= _MAX_LOW_ENERGY:
+                sums = np.cumsum(np.square(rows), axis=0).max(axis=1)
+                # A row has an energy of 1 at most, so that there is room for several.
+                rows = rows[: np.searchsorted(sums, _MAX_LOW_ENERGY - 1)]
+        return rows
+
+    def _move_up(self) -> None:
+        for start in range(0, self.feature_dim, _MOVED_COLUMNS):
+            columns = slice(start, start + _MOVED_COLUMNS)
+            low = self.gram_low[:, columns]
+            high = np.rint(low / _GRID)
+            high *= _GRID
+            low -= high
+            self.gram_high[:, columns] += high
+        if self.gram_high.diagonal().max() > _MAX_ENERGY:
+            raise OverflowError(f"more than {self.count} rows are more than exact sums can hold")
 
     def merge(self, other: "Moments") -> None:
         """Adds the rows that `other` summarizes. Raises OverflowError past the range of exact sums."""
         if other.feature_dim != self.feature_dim:
             raise ValueError(f"cannot merge moments of {self.feature_dim} and {other.feature_dim} columns")
+        self._move_up()
+        other._move_up()
         self.count += other.count
         self.total += other.total
         self.gram_high += other.gram_high
         self.gram_low += other.gram_low
-        if self.gram_high.diagonal().max() > _MAX_ENERGY:
-            raise OverflowError(f"{self.count} rows are more than exact sums can hold")
+        self._move_up()
 
     def mean(self) -> Float64:
         """The rows' mean, [d]."""
@@ -116,6 +135,7 @@ class Moments:
         """The rows' covariance with the divisor count - 1 (1 for a single row), [d, d]."""
         # The correctly rounded sum of both parts is the same however the rows were split.
         gram = self.gram_high + self.gram_low
+        gram += np.triu(gram, 1).T
         mean = self.mean()
         covariance: Float64 = (gram - np.outer(self.total, mean)) / max(self.count - 1, 1)
         return (covariance + covariance.T) / 2

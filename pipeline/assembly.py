@@ -76,7 +76,7 @@ def index_half(
     shards = (
         selection
         | "ProjectFeatures" >> ProjectFeatures(plan.store, AsSingleton(basis), shard_count)
-        | "WriteIndex" >> WriteIndex(plan.directory, shard_count, config.index)
+        | "WriteIndex" >> WriteIndex(plan.directory, shard_count, config.index, plan.threads)
     )
     return basis | "WriteBasis" >> beam.Map(_write_basis, plan.directory), shards
 

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from imgindex import store
+from imgindex import chunks, store
 from imgindex.config import Config
 from imgindex.embed import UnitEmbedder
 from imgindex.generation import Output, current_name
@@ -32,7 +32,7 @@ def describe_build(config: Config) -> str:
     files = [item for item in listed if isinstance(item, ImageFile)]
     output = Output(str(config.output))
     directory = output.store(engine.spec.digest)
-    stored = (image for chunk in store.chunk_names(directory) for image in store.read_keys(directory, chunk))
+    stored = (image for chunk in chunks.names(directory) for image in store.read_keys(directory, chunk))
     missing, found = store.diff(files, stored)
     dims = config.pca.dims if isinstance(config.pca.dims, int) else engine.feature_dim
     dims = min(dims, engine.feature_dim, len(files))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from imgindex import storage
+from imgindex import parts, storage
 from imgindex.config import Config
 from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
 from imgindex.generation import (
@@ -66,6 +66,7 @@ def finish(
     Raises:
       OutputError: a file cannot be written, or one that was written is not there any more.
     """
+    storage.delete_tree(parts.directory(plan.directory))
     shards = sorted(shards, key=lambda shard: shard.index.path)
     ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
     recalls = _mean_recalls(shards)

@@ -1,7 +1,7 @@
 """From projected rows to a shard: an Annoy file, and the metadata file whose row i is its item i."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -24,46 +24,51 @@ def write_shard(
     generation: str,
     shard: int,
     shard_count: int,
-    batches: Sequence[VectorRows],
+    batches: Iterable[VectorRows],
     config: IndexConfig,
 ) -> ShardSummary:
     """Writes the shard of `batches`, its items in the order of their uris.
 
+    Beside Annoy's own copy of them the vectors of only one batch are in memory.
+
     Args:
       generation: the directory of the generation.
       shard: from 0 to `shard_count` - 1.
-      batches: every row of the shard, in any order, at least one.
+      batches: every row of the shard, in any order, at least one; iterated twice.
+      config: how to index.
     """
     images = pa.concat_tables([batch.images for batch in batches])
-    order = pc.sort_indices(images["uri"])
+    order = pc.sort_indices(images["uri"]).to_numpy().astype(np.int64)
     images = images.take(order)
-    vectors = _in_order(batches, order.to_numpy().astype(np.int64))
+    items = np.empty_like(order)
+    items[order] = np.arange(len(order))
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
+    dims = next(iter(batches)).vectors.shape[1]
     with storage.staged(storage.join(generation, index_path)) as partial:
-        build_shard(vectors, partial, metric=config.metric, trees=config.trees, seed=config.seed)
+        build_shard(
+            _numbered(batches, items), partial,
+            items=len(items), dims=dims, metric=config.metric, trees=config.trees, seed=config.seed,
+        )  # fmt: skip
         index = storage.describe(partial, index_path)
-        opened = AnnoyShard(partial, metric=config.metric, dims=vectors.shape[1], items=len(vectors))
+        opened = AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items))
         recalls = measure_recall(opened, config.trees)
     with storage.staged(storage.join(generation, metadata_path)) as partial:
         # An open file: Arrow would read a path that begins with ~ in its own way.
         with partial.open("wb") as file:
             pq.write_table(_metadata(images), file)
         metadata = storage.describe(partial, metadata_path)
-    return ShardSummary(index, metadata, len(vectors), tuple(recalls), time.time())
+    return ShardSummary(index, metadata, len(items), tuple(recalls), time.time())
 
 
-def _in_order(batches: Sequence[VectorRows], order: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """The batches' vectors, [n, dims], row i being ``order[i]`` of all batches in turn."""
-    place = np.empty_like(order)
-    place[order] = np.arange(len(order))
-    vectors = np.empty((len(order), batches[0].vectors.shape[1]), np.float32)
+def _numbered(
+    batches: Iterable[VectorRows], items: npt.NDArray[np.int64]
+) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+    """The batches' vectors with their item numbers, of which `items` holds those of all rows in turn."""
     start = 0
     for batch in batches:
-        # Straight to its place: a concatenation would be a second copy of everything.
-        vectors[place[start : start + len(batch.vectors)]] = batch.vectors
+        yield items[start : start + len(batch.vectors)], batch.vectors
         start += len(batch.vectors)
-    return vectors
 
 
 def _metadata(images: pa.Table) -> pa.Table:

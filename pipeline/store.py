@@ -4,19 +4,15 @@ A chunk holds the features of one unit of images under one spec, and is named by
 It appears whole or not at all, so that whatever a run that died has left is usable as it is.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from imgindex import storage
-from imgindex.errors import OutputError
+from imgindex import chunks
 from imgindex.records import ImageFile, ImageRow, StoredImage
 
-_SUFFIX = ".parquet"
 _KEYS = ["uri", "size", "etag_or_mtime"]
 
 
@@ -30,62 +26,28 @@ def write_chunk(directory: str, rows: Sequence[ImageRow], features: npt.NDArray[
             "sha256": [row.sha256 for row in rows],
             "width": pa.array([row.width for row in rows], pa.int32()),
             "height": pa.array([row.height for row in rows], pa.int32()),
-            "feature": pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1]),
+            "feature": chunks.matrix_column(features),
         }
     )
-    buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, compression="none", use_dictionary=False)
-    data = buffer.getvalue().to_pybytes()
-    name = f"chunk-{_digest(data)}{_SUFFIX}"
-    storage.write_bytes(storage.join(directory, name), data)
-    return name
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:32]
-
-
-def chunk_names(directory: str) -> list[str]:
-    """The names of the chunks in `directory`, sorted."""
-    return storage.list_names(directory, _SUFFIX)
+    return chunks.write(directory, table)
 
 
 def read_keys(directory: str, chunk: str) -> Iterator[StoredImage]:
     """Which version of which image each row of a chunk holds."""
-    keys = _read(directory, chunk).select(_KEYS).to_pydict()
+    keys = chunks.read(directory, chunk).select(_KEYS).to_pydict()
     for row, (uri, size, version) in enumerate(zip(*(keys[name] for name in _KEYS), strict=True)):
         yield StoredImage(uri, size, version, chunk, row)
 
 
 def read_features(directory: str, chunk: str, rows: Sequence[int]) -> npt.NDArray[np.float16]:
     """The features [n, feature_dim] of `rows` of a chunk."""
-    return _features(_read(directory, chunk).take(rows))
+    return chunks.matrix(chunks.read(directory, chunk).take(rows), "feature")
 
 
 def read_rows(directory: str, chunk: str, rows: Sequence[int]) -> tuple[pa.Table, npt.NDArray[np.float16]]:
     """What describes `rows` of a chunk (uri, sha256, size, width, height), and their features."""
-    table = _read(directory, chunk).take(rows)
-    return table.select(["uri", "sha256", "size", "width", "height"]), _features(table)
-
-
-def _features(table: pa.Table) -> npt.NDArray[np.float16]:
-    column = table["feature"].combine_chunks()
-    features: npt.NDArray[np.float16] = column.flatten().to_numpy(zero_copy_only=False)
-    return features.reshape(len(table), column.type.list_size)
-
-
-def _read(directory: str, chunk: str) -> pa.Table:
-    path = storage.join(directory, chunk)
-    try:
-        data = storage.read_bytes(path)
-    except OSError as error:
-        raise OutputError(f"cannot read the store's {path}: {error}") from error
-    if chunk != f"chunk-{_digest(data)}{_SUFFIX}":
-        raise OutputError(
-            f"the store's {path} is damaged: its bytes do not match the digest in its name; "
-            "delete it and build again, which embeds its images anew"
-        )
-    return pq.read_table(pa.BufferReader(data))
+    table = chunks.read(directory, chunk).take(rows)
+    return table.select(["uri", "sha256", "size", "width", "height"]), chunks.matrix(table, "feature")
 
 
 def diff(

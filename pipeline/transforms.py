@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -13,12 +14,13 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import listing, shards, store
+from imgindex import chunks, listing, shards, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.models.engines import EngineChoice, available_cores, load_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
+from imgindex.parts import Parts, PartWriter
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
     EmbeddedUnit,
@@ -37,7 +39,7 @@ UNIT_IMAGES = 512
 # fits into a worker's memory, few enough that an element is a batch and not an image.
 _DIFF_BUCKETS = 256
 
-# Rows whose Gram matrix is computed at once: below this its D x D additions cost more than the product.
+# Rows that are added to the moments at once: for fewer, matrix products run below their speed.
 _MOMENT_ROWS = 4096
 
 Features = npt.NDArray[np.float16]
@@ -90,7 +92,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         stored = (
             files.pipeline
             | beam.Create([self.directory])
-            | beam.FlatMap(store.chunk_names)
+            | beam.FlatMap(chunks.names)
             | beam.Reshuffle()
             | "ReadKeys" >> beam.FlatMap(_stored_by_bucket, self.directory)
         )
@@ -336,12 +338,14 @@ def _project_chunk(
 class WriteIndex(beam.PTransform):  # type: ignore[misc]
     """Writes `VectorRows` as Annoy and metadata shards of a generation; gives `ShardSummary`s.
 
-    Takes a PCollection of ``(shard, VectorRows)`` and `shard_count`, a singleton.
+    Takes a PCollection of ``(shard, VectorRows)`` and `shard_count`, a singleton. What `parts.directory`
+    names below `generation` may be deleted once all summaries are there.
     """
 
     generation: str
     shard_count: AsSingleton
     config: IndexConfig
+    threads: int | None = None  # shards that a worker builds at once; None: as many as it has cores
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -350,16 +354,47 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         return (
             rows
+            | "WriteParts" >> beam.ParDo(_WriteParts(self.generation))
             | beam.GroupByKey()
-            | "BuildShard" >> beam.Map(_build_shard, self.generation, self.config, self.shard_count)
+            | "BuildShards" >> beam.ParDo(_BuildShards(self), self.shard_count)
         )
 
 
-def _build_shard(
-    element: tuple[int, Iterable[VectorRows]],
-    generation: str,
-    config: IndexConfig,
-    shard_count: int,
-) -> ShardSummary:
-    shard, batches = element
-    return shards.write_shard(generation, shard, shard_count, list(batches), config)
+class _WriteParts(beam.DoFn):  # type: ignore[misc]
+    def __init__(self, generation: str) -> None:
+        self._generation = generation
+
+    def start_bundle(self) -> None:
+        self._writer = PartWriter(self._generation)
+
+    def process(self, element: tuple[int, VectorRows]) -> Iterator[tuple[int, str]]:
+        yield from self._writer.add(*element)
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for part in self._writer.flush():
+            yield GlobalWindows.windowed_value(part)
+
+
+class _BuildShards(beam.DoFn):  # type: ignore[misc]
+    """Builds a bundle's shards side by side: Annoy builds one on one thread, and without Python's lock."""
+
+    def __init__(self, settings: WriteIndex) -> None:
+        self._generation = settings.generation
+        self._config = settings.config
+        self._threads = settings.threads
+
+    def start_bundle(self) -> None:
+        self._pool = ThreadPoolExecutor(self._threads or available_cores(), "shard")
+        self._shards: list[Future[ShardSummary]] = []
+
+    def process(self, element: tuple[int, Iterable[str]], shard_count: int) -> None:
+        shard, names = element
+        parts = Parts(self._generation, names)
+        self._shards.append(
+            self._pool.submit(shards.write_shard, self._generation, shard, shard_count, parts, self._config)
+        )
+
+    def finish_bundle(self) -> Iterator[Any]:
+        with self._pool:
+            for shard in self._shards:
+                yield GlobalWindows.windowed_value(shard.result())

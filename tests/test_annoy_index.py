@@ -1,6 +1,8 @@
 """Annoy shards: same bytes twice, distances and neighbours against brute force in float64, damaged files."""
 
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +27,11 @@ from imgindex.models.annoy_index import (
 EVERYTHING = 10**6  # a search_k that makes Annoy inspect every node of these small indexes
 
 
+def build(vectors: np.ndarray, path: Path, **settings: Any) -> None:
+    items, dims = vectors.shape
+    build_shard([(np.arange(items), vectors)], path, items=items, dims=dims, **settings)
+
+
 def random_vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, d)).astype(np.float32)
 
@@ -39,7 +46,7 @@ def brute_force(vectors: np.ndarray, query: np.ndarray, metric: str) -> np.ndarr
 
 
 def shard_of(path, vectors: np.ndarray, metric="angular", trees: int = 10, seed: int = 0) -> AnnoyShard:
-    build_shard(vectors, path, metric=metric, trees=trees, seed=seed)
+    build(vectors, path, metric=metric, trees=trees, seed=seed)
     return AnnoyShard(path, metric=metric, dims=vectors.shape[1], items=len(vectors))
 
 
@@ -65,19 +72,19 @@ class TestBuildShard:
     def test_bytes_depend_on_the_arguments_alone(self, tmp_path, metric):
         vectors = random_vectors(500, 8)
         one, two, other = tmp_path / "one", tmp_path / "two", tmp_path / "other"
-        build_shard(vectors, one, metric=metric, trees=5, seed=1)
-        build_shard(np.asfortranarray(vectors), two, metric=metric, trees=5, seed=1)
-        build_shard(vectors, other, metric=metric, trees=5, seed=2)
+        build(vectors, one, metric=metric, trees=5, seed=1)
+        build(np.asfortranarray(vectors), two, metric=metric, trees=5, seed=1)
+        build(vectors, other, metric=metric, trees=5, seed=2)
         assert one.read_bytes() == two.read_bytes()
         assert one.read_bytes() != other.read_bytes()
 
     def test_a_path_that_cannot_be_written(self, tmp_path):
         with pytest.raises(OutputError, match="could not write"):
-            build_shard(random_vectors(3, 2), tmp_path / "no/such/x", metric="angular", trees=1, seed=0)
+            build(random_vectors(3, 2), tmp_path / "no/such/x", metric="angular", trees=1, seed=0)
 
     @pytest.mark.parametrize(("n", "d", "trees"), [(1, 4, 5), (100, 8, 10), (2000, 50, 20), (5000, 8, 5)])
     def test_estimated_size(self, path, n, d, trees):
-        build_shard(random_vectors(n, d), path, metric="angular", trees=trees, seed=0)
+        build(random_vectors(n, d), path, metric="angular", trees=trees, seed=0)
         assert estimate_bytes(n, d, trees) == pytest.approx(path.stat().st_size, rel=0.25)
 
 
@@ -192,7 +199,7 @@ class TestRefusedFiles:
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("trees", [1, 2, 8])
     def test_other_dims(self, path, metric, trees):
-        build_shard(random_vectors(50, 5), path, metric=metric, trees=trees, seed=0)
+        build(random_vectors(50, 5), path, metric=metric, trees=trees, seed=0)
         # 13 dimensions make nodes of just twice the bytes, or nearly so.
         for dims in set(range(1, 80)) - {5}:
             with pytest.raises(OutputError, match=r"index\.ann"):
@@ -202,20 +209,20 @@ class TestRefusedFiles:
     def test_other_metric(self, path, metric):
         [other] = set(METRICS) - {metric}
         for trees in range(1, 10):
-            build_shard(random_vectors(50, 5), path, metric=other, trees=trees, seed=0)
+            build(random_vectors(50, 5), path, metric=other, trees=trees, seed=0)
             with pytest.raises(OutputError, match=r"index\.ann"):
                 AnnoyShard(path, metric=metric, dims=5, items=50)
 
     @pytest.mark.parametrize("items", [1, 49, 51, 10**9])
     def test_other_number_of_items(self, path, items):
-        build_shard(random_vectors(50, 5), path, metric="angular", trees=3, seed=0)
+        build(random_vectors(50, 5), path, metric="angular", trees=3, seed=0)
         with pytest.raises(OutputError, match=f"holds 50 items; its manifest promises {items}"):
             AnnoyShard(path, metric="angular", dims=5, items=items)
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_truncated_file_is_refused_or_holds_every_vector(self, path, metric):
         vectors = random_vectors(30, 3)
-        build_shard(vectors, path, metric=metric, trees=3, seed=0)
+        build(vectors, path, metric=metric, trees=3, seed=0)
         whole = path.read_bytes()
         node = 4 * (3 + (3 if metric == "angular" else 4))
         refused = 0
@@ -250,7 +257,7 @@ class ShardThatFinds(AnnoyShard):
     """A shard whose approximate answers are the exact ones, changed by `change(items)`."""
 
     def __init__(self, path, vectors, change):
-        build_shard(vectors, path, metric="angular", trees=1, seed=0)
+        build(vectors, path, metric="angular", trees=1, seed=0)
         super().__init__(path, metric="angular", dims=vectors.shape[1], items=len(vectors))
         self.change = change
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import store
+from imgindex import chunks, store
 from imgindex.config import ImagesConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.models.preprocess import decode
@@ -122,7 +122,7 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
     listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
     unit, advanced = embed(listed, MeanEngine(4), place)
     assert unit.chunk is not None
-    assert store.chunk_names(place) == [unit.chunk]
+    assert chunks.names(place) == [unit.chunk]
     images, features = store.read_rows(place, unit.chunk, list(range(unit.rows)))
     failed = [failure.uri for failure in unit.failures]
     assert sorted(images["uri"].to_pylist() + failed) == sorted(files)

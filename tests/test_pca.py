@@ -190,14 +190,9 @@ def assert_exact(moments: Moments, rows: np.ndarray) -> None:
     assert [Fraction(value) for value in moments.total.tolist()] == [
         sum(column) * Fraction(UNIT) for column in columns
     ]
-    gram = [
-        [Fraction(high) + Fraction(low) for high, low in zip(highs, lows, strict=True)]
-        for highs, lows in zip(moments.gram_high.tolist(), moments.gram_low.tolist(), strict=True)
-    ]
-    assert gram == [
-        [sum(x * y for x, y in zip(a, b, strict=True)) * Fraction(UNIT) ** 2 for b in columns]
-        for a in columns
-    ]
+    for i, j in zip(*np.triu_indices(len(columns)), strict=True):
+        product = sum(x * y for x, y in zip(columns[i], columns[j], strict=True)) * Fraction(UNIT) ** 2
+        assert Fraction(moments.gram_high[i, j]) + Fraction(moments.gram_low[i, j]) == product
 
 
 class TestProjection:

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex import storage
+from imgindex.chunks import names as chunk_names
 from imgindex.errors import OutputError
 from imgindex.records import ImageFile, ImageRow, StoredImage
-from imgindex.store import chunk_names, diff, read_features, read_keys, read_rows, write_chunk
+from imgindex.store import diff, read_features, read_keys, read_rows, write_chunk
 
 ROWS = [
     ImageRow("a.jpg", 10, "17", "aa" * 32, 640, 480),

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from imgindex import store
+from imgindex.chunks import names
 from imgindex.config import IndexConfig, PcaConfig
 from imgindex.models.engines import EngineChoice, embed_all, load_engine
 from imgindex.models.pca import Moments, fit_basis, normalize
@@ -145,7 +146,7 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
         assert sum(unit.rows for unit in units) == 9
         failures = [(failure.uri, failure.reason) for unit in units for failure in unit.failures]
         assert failures == [("3.jpg", "not_an_image")]
-        assert sorted(unit.chunk for unit in units if unit.chunk) == store.chunk_names(directory)
+        assert sorted(unit.chunk for unit in units if unit.chunk) == names(directory)
 
     EMBEDDING.reset()
     p = pipeline()
@@ -160,7 +161,7 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
         "failed_not_an_image": 1,
     }
     stored = {}
-    for chunk in store.chunk_names(directory):
+    for chunk in names(directory):
         images, features = store.read_rows(
             directory, chunk, [k.row for k in store.read_keys(directory, chunk)]
         )

@@ -1,0 +1,66 @@
+"""Parts: every row comes back once, in its own shard, whatever was gathered and flushed between."""
+
+from collections import defaultdict
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgindex import chunks, parts
+from imgindex.errors import OutputError
+from imgindex.parts import Parts, PartWriter
+from imgindex.records import VectorRows
+
+
+def rows_of(first: int, count: int) -> VectorRows:
+    uris = [f"{number:06}.jpg" for number in range(first, first + count)]
+    vectors = np.arange(first, first + count, dtype=np.float32)[:, np.newaxis] * [1, -1, 0.5]
+    return VectorRows(pa.table({"uri": uris}), vectors.astype(np.float32))
+
+
+@given(
+    batches=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 9)), max_size=12), limit=st.integers(1, 20)
+)
+def test_every_row_comes_back_once_in_its_shard(
+    tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[int, int]], limit: int
+) -> None:
+    generation = str(tmp_path_factory.mktemp("generation"))
+    written: dict[int, list[str]] = defaultdict(list)
+    expected: dict[int, list[str]] = defaultdict(list)
+    first = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("imgindex.parts._PART_ROWS", limit)
+        patch.setattr("imgindex.parts._WAITING_ROWS", 2 * limit)
+        writer = PartWriter(generation)
+        for shard, count in batches:
+            rows = rows_of(first, count)
+            expected[shard] += rows.images["uri"].to_pylist()
+            for of, name in writer.add(shard, rows):
+                written[of].append(name)
+            first += count
+        for of, name in writer.flush():
+            written[of].append(name)
+    assert written.keys() == expected.keys()
+    for shard, names in written.items():
+        found = Parts(generation, names)
+        for _ in range(2):  # as often as one likes
+            uris = [uri for rows in found for uri in rows.images["uri"].to_pylist()]
+            assert uris == expected[shard]
+            for rows in found:
+                numbers = [int(uri[:6]) for uri in rows.images["uri"].to_pylist()]
+                np.testing.assert_array_equal(rows.vectors, np.outer(numbers, [1, -1, 0.5]))
+                assert rows.vectors.dtype == np.float32
+
+
+def test_a_damaged_part_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
+    generation = tmp_path_factory.mktemp("generation")
+    ((_, name),) = [*(writer := PartWriter(str(generation))).add(0, rows_of(0, 5)), *writer.flush()]
+    path = generation / "parts" / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    assert chunks.names(parts.directory(str(generation))) == [name]
+    with pytest.raises(OutputError, match=f"{name} is damaged"):
+        list(Parts(str(generation), [name]))
