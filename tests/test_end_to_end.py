@@ -17,6 +17,7 @@ from sklearn.decomposition import PCA
 
 import imgindex
 from imgindex.errors import OutputError, UsageError
+from imgindex.models.backbones import BUNDLED_WEIGHTS
 from imgindex.samples import write_samples
 
 BUNDLED = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled")
@@ -312,22 +313,60 @@ def test_a_pil_image_is_searched_as_its_file_is_and_stays_as_it_was(index, photo
     assert image.size == size
 
 
+def nearest(vectors, count):
+    """The `count` nearest rows of each row by cosine, itself left out, sharing nothing with the project."""
+    unit = np.asarray(vectors, np.float64)
+    unit = unit / np.linalg.norm(unit, axis=1, keepdims=True)
+    cosines = unit @ unit.T
+    np.fill_diagonal(cosines, -np.inf)
+    return np.argsort(-cosines, axis=1)[:, :count]
+
+
+def same_class(vectors, labels):
+    """The share of the 4 nearest that have the row's label."""
+    return (labels[nearest(vectors, 4)] == labels[:, np.newaxis]).mean()
+
+
 def test_caltech20_retrieves_its_own_classes(caltech20, tmp_path):
     config = imgindex.Config(input=str(caltech20), output=str(tmp_path / "index"), backbone=BUNDLED)
     assert imgindex.build(config)["ledger"]["indexed"] == 600
     index = imgindex.Index.open(config.output)
     (shard,), (table,) = index._shards, index._metadata
-    vectors = np.array(shard.vectors, np.float64)
-    labels = np.array(table["label"].to_pylist())
-    # Brute force that shares nothing with the project's own.
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    cosines = vectors @ vectors.T
-    np.fill_diagonal(cosines, -np.inf)
-    order = np.argsort(-cosines, axis=1)
-    assert (labels[order[:, :4]] == labels[:, np.newaxis]).mean() >= 0.95
+    assert same_class(shard.vectors, np.array(table["label"].to_pylist())) >= 0.95
     annoy = index.search_vectors(np.array(shard.vectors), 11)
     agreement = [
-        len(set(order[item, :10]) & ({n.item for n in result.neighbors} - {item})) / 10
-        for item, result in enumerate(annoy)
+        len(set(exact) & ({n.item for n in result.neighbors} - {item})) / 10
+        for item, (exact, result) in enumerate(zip(nearest(shard.vectors, 10), annoy, strict=True))
     ]
     assert np.mean(agreement) >= 0.95
+
+
+@pytest.mark.parametrize("enlarged", [1, 5])
+def test_caltech20_retrieves_as_well_as_float32_of_whole_decodes(caltech20, enlarged, tmp_path):
+    # Enlarged five times, photos are decoded at a reduced size.
+    uris = sorted(path.relative_to(caltech20).as_posix() for path in caltech20.glob("*/*.jpg"))
+    pixels = []
+    for path in (caltech20 / uri for uri in uris):
+        target = tmp_path / "photos" / path.relative_to(caltech20)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with Image.open(path) as photo:
+            size = photo.width * enlarged, photo.height * enlarged
+            photo.convert("RGB").resize(size, Image.Resampling.BICUBIC).save(target, quality=90)
+        with Image.open(target) as photo:
+            pixels.append(np.asarray(photo.resize((224, 224), Image.Resampling.BILINEAR)))
+    import keras
+
+    model = keras.applications.MobileNetV2(
+        input_shape=(224, 224, 3), include_top=False, pooling="avg", weights=str(BUNDLED_WEIGHTS)
+    )
+    preprocessed = keras.applications.mobilenet_v2.preprocess_input(np.array(pixels, np.float32))
+    features = model.predict(preprocessed, verbose=0)
+    expected = PCA(150, svd_solver="full").fit_transform(
+        features / np.linalg.norm(features, axis=1, keepdims=True)
+    )
+    config = imgindex.Config(input=str(tmp_path / "photos"), output=str(tmp_path / "index"), backbone=BUNDLED)
+    imgindex.build(config)
+    index = imgindex.Index.open(config.output)
+    assert index._metadata[0]["uri"].to_pylist() == uris
+    labels = np.array([uri.partition("/")[0] for uri in uris])
+    assert abs(same_class(index._shards[0].vectors, labels) - same_class(expected, labels)) <= 0.005
