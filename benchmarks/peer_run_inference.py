@@ -27,7 +27,7 @@ def write(rows: list, output: str) -> None:
     from annoy import AnnoyIndex  # a class that Beam cannot pickle with this module's functions
 
     rows = sorted(rows, key=lambda row: row[0])
-    features = np.array([np.asarray(result.inference) for _, result in rows])
+    features = np.array([feature for _, feature in rows])
     features /= np.linalg.norm(features, axis=1, keepdims=True)
     vectors = PCA(150).fit_transform(features)
     index = AnnoyIndex(150, "angular")
@@ -58,6 +58,8 @@ def main(photos: str, output: str, backbone: str) -> None:
             | fileio.ReadMatches()
             | beam.Map(decode, size)
             | RunInference(handler)
+            # Without this the images would travel on with their features.
+            | beam.MapTuple(lambda path, result: (path, np.asarray(result.inference)))
             | beam.combiners.ToList()
             | beam.Map(write, output)
         )

@@ -51,7 +51,7 @@ def main() -> None:
             print(f"{name}: {done.seconds:.1f} s, peak {done.peak_mib:.0f} MiB", flush=True)
             rates.setdefault(name, []).append(count / done.seconds)
             peaks[name] = max(peaks.get(name, 0), done.peak_mib)
-        alone = run([sys.executable, str(HERE / "model_alone.py"), backbone, limit_precision, "512"])
+        alone = run([sys.executable, str(HERE / "model_alone.py"), backbone, limit_precision, str(count)])
         rates.setdefault("engine alone", []).append(float(alone.output.split()[-1]))
     print(machine())
     print(f"{backbone}, {count} images, {arguments.rounds} rounds, imgindex precision {arguments.precision}")
