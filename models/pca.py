@@ -70,6 +70,17 @@ class Moments:
         high, low = (np.zeros((feature_dim, feature_dim), order="F") for _ in range(2))
         return cls(0, np.zeros(feature_dim), high, low)
 
+    def __getstate__(self) -> tuple[int, Float64, Float64, Float64]:
+        # Both triangles in one matrix: half the bytes, of which a runner keeps several copies.
+        both = self.gram_high + np.triu(self.gram_low, 1).T
+        return self.count, self.total, both, self.gram_low.diagonal().copy()
+
+    def __setstate__(self, state: tuple[int, Float64, Float64, Float64]) -> None:
+        self.count, self.total, both, low_diagonal = state
+        self.gram_high = np.asfortranarray(np.triu(both))
+        self.gram_low = np.asfortranarray(np.tril(both, -1).T)
+        np.fill_diagonal(self.gram_low, low_diagonal)
+
     @property
     def feature_dim(self) -> int:
         """Length of a row."""

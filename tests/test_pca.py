@@ -122,6 +122,8 @@ def cuts_and_merges(draw, rows):
     order = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).permutation(len(rows))
     cuts = sorted(draw(st.lists(st.integers(0, len(rows)), max_size=8)))
     parts = [moments_of(batch) for batch in np.split(rows[order], cuts)]
+    for travelling in draw(st.sets(st.integers(0, len(parts) - 1))):
+        parts[travelling] = copy.deepcopy(parts[travelling])  # as its pickle would arrive
     while len(parts) > 1:
         merged = parts.pop(draw(st.integers(0, len(parts) - 1)))
         merged.merge(parts.pop(draw(st.integers(0, len(parts) - 1))))
