@@ -28,7 +28,7 @@ def build(photos: Path, backbone: str, precision: str, output: str) -> Run:
 
 
 def chosen_precision(photos: Path, backbone: str) -> str:
-    """What imgindex picks by itself. Converts the backbone too, which users pay for once, not in every run."""
+    """What imgindex picks by itself. Converts the backbone too, which users pay for once."""
     with tempfile.TemporaryDirectory() as output:
         build(photos, backbone, "auto", output)
         name = (Path(output) / "CURRENT").read_text().strip()
