@@ -4,13 +4,18 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-lowest lint clean
+.PHONY: demo test test-long test-lowest lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
 
 test: $(VENV)/installed-test
 	$(BIN)/pytest --cov=imgindex --cov-report=term
+
+# What takes minutes: builds that are killed, writes that fail, readers under ten publishes. KILLS says how many.
+KILLS ?= 30
+test-long: $(VENV)/installed-test
+	IMGINDEX_KILLS=$(KILLS) $(BIN)/pytest -m long
 
 # The same tests with the oldest libraries that pyproject.toml allows.
 test-lowest:

@@ -42,12 +42,12 @@ def ours(store: Path, output: Path) -> None:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from imgindex.assembly import index_half
+    from imgindex.assembly import frozen_or_fitted, index_half
     from imgindex.config import Config, IndexConfig, PcaConfig
     from imgindex.generation import Output
     from imgindex.models.engines import EngineChoice
     from imgindex.models.spec import Spec
-    from imgindex.publish import Plan
+    from imgindex.plan import Plan
 
     started = time.time()
     plan = Plan(
@@ -56,7 +56,6 @@ def ours(store: Path, output: Path) -> None:
         output=Output(str(output)),
         generation="benchmark",
         previous=None,
-        previous_items=0,
         spec=Spec("synthetic", "", (1, 1), "avg", "", ""),
         engine=EngineChoice("synthetic", "none", "avg", None, "openvino", "float32", 16),
         threads=None,
@@ -68,7 +67,9 @@ def ours(store: Path, output: Path) -> None:
     chunks = [(path.name, pq.read_metadata(path).num_rows) for path in sorted(store.iterdir())]
     with beam.Pipeline(runner=FnApiRunner()) as pipeline:
         selection = pipeline | beam.Create(chunks) | beam.MapTuple(lambda name, n: (name, list(range(n))))
-        bases, shards = index_half(selection, plan)
+        news = pipeline | "NoNews" >> beam.Create([])
+        basis, _ = frozen_or_fitted(selection, news, plan)
+        bases, shards = index_half(selection, basis, plan)
         bases | "Fitted" >> beam.Map(lambda basis: print(f"pca {basis.finished - started:.1f}", flush=True))
         shards | "Built" >> beam.Map(lambda shard: print(f"shard {shard.finished - started:.1f}", flush=True))
     print(f"total {time.time() - started:.1f}")

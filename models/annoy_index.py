@@ -1,6 +1,6 @@
 """One Annoy shard: building it from vectors, opening and searching it, exact search beside it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,12 @@ Items = npt.NDArray[np.int64]
 
 RECALL_K = 10
 RECALL_SAMPLE = 200
-RECALL_EFFORTS = 6
+
+# Values of Annoy's `search_k`, the nodes that a search inspects, at which recall is measured.
+EFFORTS = tuple(100 << step for step in range(8))
+
+# Tree counts that `auto` chooses among.
+AUTO_TREES = (10, 20, 40, 80)
 
 # Distances in float64 that differ by less are equal: the root of a difference's rounding is up to some 1e-7.
 _TIE = 1e-6
@@ -150,13 +155,8 @@ def cosine_similarity(vectors: Floats, queries: Floats) -> Floats:
     return np.clip(cosines, -1, 1, out=cosines)
 
 
-def search_effort(trees: int, step: int) -> int:
-    """Annoy's ``search_k`` at the `step`-th of the efforts that recall is measured at, from 0."""
-    return RECALL_K * trees << step
-
-
-def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
-    """Recall@10 against exact search at each of `RECALL_EFFORTS` efforts, cheapest first.
+def measure_recall(shard: AnnoyShard) -> list[float]:
+    """Recall@10 against exact search at each of `EFFORTS`, cheapest first.
 
     The queries are at most `RECALL_SAMPLE` of the shard's own items, evenly spread, each left out of its own
     answer. Whatever is as near as the last of the exact neighbours counts, for copies of an image tie and
@@ -173,14 +173,22 @@ def measure_recall(shard: AnnoyShard, trees: int) -> list[float]:
     ]
     wanted = len(sample) * (k - 1)
     recalls = []
-    for effort in range(RECALL_EFFORTS):
+    for effort in EFFORTS:
         hits = 0
-        answers = shard.nearest(queries, k, search_effort(trees, effort))
+        answers = shard.nearest(queries, k, effort)
         for item, limit, (found, _) in zip(sample, limits, answers, strict=True):
             distances = _distances(shard, item, found[found != item][:RECALL_K])
             hits += int(np.count_nonzero(distances <= limit))
         recalls.append(hits / wanted if wanted else 1.0)
     return recalls
+
+
+def cheapest_effort(recalls: Sequence[float], target: float) -> int:
+    """Which of `EFFORTS` is the least to reach `target`; the one of best recall where none does."""
+    for step, recall in enumerate(recalls):
+        if recall >= target:
+            return step
+    return int(np.argmax(recalls))
 
 
 def _distances(shard: AnnoyShard, item: np.int64, others: Items) -> Floats:

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
         PublishConfig,
         load_config,
     )
+    from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
     from imgindex.errors import ImgindexError
-    from imgindex.launch import build
+    from imgindex.launch import build, refresh
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
     from imgindex.search import Index, Neighbor, Result
     from imgindex.transforms import (
-        DiffAgainstStore,
         EmbedImages,
         FitPca,
         ListImages,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BackboneConfig",
+    "CompareGenerations",
     "Config",
     "DiffAgainstStore",
     "EmbedImages",
@@ -43,6 +44,7 @@ __all__ = [
     "EngineConfig",
     "Failure",
     "FitPca",
+    "GroupByChunk",
     "ImageFile",
     "ImagesConfig",
     "ImgindexError",
@@ -58,12 +60,14 @@ __all__ = [
     "WriteIndex",
     "build",
     "load_config",
+    "refresh",
 ]
 
 _MODULES = {
     "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
+    "delta": ["CompareGenerations", "DiffAgainstStore", "GroupByChunk"],
     "errors": ["ImgindexError"],
-    "launch": ["build"],
+    "launch": ["build", "refresh"],
     "models.engines": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],
     "search": ["Index", "Neighbor", "Result"],

@@ -7,13 +7,17 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
 from imgindex import storage
+from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.errors import OutputError
+from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
-from imgindex.publish import Plan, finish
-from imgindex.records import EmbeddedUnit, ShardSummary, Tally, WrittenBasis
+from imgindex.plan import Plan
+from imgindex.publish import finish, nothing_changed
+from imgindex.records import EmbeddedUnit, ShardSummary, StoredImage, Tally, WrittenBasis
 from imgindex.shards import shard_count_of
 from imgindex.transforms import (
-    DiffAgainstStore,
     EmbedImages,
+    Features,
     FitPca,
     ListImages,
     ProjectFeatures,
@@ -26,83 +30,148 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     """Adds the build that `plan` describes to `pipeline`."""
     config = plan.config
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
-    known = listed.files | "DiffAgainstStore" >> DiffAgainstStore(plan.store)
-    units = known.missing | "EmbedImages" >> EmbedImages(
+    delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(plan.store, config.images, plan.threads)
+    units = delta.new | "EmbedImages" >> EmbedImages(
         plan.store, plan.engine, config.images, plan.threads, plan.spec.digest
     )
-    embedded = units | "ChunksOfUnits" >> beam.FlatMap(_chunk_of)
-    # Every image of the listing whose feature the store holds: (chunk, rows), each chunk once.
-    selection = (
-        (known.found, embedded)
-        | "Select" >> beam.Flatten()
-        | "GroupByChunk" >> beam.GroupByKey()
-        | "SortRows" >> beam.MapTuple(_sorted_rows)
-    )
-    bases, shards = index_half(selection, plan)
-
+    # Every image of the listing whose feature the store holds.
+    held = (
+        delta.found,
+        units | "ImagesOfUnits" >> beam.Map(lambda unit: unit.images),
+        delta.copied | "ImagesOfCopies" >> beam.Map(lambda unit: unit.images),
+    ) | "FlattenHeld" >> beam.Flatten()
+    before = plan.previous.metadata if plan.previous else ()
+    compared = held | "CompareGenerations" >> CompareGenerations(before)
     failures = (
         listed.failures,
         units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
     ) | "FlattenFailures" >> beam.Flatten()
     tallies = (
-        (listed.files, listed.failures)
-        | "FlattenListed" >> beam.Flatten()
-        | "CountListed" >> beam.combiners.Count.Globally()
-        | "TallyListed" >> beam.Map(lambda count: Tally({"listed": count})),
-        known.found | "TallyReused" >> beam.Map(_tally_of_found),
+        listed.files | "CountFiles" >> beam.combiners.Count.Globally() | beam.Map(_tally_of_files),
+        failures | "CountFailures" >> beam.combiners.Count.Globally() | beam.Map(_tally_of_failures),
+        listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1})),
+        delta.found | "TallyReused" >> beam.Map(_tally_of_found),
+        delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),
         units | "TallyUnits" >> beam.Map(_tally_of_unit),
+        compared.counts,
     ) | "FlattenTallies" >> beam.Flatten()
-    tally = tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies)
+    tally = AsSingleton(tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies))
+
+    # A refresh that changes nothing ends here.
+    selection = (
+        held
+        | "IfChanged" >> beam.Filter(lambda _, tally: not nothing_changed(plan, tally), tally)
+        | "GroupByChunk" >> GroupByChunk()
+    )
+    basis, verdict = frozen_or_fitted(selection, compared.news, plan)
+    written, shards = index_half(selection, basis, plan)
     _ = (
         pipeline
         | "Once" >> beam.Create([plan])
-        | "Publish" >> beam.Map(finish, AsSingleton(tally), AsList(failures), AsList(bases), AsList(shards))
+        | "Publish"
+        >> beam.Map(finish, tally, AsList(failures), AsList(written), AsList(verdict), AsList(shards))
     )
+
+
+def frozen_or_fitted(
+    selection: beam.PCollection[tuple[str, list[int]]], news: beam.PCollection[list[StoredImage]], plan: Plan
+) -> tuple[beam.PCollection[Basis], beam.PCollection[Verdict]]:
+    """The live generation's basis, or one fitted to all of `selection` where `news` ask for it."""
+    pca, previous = plan.config.pca, plan.previous
+    if previous is None or previous.basis is None or pca.refit == "always":
+        why = "pca.refit is always" if pca.refit == "always" else "there was no basis for this recipe"
+        verdict = selection.pipeline | "Refit" >> beam.Create([Verdict(True, why)])
+        return _fit(selection, plan), verdict
+    frozen = selection.pipeline | beam.Create([previous.basis]) | "ReadBasis" >> beam.Map(_read_basis)
+    if pca.refit == "never":
+        verdict = selection.pipeline | "Keep" >> beam.Create([Verdict(False, "pca.refit is never")])
+        return frozen, verdict
+    verdict = (
+        news
+        | "GroupNewsByChunk" >> GroupByChunk()
+        | "ReadNews" >> ReadFeatures(plan.store)
+        | "MeasureResiduals" >> beam.Map(_residuals, AsSingleton(frozen))
+        | "SumResiduals" >> beam.CombineGlobally(_sum_residuals)
+        | "Judge" >> beam.Map(_judge, AsSingleton(frozen), previous.fitted_images, pca.dims)
+    )
+    refit = AsSingleton(verdict)
+    fitted = _fit(selection | "IfRefit" >> beam.Filter(lambda _, verdict: verdict.refit, refit), plan)
+    kept = frozen | "IfKept" >> beam.Filter(lambda _, verdict: not verdict.refit, refit)
+    return (fitted, kept) | "FlattenBases" >> beam.Flatten(), verdict
+
+
+def _fit(selection: beam.PCollection[tuple[str, list[int]]], plan: Plan) -> beam.PCollection[Basis]:
+    features = selection | "ReadFeatures" >> ReadFeatures(plan.store)
+    return features | "FitPca" >> FitPca(plan.config.pca)
 
 
 def index_half(
-    selection: beam.PCollection[tuple[str, list[int]]], plan: Plan
+    selection: beam.PCollection[tuple[str, list[int]]], basis: beam.PCollection[Basis], plan: Plan
 ) -> tuple[beam.PCollection[WrittenBasis], beam.PCollection[ShardSummary]]:
     """Writes basis and shards of the images that `selection` names by (chunk, rows) of the store."""
     config = plan.config
-    shard_count = AsSingleton(
-        selection
-        | "CountRows" >> beam.Map(_row_count)
-        | "SumRows" >> beam.CombineGlobally(sum)
-        | "CountShards" >> beam.Map(shard_count_of, config.index.items_per_shard)
-    )
-    # The features are read once for each use: kept between the two, they would be held in memory.
-    basis = selection | "ReadFeatures" >> ReadFeatures(plan.store) | "FitPca" >> FitPca(config.pca)
+    rows = selection | "CountRows" >> beam.Map(_row_count) | "SumRows" >> beam.CombineGlobally(sum)
+    shard_count = AsSingleton(rows | "CountShards" >> beam.Map(shard_count_of, config.index.items_per_shard))
     shards = (
         selection
         | "ProjectFeatures" >> ProjectFeatures(plan.store, AsSingleton(basis), shard_count)
         | "WriteIndex" >> WriteIndex(plan.directory, shard_count, config.index, plan.threads)
     )
-    return basis | "WriteBasis" >> beam.Map(_write_basis, plan.directory), shards
-
-
-def _chunk_of(unit: EmbeddedUnit) -> Iterable[tuple[str, list[int]]]:
-    return [] if unit.chunk is None else [(unit.chunk, list(range(unit.rows)))]
-
-
-def _sorted_rows(chunk: str, parts: Iterable[list[int]]) -> tuple[str, list[int]]:
-    return chunk, sorted(row for rows in parts for row in rows)
+    written = (
+        basis
+        | "IfIndexed" >> beam.Filter(lambda _, rows: rows > 0, AsSingleton(rows))
+        | "WriteBasis" >> beam.Map(_write_basis, plan.directory)
+    )
+    return written, shards
 
 
 def _row_count(element: tuple[str, list[int]]) -> int:
     return len(element[1])
 
 
-def _tally_of_found(found: tuple[str, list[int]]) -> Tally:
-    return Tally({"reused": len(found[1])}, diffed=time.time())
+def _tally_of_files(count: int) -> Tally:
+    return Tally({"listed": count})
+
+
+def _tally_of_failures(count: int) -> Tally:
+    return Tally({"failed": count})
+
+
+def _tally_of_found(found: list[StoredImage]) -> Tally:
+    return Tally({"reused": len(found)}, diffed=time.time())
 
 
 def _tally_of_unit(unit: EmbeddedUnit) -> Tally:
-    return Tally({"embedded": unit.rows}, (unit.started, unit.finished), unit.engine_seconds)
+    embedded = len({image.sha256 for image in unit.images})
+    counts = {"embedded": embedded, "copied": len(unit.images) - embedded}
+    return Tally(counts, (unit.started, unit.finished), unit.engine_seconds)
+
+
+def _tally_of_copies(unit: EmbeddedUnit) -> Tally:
+    return Tally({"copied": len(unit.images)})
 
 
 def _sum_tallies(tallies: Iterable[Tally]) -> Tally:
     return sum(tallies, Tally())
+
+
+def _read_basis(path: str) -> Basis:
+    try:
+        return Basis.from_npz(storage.read_bytes(path))
+    except OSError as error:
+        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _residuals(features: Features, basis: Basis) -> Residuals:
+    return Residuals.of(basis, features)
+
+
+def _sum_residuals(residuals: Iterable[Residuals]) -> Residuals:
+    return sum(residuals, Residuals())
+
+
+def _judge(residuals: Residuals, basis: Basis, fitted_images: int, dims: int | float) -> Verdict:
+    return judge(residuals, basis, fitted_images, dims)
 
 
 def _write_basis(basis: Basis, directory: str) -> WrittenBasis:

@@ -10,15 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgindex.errors import ImgindexError, UsageError, printable
+from imgindex.errors import ImgindexError, OutputError, UsageError, printable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
 
 _BUILD_EPILOG = (
     "Every other flag goes to Beam: --runner, --direct_num_workers, --flink_master and so on. "
-    "Exit codes: 0 done; 2 bad usage or config; 3 input or environment trouble, nothing was published; "
-    "4 a publish check refused, nothing was published."
+    "Exit codes: 0 done, or nothing had changed; 2 bad usage or config; 3 input or environment trouble, "
+    "nothing was published; 4 a publish check refused, nothing was published."
 )
 
 
@@ -72,6 +72,10 @@ def _parser() -> argparse.ArgumentParser:
         "--set pca.dims=64; may be repeated",
     )  # fmt: skip
     build.add_argument(
+        "--force", metavar="CHECK", action="append", default=[], help="publish although this check "
+        "refuses: ledger, files, max_failure_rate, max_shrink or min_recall; may be repeated",
+    )  # fmt: skip
+    build.add_argument(
         "--dry_run", action="store_true", help="print counts, the plan and estimates; write nothing"
     )
 
@@ -86,9 +90,27 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
 
-    inspect = command("inspect", "Print what the live generation of an index holds.")
-    inspect.set_defaults(run=_inspect)
-    inspect.add_argument("output", metavar="OUT", help="the index's directory")
+    for name, help_text, run in (
+        ("inspect", "Print what the live generation of an index holds, and its history.", _inspect),
+        (
+            "verify",
+            "Read every byte of the live generation and the store; exit 3 for damage.",
+            _verify,
+        ),
+        ("rollback", "Make an older generation the live one.", _rollback),
+        ("prune", "Delete old generations, and what of the store they alone used.", _prune),
+    ):
+        added = command(name, help_text)
+        added.set_defaults(run=run)
+        added.add_argument("output", metavar="OUT", help="the index's directory")
+        if name == "rollback":
+            added.add_argument(
+                "generation", metavar="GENERATION", nargs="?", help="its name (default: the one before)"
+            )
+        if name == "prune":
+            added.add_argument(
+                "--keep", metavar="N", type=int, required=True, help="how many of the newest stay"
+            )
 
     demo = command("demo", "Make sample images, index them and search: a first look in one command.")
     demo.set_defaults(run=_demo)
@@ -118,11 +140,14 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         _beam_options(rest)
         print(describe_build(config))
         return
-    from imgindex.launch import build
-    from imgindex.summary import describe_generation
+    from imgindex.launch import refresh
+    from imgindex.summary import describe_generation, describe_unchanged
 
-    manifest = build(config, _beam_options(rest))
-    print(describe_generation(str(config.output), manifest))
+    outcome = refresh(config, _beam_options(rest), known.force)
+    if outcome.published:
+        print(describe_generation(str(config.output), outcome.manifest))
+    else:
+        print(describe_unchanged(outcome.manifest, outcome.ledger))
 
 
 def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
@@ -161,9 +186,47 @@ def _search(known: argparse.Namespace) -> None:
 
 def _inspect(known: argparse.Namespace) -> None:
     from imgindex.generation import Output, read_manifest
-    from imgindex.summary import describe_generation
+    from imgindex.summary import describe_generation, describe_history
 
-    print(describe_generation(known.output, read_manifest(Output(known.output))))
+    output = Output(known.output)
+    print(describe_generation(known.output, read_manifest(output)))
+    print()
+    print(describe_history(output))
+
+
+def _verify(known: argparse.Namespace) -> None:
+    from imgindex.summary import human_bytes
+    from imgindex.upkeep import verify
+
+    found = verify(known.output)
+    print(
+        f"{found.files} files of the live generation, {human_bytes(found.bytes)}; "
+        f"{found.chunks} chunks of the store with {found.rows} features"
+    )
+    for problem in found.problems:
+        print(f"damaged: {printable(problem)}")
+    if found.problems:
+        raise OutputError(f"{known.output}: {len(found.problems)} problems; build again, or roll back")
+    print("all bytes are as they were written")
+
+
+def _rollback(known: argparse.Namespace) -> None:
+    from imgindex.upkeep import rollback
+
+    before, now = rollback(known.output, known.generation)
+    print(f"{now} is live; it was {before}")
+
+
+def _prune(known: argparse.Namespace) -> None:
+    from imgindex.upkeep import prune
+
+    pruned = prune(known.output, known.keep)
+    for name in pruned.generations:
+        print(f"deleted generation {name}")
+    print(
+        f"deleted {len(pruned.generations)} generations, and {pruned.rows} features that no other uses "
+        f"from {pruned.chunks} chunks of the store"
+    )
 
 
 def _demo(known: argparse.Namespace) -> None:

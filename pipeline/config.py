@@ -68,14 +68,19 @@ class ImagesConfig:
         _check_range("images.max_bytes", self.max_bytes, 1, 2**40)
 
 
+REFITS = ("auto", "always", "never")
+
+
 @dataclass(frozen=True)
 class PcaConfig:
     """How features are compressed."""
 
     dims: int | float = 150  # a count, or a share of variance in (0, 1)
     whiten: bool = False
+    refit: str = "auto"  # auto | always | never
 
     def __post_init__(self) -> None:
+        _check_choice("pca.refit", self.refit, REFITS)
         if isinstance(self.dims, int):
             _check_range("pca.dims", self.dims, 1, 65_536)
         elif not 0 < self.dims < 1:
@@ -90,14 +95,17 @@ class IndexConfig:
     """How vectors are indexed."""
 
     metric: Metric = "angular"
-    trees: int = 40
+    trees: int | str = 40  # a count, or auto
     items_per_shard: int = 1_000_000
     seed: int = 0
     target_recall: float = 0.95
 
     def __post_init__(self) -> None:
         _check_choice("index.metric", self.metric, METRICS)
-        _check_range("index.trees", self.trees, 1, 10_000)
+        if isinstance(self.trees, int):
+            _check_range("index.trees", self.trees, 1, 10_000)
+        elif self.trees != "auto":
+            raise UsageError(f"index.trees is {self.trees!r}; expected a whole number or auto")
         _check_range("index.items_per_shard", self.items_per_shard, 1, 1_000_000_000)
         _check_range("index.seed", self.seed, 0, 2**31 - 1)
         _check_range("index.target_recall", self.target_recall, 0.0, 1.0)

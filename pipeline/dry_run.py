@@ -9,7 +9,7 @@ from imgindex.config import Config
 from imgindex.embed import UnitEmbedder
 from imgindex.generation import Output, current_name
 from imgindex.listing import list_images
-from imgindex.models.annoy_index import estimate_bytes
+from imgindex.models.annoy_index import AUTO_TREES, estimate_bytes
 from imgindex.models.engines import Engine, available_cores, embed_all, load_engine
 from imgindex.prepare import check_input, engine_choice, resolve
 from imgindex.records import ImageFile
@@ -37,7 +37,8 @@ def describe_build(config: Config) -> str:
     dims = config.pca.dims if isinstance(config.pca.dims, int) else engine.feature_dim
     dims = min(dims, engine.feature_dim, len(files))
     shards = shard_count_of(len(files), config.index.items_per_shard)
-    index_bytes = estimate_bytes(len(files), dims, config.index.trees)
+    trees = config.index.trees if isinstance(config.index.trees, int) else max(AUTO_TREES)
+    index_bytes = estimate_bytes(len(files), dims, trees)
     image_bytes = sum(file.size for file in files)
     lines = [
         ("input", f"{config.input}: {len(files)} images, {human_bytes(image_bytes)}"),
@@ -62,10 +63,10 @@ def _estimated_time(engine: Engine, missing: list[ImageFile], config: Config) ->
     trial = missing[: _TRIAL_BATCHES * engine.streams * engine.batch_size]
     started = time.monotonic()
     embedder = UnitEmbedder(
-        engine, config.images, available_cores(), write=lambda rows, features: "", advance=lambda count: None
+        engine, config.images, available_cores(), write=lambda rows, features: (), advance=lambda count: None
     )
     units = [*embedder.embed(trial), *embedder.finish()]
     rate = len(trial) / (time.monotonic() - started)
-    if not any(unit.rows for unit in units):
+    if sum(len(unit.failures) for unit in units) == len(trial):
         return f"unknown: none of the first {len(trial)} images can be embedded"
     return f"about {len(missing) / rate:.0f} s to embed, at {rate:.1f} images/s on {len(trial)} of them"

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +15,13 @@ from imgindex.config import ImagesConfig
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import DecodeError, Pixels, decode
-from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow
+from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, StoredImage
 
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
 _BATCHES_AHEAD = 3
 
-LoadedImage = tuple[ImageRow, Pixels]
+# An image's rows, one for each file of the same bytes, and its pixels.
+LoadedImage = tuple[list[ImageRow], Pixels]
 Features = npt.NDArray[np.float16]
 
 
@@ -60,7 +61,7 @@ class UnitEmbedder:
         engine: Engine,
         limits: ImagesConfig,
         threads: int,
-        write: Callable[[Sequence[ImageRow], Features], str],
+        write: Callable[[Sequence[ImageRow], Features], tuple[StoredImage, ...]],
         advance: Callable[[int], None],
     ) -> None:
         """`threads` read and decode; `write` makes a chunk; `advance` is told how many images are done."""
@@ -70,7 +71,7 @@ class UnitEmbedder:
         self._advance = advance
         self._decoders = ThreadPoolExecutor(threads, "decode")
         self._streams = ThreadPoolExecutor(engine.streams, "engine")
-        self._loading: deque[tuple[_Unit, Future[LoadedImage | Failure]]] = deque()
+        self._loading: deque[tuple[_Unit, ImageFile, Future[LoadedImage | Failure]]] = deque()
         self._batch: list[tuple[_Unit, LoadedImage]] = []
         self._embedding: deque[tuple[list[tuple[_Unit, LoadedImage]], Future[_Embedded]]] = deque()
 
@@ -80,12 +81,12 @@ class UnitEmbedder:
         An image that cannot be read, decoded or embedded becomes a `Failure` of its unit. The others are
         written as one chunk. Raises what `write` does.
         """
-        unit = _Unit(len(files))
+        unit = _Unit(sum(1 + len(file.duplicates) for file in files))
         for file in files:
             if len(self._loading) == _BATCHES_AHEAD * self._engine.batch_size:
                 yield from self._take_loaded()
             loading = self._decoders.submit(load_image, file, self._engine.image_size, self._limits)
-            self._loading.append((unit, loading))
+            self._loading.append((unit, file, loading))
 
     def finish(self) -> Iterator[EmbeddedUnit]:
         """Gives the units that are still under way, and ends the threads. Raises what `embed` does."""
@@ -99,11 +100,12 @@ class UnitEmbedder:
         self._streams.shutdown()
 
     def _take_loaded(self) -> Iterator[EmbeddedUnit]:
-        unit, loading = self._loading.popleft()
+        unit, file, loading = self._loading.popleft()
         loaded = loading.result()
         if isinstance(loaded, Failure):
-            unit.failures.append(loaded)
-            yield from self._count(unit)
+            uris = [file.uri, *(duplicate.uri for duplicate in file.duplicates)]
+            unit.failures += [replace(loaded, uri=uri) for uri in uris]
+            yield from self._count(unit, len(uris))
             return
         self._batch.append((unit, loaded))
         if len(self._batch) == self._engine.batch_size:
@@ -121,25 +123,21 @@ class UnitEmbedder:
         batch, embedding = self._embedding.popleft()
         embedded = embedding.result()
         batch[0][0].engine_seconds += embedded.seconds / self._engine.streams
-        for (unit, (row, _)), feature, valid in zip(batch, embedded.features, embedded.valid, strict=True):
+        for (unit, (rows, _)), feature, valid in zip(batch, embedded.features, embedded.valid, strict=True):
             if valid:
-                unit.rows.append(row)
-                unit.features.append(feature)
+                unit.rows += rows
+                unit.features += [feature] * len(rows)
             else:
                 message = "its feature is zero or not finite"
-                unit.failures.append(Failure(row.uri, "embed", "no_direction", message))
-            yield from self._count(unit)
+                unit.failures += [Failure(row.uri, "embed", "no_direction", message) for row in rows]
+            yield from self._count(unit, len(rows))
 
-    def _count(self, unit: _Unit) -> Iterator[EmbeddedUnit]:
-        self._advance(1)
+    def _count(self, unit: _Unit, images: int) -> Iterator[EmbeddedUnit]:
+        self._advance(images)
         if not unit.is_done():
             return
-        chunk = None
-        if unit.rows:
-            chunk = self._write(unit.rows, np.stack(unit.features))
         yield EmbeddedUnit(
-            chunk=chunk,
-            rows=len(unit.rows),
+            images=self._write(unit.rows, np.stack(unit.features)) if unit.rows else (),
             failures=tuple(unit.failures),
             started=unit.started,
             finished=time.time(),
@@ -158,21 +156,39 @@ def _embed_pixels(engine: Engine, pixels: Sequence[Pixels]) -> _Embedded:
 
 def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig) -> LoadedImage | Failure:
     """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`."""
-    if file.size > limits.max_bytes:
-        message = f"{file.size} bytes are more than images.max_bytes ({limits.max_bytes})"
-        return Failure(file.uri, "read", "too_many_bytes", message)
-    try:
-        data = storage.read_bytes(file.path)
-    except OSError as error:
-        message = error.strerror or str(error)
-        return Failure(file.uri, "read", _read_reason(error), message)
+    data = _read(file, limits)
+    if isinstance(data, Failure):
+        return data
+    digest = hashlib.sha256(data).hexdigest()
+    if file.sha256 not in (None, digest):
+        # Its duplicates hold what it held before.
+        return Failure(file.uri, "read", "changed", "it changed during the build; the next one takes it")
     try:
         image = decode(data, image_size, limits.max_pixels)
     except DecodeError as error:
         return Failure(file.uri, "decode", error.reason, str(error))
-    digest = hashlib.sha256(data).hexdigest()
-    row = ImageRow(file.uri, file.size, file.version, digest, image.width, image.height)
-    return row, image.pixels
+    rows = [
+        ImageRow(same.uri, same.size, same.version, digest, image.width, image.height)
+        for same in (file, *file.duplicates)
+    ]
+    return rows, image.pixels
+
+
+def hash_file(file: ImageFile, limits: ImagesConfig) -> str | None:
+    """The SHA-256 of a file; None where it cannot be read."""
+    data = _read(file, limits)
+    return None if isinstance(data, Failure) else hashlib.sha256(data).hexdigest()
+
+
+def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
+    if file.size > limits.max_bytes:
+        message = f"{file.size} bytes are more than images.max_bytes ({limits.max_bytes})"
+        return Failure(file.uri, "read", "too_many_bytes", message)
+    try:
+        return storage.read_bytes(file.path)
+    except OSError as error:
+        message = error.strerror or str(error)
+        return Failure(file.uri, "read", _read_reason(error), message)
 
 
 def _read_reason(error: OSError) -> str:

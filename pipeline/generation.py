@@ -88,7 +88,30 @@ def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest of a generation whose files are all there, and makes it the live one."""
     encoded = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
     storage.write_bytes(output.manifest(name), encoded.encode())
+    make_current(output, name)
+
+
+def make_current(output: Output, name: str) -> None:
+    """Makes a complete generation the live one. Raises OutputError."""
     storage.write_bytes(output.current, f"{name}\n".encode())
+
+
+def generation_names(output: Output) -> list[str]:
+    """The names of the complete generations, oldest first. Raises OutputError."""
+    return [name for name in _folder_names(output) if storage.exists(output.manifest(name))]
+
+
+def delete_unfinished(output: Output) -> None:
+    """Deletes what builds that died have left half-written. Only who holds the output's lock may."""
+    for name in _folder_names(output):
+        if not storage.exists(output.manifest(name)):
+            storage.delete_tree(output.generation(name))
+    storage.delete_partials(output.root)
+
+
+def _folder_names(output: Output) -> list[str]:
+    folders = storage.list_folders(storage.join(output.root, "generations"))
+    return [name for name in folders if _NAME.fullmatch(name)]
 
 
 def library_versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Collection
 from typing import Any
 
 from apache_beam import Pipeline
@@ -11,35 +12,59 @@ from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from imgindex import errors, storage
 from imgindex.assembly import assemble
+from imgindex.checks import CHECKS
 from imgindex.config import Config
 from imgindex.errors import ImgindexError, UsageError
+from imgindex.generation import Output, delete_unfinished
+from imgindex.lock import writer_lock
 from imgindex.models.engines import available_cores
-from imgindex.prepare import check_input, check_writable, make_plan, resolve
+from imgindex.plan import Plan
+from imgindex.prepare import check_input, make_plan, resolve
 from imgindex.progress import EMBEDDING, shown
-from imgindex.publish import Plan, outcome
+from imgindex.publish import Outcome, outcome
 
 logger = logging.getLogger(__name__)
 
 
-def build(config: Config, options: PipelineOptions | None = None) -> dict[str, Any]:
-    """Builds or refreshes the index at ``config.output`` and returns the published manifest.
+def build(
+    config: Config, options: PipelineOptions | None = None, force: Collection[str] = ()
+) -> dict[str, Any]:
+    """Builds or refreshes the index at ``config.output`` and returns the live generation's manifest.
 
-    Without a runner in `options` the pipeline runs in this process, on Beam's FnApiRunner.
+    It is the manifest of the generation that was live before where nothing has changed since. See `refresh`.
+    """
+    return refresh(config, options, force).manifest
+
+
+def refresh(config: Config, options: PipelineOptions | None = None, force: Collection[str] = ()) -> Outcome:
+    """Builds or refreshes the index at ``config.output``.
+
+    Without a runner in `options` the pipeline runs in this process, on Beam's FnApiRunner. `force` names
+    publish checks that may not refuse.
 
     Raises:
       UsageError: the config lacks an input or output, its weights do not fit, or Beam refuses `options`.
       InputError: the input does not exist or holds no images, or none could be indexed.
-      OutputError: the output cannot be written.
+      OutputError: the output cannot be written, or another build is writing it.
       PublishRefusedError: a publish check refused; what was live before still is.
     """
+    unknown = sorted(set(force) - set(CHECKS))
+    if unknown:
+        raise UsageError(f"unknown check {unknown[0]!r}; expected one of {', '.join(CHECKS)}")
     options = options or PipelineOptions([])  # without arguments it would read sys.argv
     config = resolve(config)
     pipeline = _new_pipeline(options)
     check_input(config)
-    check_writable(str(config.output))
-    plan = make_plan(config, _worker_threads(options))
-    logger.info("building generation %s in %s", plan.generation, config.output)
-    assemble(pipeline, plan)
+    with writer_lock(str(config.output)):
+        delete_unfinished(Output(str(config.output)))
+        plan = make_plan(config, _worker_threads(options), force)
+        logger.info("building generation %s in %s", plan.generation, config.output)
+        assemble(pipeline, plan)
+        _run(pipeline, plan)
+        return outcome(plan)
+
+
+def _run(pipeline: Pipeline, plan: Plan) -> None:
     result = None
     try:
         with shown(EMBEDDING):
@@ -51,7 +76,6 @@ def build(config: Config, options: PipelineOptions | None = None) -> dict[str, A
         if known is None:
             raise
         raise known from error
-    return outcome(plan)
 
 
 def _new_pipeline(options: PipelineOptions) -> Pipeline:

@@ -2,7 +2,9 @@
 
 import os
 import time
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,10 +13,11 @@ from imgindex.config import Config
 from imgindex.embed import load_image
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generation import Output, current_name, new_name, read_manifest
-from imgindex.listing import is_inside, list_images
+from imgindex.listing import input_root, is_inside, list_images
 from imgindex.models.engines import EngineChoice, available_cores, choose_engine, load_engine
 from imgindex.models.preprocess import Pixels
-from imgindex.publish import Plan
+from imgindex.models.spec import Spec
+from imgindex.plan import Plan, Previous
 from imgindex.records import Failure, ImageFile
 
 
@@ -47,18 +50,11 @@ def check_input(config: Config) -> None:
         )
 
 
-def check_writable(output: str) -> None:
-    """Raises OutputError where a file cannot be written to `output` and deleted again."""
-    probe = storage.join(output, ".imgindex-probe")
-    storage.write_bytes(probe, b"")
-    storage.delete(probe)
-
-
-def make_plan(config: Config, threads: int | None) -> Plan:
+def make_plan(config: Config, threads: int | None, force: Collection[str] = ()) -> Plan:
     """The plan of a build of a resolved config, on workers of `threads`. Loads the backbone."""
     started = time.time()
     output = Output(str(config.output))
-    previous, previous_items = _live_generation(output)
+    live = _live_manifest(output)
     choice = engine_choice(config)
     spec = load_engine(choice, threads or available_cores()).spec
     return Plan(
@@ -66,25 +62,46 @@ def make_plan(config: Config, threads: int | None) -> Plan:
         input=str(config.input),
         output=output,
         generation=new_name(spec.digest),
-        previous=previous,
-        previous_items=previous_items,
+        previous=_previous(output, live, config, spec) if live else None,
         spec=spec,
         engine=choice,
         threads=threads,
         started=started,
         prepared=time.time(),
+        force=force,
     )
 
 
-def _live_generation(output: Output) -> tuple[str | None, int]:
-    """The live generation and how many images it holds. Raises OutputError where it is damaged."""
+def _live_manifest(output: Output) -> dict[str, Any] | None:
+    """The live generation's manifest, if any. Raises OutputError where it is damaged."""
     name = current_name(output)
     if name is None:
-        return None, 0
+        return None
     try:
-        return name, int(read_manifest(output, name)["ledger"]["indexed"])
+        return read_manifest(output, name)
     except OutputError as error:
         raise OutputError(f"{error}; restore it, or delete {output.current} to start without it") from error
+
+
+def _previous(output: Output, manifest: dict[str, Any], config: Config, spec: Spec) -> Previous:
+    directory = output.generation(manifest["generation"])
+    before = manifest["config"]
+    same_spec = manifest["spec"]["digest"] == spec.digest
+    pca = {key: before["pca"][key] for key in ("dims", "whiten")}
+    usable = same_spec and pca == {"dims": config.pca.dims, "whiten": config.pca.whiten}
+    return Previous(
+        name=manifest["generation"],
+        indexed=manifest["ledger"]["indexed"],
+        failed=manifest["ledger"]["failed"],
+        metadata=tuple(storage.join(directory, shard["metadata"]) for shard in manifest["shards"]),
+        same_recipe=usable
+        and before["index"] == asdict(config.index)
+        and config.pca.refit != "always"
+        and manifest["input_root"] == input_root(str(config.input)),
+        basis=storage.join(directory, manifest["basis"]) if usable else None,
+        fitted_in=manifest["pca"]["fitted_in"],
+        fitted_images=manifest["pca"]["fitted_images"],
+    )
 
 
 def engine_choice(config: Config) -> EngineChoice:

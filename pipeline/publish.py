@@ -9,49 +9,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imgindex import parts, storage
-from imgindex.config import Config
-from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
-from imgindex.generation import (
-    SCHEMA_VERSION,
-    Output,
-    library_versions,
-    publish,
-    read_manifest,
-)
+from imgindex.checks import Finished, reasons, refusal
+from imgindex.errors import ImgindexError, InputError, PublishRefusedError
+from imgindex.generation import SCHEMA_VERSION, library_versions, publish, read_manifest
 from imgindex.listing import input_root
-from imgindex.models.annoy_index import RECALL_EFFORTS, RECALL_K, search_effort
-from imgindex.models.engines import EngineChoice
-from imgindex.models.spec import Spec
+from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
+from imgindex.models.drift import Verdict
+from imgindex.plan import Plan
 from imgindex.records import Failure, ShardSummary, Tally, WrittenBasis, WrittenFile
 
-_REFUSAL = "refusal.json"
+_OUTCOME = "outcome.json"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What the launcher knows of a build before it starts."""
-
-    config: Config
-    input: str
-    output: Output
-    generation: str  # its name
-    previous: str | None  # the name of the live generation
-    previous_items: int  # how many images that holds
-    spec: Spec
-    engine: EngineChoice
-    threads: int | None  # a worker's; None: all its cores
-    started: float  # seconds since the epoch
-    prepared: float  # when the backbone was loaded
-
-    @property
-    def store(self) -> str:
-        """Where the features are kept."""
-        return self.output.store(self.spec.digest)
-
-    @property
-    def directory(self) -> str:
-        """Where the generation is written."""
-        return self.output.generation(self.generation)
+def nothing_changed(plan: Plan, tally: Tally) -> bool:
+    """Whether the index of the live generation is what this build would write again."""
+    previous, counts = plan.previous, tally.counts
+    if previous is None or not previous.same_recipe:
+        return False
+    changed = sum(counts.get(kind, 0) for kind in ("added", "changed", "removed"))
+    return changed == 0 and counts.get("failed", 0) == previous.failed
 
 
 def finish(
@@ -59,34 +35,50 @@ def finish(
     tally: Tally,
     failures: Sequence[Failure],
     bases: Sequence[WrittenBasis],
+    verdicts: Sequence[Verdict],
     shards: Sequence[ShardSummary],
 ) -> None:
-    """Publishes the generation, or records why it must not be; `outcome` tells which.
+    """Publishes the generation, or records why not; `outcome` tells.
 
     Raises:
-      OutputError: a file cannot be written, or one that was written is not there any more.
+      OutputError: a file cannot be written.
     """
     storage.delete_tree(parts.directory(plan.directory))
-    shards = sorted(shards, key=lambda shard: shard.index.path)
-    ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
-    recalls = _mean_recalls(shards)
-    effort = _cheapest_effort(recalls, plan.config.index.target_recall)
-    recall = recalls[effort]
-    failures_file = _write_failures(plan.directory, failures)
-    refusal = _refusal(plan, ledger, recall, failures_file)
-    if refusal is not None:
-        kind, message = refusal
-        content = json.dumps({"error": kind, "message": message})
-        storage.write_bytes(storage.join(plan.directory, _REFUSAL), content.encode())
+    if nothing_changed(plan, tally):
+        _write_outcome(plan, {"unchanged": _ledger(tally, failures)})
         return
-    basis = bases[0]
-    written = [basis.file, failures_file]
-    written += [file for shard in shards for file in (shard.index, shard.metadata)]
+    shards = sorted(shards, key=lambda shard: shard.index.path)
+    ledger = _ledger(tally, failures)
+    ledger["indexed"] = sum(shard.items for shard in shards)
+    failures_file = _write_failures(plan.directory, failures)
+    failures_path = storage.join(plan.directory, failures_file.path)
+    if not shards:
+        message = (
+            f"none of the {ledger['listed']} images in {plan.input} could be indexed "
+            f"({reasons(ledger)}); see {failures_path}"
+        )
+        _write_outcome(plan, {"error": InputError.__name__, "message": message})
+        return
+    basis, verdict = bases[0], verdicts[0]
+    recalls = _mean_recalls(shards)
+    effort = cheapest_effort(recalls, plan.config.index.target_recall)
+    small_files = [basis.file, failures_file]
+    finished = Finished(plan, ledger, shards, small_files, recalls[effort], failures_path)
+    refused = refusal(finished)
+    if refused is not None:
+        _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": refused})
+        return
+    written = small_files + [file for shard in shards for file in (shard.index, shard.metadata)]
+    previous = plan.previous
+    if verdict.refit or previous is None:
+        fitted_in, fitted_images = plan.generation, ledger["indexed"]
+    else:
+        fitted_in, fitted_images = previous.fitted_in, previous.fitted_images
     manifest = {
         "schema_version": SCHEMA_VERSION,
         "generation": plan.generation,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "previous": plan.previous,
+        "previous": previous.name if previous else None,
         "spec": {"digest": plan.spec.digest, **asdict(plan.spec)},
         "engine": {
             "name": plan.engine.engine,
@@ -96,15 +88,22 @@ def finish(
         },
         "input_root": input_root(plan.input),
         "config": asdict(plan.config),
+        "forced": sorted(plan.force),
         "ledger": ledger,
         "feature_dim": basis.feature_dim,
         "dims": basis.dims,
         "explained_variance_ratio": basis.explained_variance_ratio,
+        "pca": {**asdict(verdict), "fitted_in": fitted_in, "fitted_images": fitted_images},
         "metric": plan.config.index.metric,
-        "search_k": search_effort(plan.config.index.trees, effort),
-        "recall": {"k": RECALL_K, "recall": recall},
+        "search_k": EFFORTS[effort],
+        "recall": {"k": RECALL_K, "recall": recalls[effort]},
         "shards": [
-            {"index": shard.index.path, "metadata": shard.metadata.path, "items": shard.items}
+            {
+                "index": shard.index.path,
+                "metadata": shard.metadata.path,
+                "items": shard.items,
+                "trees": shard.trees,
+            }
             for shard in shards
         ],
         "basis": basis.file.path,
@@ -113,104 +112,64 @@ def finish(
         "libraries": library_versions(),
         "timings": _timings(plan, tally, basis, shards),
     }
-    for file in written:
-        _check_present(storage.join(plan.directory, file.path), file)
     publish(plan.output, plan.generation, manifest)
 
 
-def outcome(plan: Plan) -> dict[str, Any]:
-    """The manifest of the generation that a finished pipeline published.
+def _write_outcome(plan: Plan, content: dict[str, Any]) -> None:
+    storage.write_bytes(storage.join(plan.directory, _OUTCOME), json.dumps(content).encode())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a build came to."""
+
+    manifest: dict[str, Any]  # of the generation that is live now
+    ledger: dict[str, Any]  # of this build
+    published: bool  # False: nothing had changed
+
+
+def outcome(plan: Plan) -> Outcome:
+    """What a finished pipeline came to.
 
     Raises:
       PublishRefusedError, InputError: `finish` refused, with its reason.
     """
-    path = storage.join(plan.directory, _REFUSAL)
-    if storage.exists(path):
-        refusal = json.loads(storage.read_bytes(path))
-        # What nobody can use goes; the list of failures, which the message names, stays.
-        for folder in ("index", "metadata", "pca"):
-            storage.delete_tree(storage.join(plan.directory, folder))
-        kinds: dict[str, type[ImgindexError]] = {
-            kind.__name__: kind for kind in (PublishRefusedError, InputError)
-        }
-        raise kinds[refusal["error"]](refusal["message"])
-    return read_manifest(plan.output, plan.generation)
-
-
-def _check_present(path: str, file: WrittenFile) -> None:
-    size = storage.size(path)
-    if size != file.size:
-        raise OutputError(f"{path} was written with {file.size} bytes and now has {size}; build again")
-
-
-def _ledger(tally: Tally, failures: Sequence[Failure], indexed: int) -> dict[str, Any]:
-    return {
-        "listed": tally.counts.get("listed", 0),
-        "indexed": indexed,
-        "failed": len(failures),
-        "failed_by_reason": dict(
-            sorted(Counter(f"{failure.stage}/{failure.reason}" for failure in failures).items())
-        ),
-        "embedded": tally.counts.get("embedded", 0),
-        "reused": tally.counts.get("reused", 0),
+    path = storage.join(plan.directory, _OUTCOME)
+    if not storage.exists(path):
+        manifest = read_manifest(plan.output, plan.generation)
+        return Outcome(manifest, manifest["ledger"], True)
+    content = json.loads(storage.read_bytes(path))
+    if "unchanged" in content:
+        storage.delete_tree(plan.directory)
+        return Outcome(read_manifest(plan.output), content["unchanged"], False)
+    # What nobody can use goes; the list of failures, which the message names, stays.
+    for folder in ("index", "metadata", "pca"):
+        storage.delete_tree(storage.join(plan.directory, folder))
+    kinds: dict[str, type[ImgindexError]] = {
+        kind.__name__: kind for kind in (PublishRefusedError, InputError)
     }
+    raise kinds[content["error"]](content["message"])
 
 
-def _refusal(
-    plan: Plan, ledger: dict[str, Any], recall: float, failures: WrittenFile
-) -> tuple[str, str] | None:
-    """The kind of error and its message when a check refuses the generation."""
-    limits = plan.config.publish
-    listed, indexed, failed = ledger["listed"], ledger["indexed"], ledger["failed"]
-    reasons = ", ".join(f"{reason} {n}" for reason, n in ledger["failed_by_reason"].items())
-    list_of_them = storage.join(plan.directory, failures.path)
-    if listed != indexed + failed:
-        message = f"check ledger: {listed} listed, but {indexed} indexed and {failed} failed"
-        return PublishRefusedError.__name__, f"{message}; this is a bug, please report it"
-    if not indexed:
-        message = (
-            f"none of the {listed} images in {plan.input} could be indexed ({reasons}); see {list_of_them}"
-        )
-        return InputError.__name__, message
-    # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
-    if failed / listed > limits.max_failure_rate:
-        message = (
-            f"check max_failure_rate: {failed} of {listed} images failed ({reasons}), more than "
-            f"publish.max_failure_rate={limits.max_failure_rate} allows; mend or remove those in "
-            f"{list_of_them}, or raise the limit"
-        )
-        return PublishRefusedError.__name__, message
-    before = plan.previous_items
-    if before and (before - indexed) / before > limits.max_shrink:
-        message = (
-            f"check max_shrink: {indexed} images where the live generation has {before}, fewer than "
-            f"publish.max_shrink={limits.max_shrink} allows; is all of {plan.input} there?"
-        )
-        return PublishRefusedError.__name__, message
-    if recall < limits.min_recall:
-        message = (
-            f"check min_recall: recall@{RECALL_K} is {recall:.3f}, less than publish.min_recall="
-            f"{limits.min_recall}; raise index.trees"
-        )
-        return PublishRefusedError.__name__, message
-    return None
+def _ledger(tally: Tally, failures: Sequence[Failure]) -> dict[str, Any]:
+    counts = tally.counts
+    by_reason = Counter(f"{failure.stage}/{failure.reason}" for failure in failures)
+    return {
+        "listed": counts.get("listed", 0),
+        "indexed": sum(counts.get(kind, 0) for kind in ("added", "changed", "unchanged")),
+        "failed": len(failures),
+        "failed_by_reason": dict(sorted(by_reason.items())),
+        **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
+        **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused")},
+    }
 
 
 def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
     """Recall over all shards, weighted by their items, at each effort."""
     items = sum(shard.items for shard in shards)
     return [
-        sum(shard.recalls[effort] * shard.items for shard in shards) / items if items else 0.0
-        for effort in range(RECALL_EFFORTS)
+        sum(shard.recalls[effort] * shard.items for shard in shards) / items for effort in range(len(EFFORTS))
     ]
-
-
-def _cheapest_effort(recalls: Sequence[float], target: float) -> int:
-    """The least effort whose recall reaches `target`; the greatest where none does."""
-    for effort, recall in enumerate(recalls):
-        if recall >= target:
-            return effort
-    return len(recalls) - 1
 
 
 def _write_failures(directory: str, failures: Sequence[Failure]) -> WrittenFile:

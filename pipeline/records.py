@@ -17,6 +17,8 @@ class ImageFile:
     path: str  # where to open it
     size: int  # bytes
     version: str  # the modification time or etag: changes when the content may have changed
+    sha256: str | None = None  # where it had to be read before
+    duplicates: tuple["ImageFile", ...] = ()  # files of the same bytes, which share its feature
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class StoredImage:
     uri: str
     size: int
     version: str
+    sha256: str
     chunk: str
     row: int
 
@@ -56,8 +59,7 @@ class ImageRow:
 class EmbeddedUnit:
     """What embedding one unit of images gave: a chunk of the store and the images that failed."""
 
-    chunk: str | None  # None when every image failed
-    rows: int
+    images: tuple[StoredImage, ...]  # all of one chunk; none when every image failed
     failures: tuple[Failure, ...]
     started: float  # seconds since the epoch
     finished: float
@@ -88,8 +90,10 @@ class ShardSummary:
     index: WrittenFile
     metadata: WrittenFile
     items: int
-    recalls: tuple[float, ...]  # recall@10 at each effort of `models.annoy_index.measure_recall`
+    trees: int
+    recalls: tuple[float, ...]  # recall@10 at each of `models.annoy_index.EFFORTS`
     finished: float  # seconds since the epoch
+    problems: tuple[str, ...] = ()  # what is wrong with the files as they were read back
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imgindex import storage
 from imgindex.errors import InputError, OutputError, UsageError
-from imgindex.generation import Output, read_manifest
+from imgindex.generation import Output, current_name, read_manifest
 from imgindex.models.annoy_index import RECALL_K, AnnoyShard, cosine_similarity
 from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
@@ -51,10 +51,92 @@ class Result:
 
 
 class Index:
-    """One generation, opened for searching. Holds it for life, whatever is published meanwhile."""
+    """A generation, opened for searching. Whatever is published meanwhile, it holds it until `refresh`."""
+
+    def __init__(self, opened: "OpenGeneration") -> None:
+        """Answers from `opened`; `Index.open` is the usual way here."""
+        self._opened = opened
+
+    @classmethod
+    def open(cls, output: str | Path, generation: str | None = None) -> Self:
+        """Opens a generation of `output`, the live one by default. Raises OutputError."""
+        return cls(_open(Output(str(output)), generation))
+
+    def refresh(self) -> bool:
+        """Moves to the live generation; says whether it is another than before.
+
+        Searches that other threads have begun end in the generation that they began in.
+
+        Raises:
+          OutputError: the live generation cannot be opened; the index stays as it was.
+        """
+        live = current_name(self.output)
+        if live == self.manifest["generation"]:
+            return False
+        self._opened = _open(self.output, None)
+        return True
+
+    @property
+    def output(self) -> Output:
+        """Where the index lies."""
+        return self._opened.output
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the generation."""
+        return self._opened.manifest
+
+    def __len__(self) -> int:
+        """How many images are indexed."""
+        return len(self._opened)
+
+    def search(self, images: Query | Sequence[Query], k: int = 10, *, exact: bool = False) -> list[Result]:
+        """The `k` nearest images of each query.
+
+        Args:
+          images: one query or several: the path of an image, a PIL image, an RGB array
+            [height, width, 3] of uint8, or a vector [dims] of floats as the index holds it.
+          k: how many neighbors at most.
+          exact: compare with every stored vector instead of asking Annoy.
+
+        Raises:
+          UsageError: `k` or an array does not fit.
+          InputError: an image cannot be read.
+        """
+        opened = self._opened  # one for the whole search, whatever `refresh` does in another thread
+        queries = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else list(images)
+        if not queries:
+            return []
+        names = [_name(query) for query in queries]
+        return opened.search_vectors(opened.vectors_of(queries), k, exact=exact, names=names)
+
+    def search_vectors(
+        self, vectors: Vectors, k: int = 10, *, exact: bool = False, names: Sequence[str] = ()
+    ) -> list[Result]:
+        """The `k` nearest images of each of `vectors` [n, dims]. Raises UsageError."""
+        return self._opened.search_vectors(vectors, k, exact=exact, names=names)
+
+    def image_path(self, uri: str) -> str:
+        """Where the indexed image `uri` lay when the index was built."""
+        return storage.join(self.manifest["input_root"], uri)
+
+
+def _open(output: Output, generation: str | None) -> "OpenGeneration":
+    while True:
+        name = generation or current_name(output)
+        try:
+            return OpenGeneration(output, read_manifest(output, name))
+        except OutputError:
+            # It may have been pruned since its name was read; then another is live by now.
+            if generation or current_name(output) in (None, name):
+                raise
+
+
+class OpenGeneration:
+    """The files of one generation, mapped or read, and the answers that they give."""
 
     def __init__(self, output: Output, manifest: dict[str, Any]) -> None:
-        """Opens every shard of a generation; `Index.open` is the usual way here."""
+        """Opens every shard. Raises OutputError."""
         self.output = output
         self.manifest = manifest
         directory = output.generation(manifest["generation"])
@@ -85,34 +167,9 @@ class Index:
             if len(table) != shard["items"]:
                 raise OutputError(f"{directory}/{shard['metadata']} does not fit {shard['index']}")
 
-    @classmethod
-    def open(cls, output: str | Path, generation: str | None = None) -> Self:
-        """Opens a generation of `output`, the live one by default. Raises OutputError."""
-        layout = Output(str(output))
-        return cls(layout, read_manifest(layout, generation))
-
     def __len__(self) -> int:
         """How many images are indexed."""
         return sum(shard["items"] for shard in self.manifest["shards"])
-
-    def search(self, images: Query | Sequence[Query], k: int = 10, *, exact: bool = False) -> list[Result]:
-        """The `k` nearest images of each query.
-
-        Args:
-          images: one query or several: the path of an image, a PIL image, an RGB array
-            [height, width, 3] of uint8, or a vector [dims] of floats as the index holds it.
-          k: how many neighbors at most.
-          exact: compare with every stored vector instead of asking Annoy.
-
-        Raises:
-          UsageError: `k` or an array does not fit.
-          InputError: an image cannot be read.
-        """
-        queries = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else list(images)
-        if not queries:
-            return []
-        names = [_name(query) for query in queries]
-        return self.search_vectors(self._vectors_of(queries), k, exact=exact, names=names)
 
     def search_vectors(
         self, vectors: Vectors, k: int = 10, *, exact: bool = False, names: Sequence[str] = ()
@@ -161,7 +218,7 @@ class Index:
         names = ("uri", "label", "sha256", "width", "height")
         return [{name: table[name] for name in names} for table in self._metadata]
 
-    def _vectors_of(self, queries: Sequence[Query]) -> Vectors:
+    def vectors_of(self, queries: Sequence[Query]) -> Vectors:
         """Vectors [n, dims] of queries; whatever is an image goes through the index's own recipe."""
         vectors = np.empty((len(queries), self.manifest["dims"]), np.float32)
         images = []
@@ -203,10 +260,6 @@ class Index:
                 "not fit it"
             )
         return engine
-
-    def image_path(self, uri: str) -> str:
-        """Where the indexed image `uri` lay when the index was built."""
-        return storage.join(self.manifest["input_root"], uri)
 
 
 def _name(query: Query) -> str:

@@ -1,7 +1,9 @@
 """From projected rows to a shard: an Annoy file, and the metadata file whose row i is its item i."""
 
+import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +13,21 @@ import pyarrow.parquet as pq
 
 from imgindex import storage
 from imgindex.config import IndexConfig
-from imgindex.models.annoy_index import AnnoyShard, build_shard, measure_recall
+from imgindex.errors import OutputError
+from imgindex.models.annoy_index import (
+    AUTO_TREES,
+    EFFORTS,
+    RECALL_K,
+    AnnoyShard,
+    Metric,
+    build_shard,
+    cheapest_effort,
+    measure_recall,
+)
 from imgindex.records import ShardSummary, VectorRows
+
+# Items of a shard that it is asked for before it is published.
+_ASKED_ITEMS = 20
 
 
 def shard_count_of(items: int, items_per_shard: int) -> int:
@@ -45,20 +60,78 @@ def write_shard(
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
     dims = next(iter(batches)).vectors.shape[1]
-    with storage.staged(storage.join(generation, index_path)) as partial:
+
+    def build(trees: int) -> list[float]:
+        """Writes the Annoy file and measures its recall."""
         build_shard(
             _numbered(batches, items), partial,
-            items=len(items), dims=dims, metric=config.metric, trees=config.trees, seed=config.seed,
+            items=len(items), dims=dims, metric=config.metric, trees=trees, seed=config.seed,
         )  # fmt: skip
+        return measure_recall(AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items)))
+
+    with storage.staged(storage.join(generation, index_path)) as partial:
+        if isinstance(config.trees, int):
+            trees = config.trees
+        else:
+            trees = _fewest_nodes({trees: build(trees) for trees in AUTO_TREES}, config.target_recall)
+        recalls = build(trees)
         index = storage.describe(partial, index_path)
-        opened = AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items))
-        recalls = measure_recall(opened, config.trees)
     with storage.staged(storage.join(generation, metadata_path)) as partial:
         # An open file: Arrow would read a path that begins with ~ in its own way.
         with partial.open("wb") as file:
             pq.write_table(_metadata(images), file)
         metadata = storage.describe(partial, metadata_path)
-    return ShardSummary(index, metadata, len(items), tuple(recalls), time.time())
+    return ShardSummary(index, metadata, len(items), trees, tuple(recalls), time.time())
+
+
+def _fewest_nodes(recalls: Mapping[int, Sequence[float]], target: float) -> int:
+    """The count of trees that reaches `target` at the least effort, and is the smallest of those that do."""
+
+    def cost(trees: int) -> tuple[bool, int, int]:
+        step = cheapest_effort(recalls[trees], target)
+        return recalls[trees][step] < target, EFFORTS[step], trees
+
+    return min(recalls, key=cost)
+
+
+def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric) -> list[str]:
+    """What is wrong with a shard as it lies in the generation: its bytes, its items, its answers."""
+    with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+        problems = []
+        local = {}
+        for file in (shard.index, shard.metadata):
+            try:
+                local[file.path] = storage.localize(storage.join(generation, file.path), Path(folder))
+                found = storage.describe(local[file.path], file.path)
+            except OSError as error:
+                return [f"{file.path} cannot be read: {error.strerror or error}"]
+            if found != file:
+                problems.append(f"{file.path} has other bytes than were written")
+        if problems:
+            return problems
+        try:
+            opened = AnnoyShard(local[shard.index.path], metric=metric, dims=dims, items=shard.items)
+        except OutputError as error:
+            return [str(error)]
+        rows = pq.read_metadata(local[shard.metadata.path]).num_rows
+        if rows != shard.items:
+            problems.append(f"{shard.metadata.path} has {rows} rows for {shard.items} items")
+        wanted = min(RECALL_K, shard.items)
+        sample = np.linspace(0, shard.items - 1, min(shard.items, _ASKED_ITEMS)).astype(np.int64)
+        answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, EFFORTS[-1])
+        short = sum(len(set(found.tolist())) < wanted for found, _ in answers)
+        if short:
+            problems.append(f"{shard.index.path} gives fewer than {wanted} neighbours to {short} queries")
+        return problems
+
+
+def read_digests(path: str) -> list[tuple[str, str]]:
+    """The uri and SHA-256 of each image of a metadata shard. Raises OutputError."""
+    try:
+        table = pq.read_table(pa.BufferReader(storage.read_bytes(path)), columns=["uri", "sha256"])
+    except (OSError, pa.ArrowException) as error:
+        raise OutputError(f"cannot read {path}: {error}") from error
+    return list(zip(table["uri"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
 def _numbered(

@@ -73,15 +73,19 @@ def exists(path: str) -> bool:
             return bool(beam.exists(path))
 
 
-def size(path: str) -> int:
-    """The size of a file in bytes. Raises OutputError."""
+def modified(path: str) -> float:
+    """When a file was last written, in seconds since the epoch. Raises OutputError."""
     with _as_output_error("look at", path):
-        if is_local(path):
-            return Path(path).stat().st_size
-        matched = match(path)
-        if not matched:
-            raise FileNotFoundError(errno.ENOENT, "No such file", path)
-        return int(matched[0].size_in_bytes)
+        return (
+            Path(path).stat().st_mtime if is_local(path) else float(_metadata(path).last_updated_in_seconds)
+        )
+
+
+def _metadata(path: str) -> Any:
+    matched = match(path)
+    if not matched:
+        raise FileNotFoundError(errno.ENOENT, "No such file", path)
+    return matched[0]
 
 
 def list_names(directory: str, suffix: str) -> list[str]:
@@ -94,6 +98,19 @@ def list_names(directory: str, suffix: str) -> list[str]:
             matched = match(join(directory, "*" + suffix))
             names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
     return sorted(name for name in names if name.endswith(suffix))
+
+
+def list_folders(directory: str) -> list[str]:
+    """The names of the folders in `directory`, sorted. Raises OutputError."""
+    with _as_output_error("list", directory):
+        if is_local(directory):
+            folder = Path(directory)
+            return (
+                sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+            )
+        below = len(join(directory, ""))
+        paths = [metadata.path[below:] for metadata in match(join(directory, "**"))]
+    return sorted({path.partition("/")[0] for path in paths if "/" in path})
 
 
 @contextlib.contextmanager
@@ -146,11 +163,15 @@ def describe(file: Path, path: str) -> WrittenFile:
     return WrittenFile(path, file.stat().st_size, digest)
 
 
+def describe_bytes(data: bytes, path: str) -> WrittenFile:
+    """Size and SHA-256 of `data`, which a generation holds at `path`."""
+    return WrittenFile(path, len(data), hashlib.sha256(data).hexdigest())
+
+
 def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
     """Writes `data` to `path` in a generation's `directory` and describes it. Raises OutputError."""
-    with staged(join(directory, path)) as partial:
-        partial.write_bytes(data)
-        return describe(partial, path)
+    write_bytes(join(directory, path), data)
+    return describe_bytes(data, path)
 
 
 def localize(path: str, folder: Path) -> Path:
@@ -173,11 +194,24 @@ def delete(path: str) -> None:
 
 
 def delete_tree(directory: str) -> None:
-    """Deletes everything below `directory`, if there is anything. Raises OSError on object stores."""
+    """Deletes everything below `directory`, if there is anything. Raises OutputError."""
+    with _as_output_error("delete", directory):
+        if is_local(directory):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(directory)
+            return
+        matched = match(join(directory, "**"))
+        if matched:
+            with _beam() as beam:
+                beam.delete([metadata.path for metadata in matched])
+
+
+def delete_partials(directory: str) -> None:
+    """Deletes what writers that died have left in the making, of a local directory. Raises OutputError.
+
+    Elsewhere there is none: an object shows only when it is whole.
+    """
     if is_local(directory):
-        shutil.rmtree(directory, ignore_errors=True)
-        return
-    matched = match(join(directory, "**"))
-    if matched:
-        with _beam() as beam:
-            beam.delete([metadata.path for metadata in matched])
+        with _as_output_error("delete", directory):
+            for partial in Path(directory).rglob(f".*{PARTIAL_SUFFIX}"):
+                partial.unlink()

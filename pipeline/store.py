@@ -4,6 +4,8 @@ A chunk holds the features of one unit of images under one spec, and is named by
 It appears whole or not at all, so that whatever a run that died has left is usable as it is.
 """
 
+import time
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -11,13 +13,15 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from imgindex import chunks
-from imgindex.records import ImageFile, ImageRow, StoredImage
+from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, StoredImage
 
-_KEYS = ["uri", "size", "etag_or_mtime"]
+_KEYS = ["uri", "size", "etag_or_mtime", "sha256"]
 
 
-def write_chunk(directory: str, rows: Sequence[ImageRow], features: npt.NDArray[np.float16]) -> str:
-    """Writes a chunk of `rows` and their `features` [n, feature_dim] and returns its name."""
+def write_rows(
+    directory: str, rows: Sequence[ImageRow], features: npt.NDArray[np.float16]
+) -> tuple[StoredImage, ...]:
+    """Writes a chunk of `rows` and their `features` [n, feature_dim] and tells where each lies."""
     table = pa.table(
         {
             "uri": [row.uri for row in rows],
@@ -29,14 +33,42 @@ def write_chunk(directory: str, rows: Sequence[ImageRow], features: npt.NDArray[
             "feature": chunks.matrix_column(features),
         }
     )
-    return chunks.write(directory, table)
+    chunk = chunks.write(directory, table)
+    return tuple(
+        StoredImage(row.uri, row.size, row.version, row.sha256, chunk, number)
+        for number, row in enumerate(rows)
+    )
+
+
+def copy_rows(copies: Sequence[tuple[ImageFile, StoredImage]], directory: str) -> EmbeddedUnit:
+    """Writes a chunk of files that have the bytes, and so the features, of stored images."""
+    started = time.time()
+    by_chunk: dict[str, list[tuple[ImageFile, StoredImage]]] = defaultdict(list)
+    for file, twin in copies:
+        by_chunk[twin.chunk].append((file, twin))
+    rows: list[ImageRow] = []
+    features = []
+    for chunk, members in by_chunk.items():
+        images, found = read_rows(directory, chunk, [twin.row for _, twin in members])
+        features.append(found)
+        for (file, _), image in zip(members, images.to_pylist(), strict=True):
+            rows.append(
+                ImageRow(file.uri, file.size, file.version, image["sha256"], image["width"], image["height"])
+            )
+    return EmbeddedUnit(
+        images=write_rows(directory, rows, np.concatenate(features)),
+        failures=(),
+        started=started,
+        finished=time.time(),
+        engine_seconds=0.0,
+    )
 
 
 def read_keys(directory: str, chunk: str) -> Iterator[StoredImage]:
     """Which version of which image each row of a chunk holds."""
     keys = chunks.read(directory, chunk).select(_KEYS).to_pydict()
-    for row, (uri, size, version) in enumerate(zip(*(keys[name] for name in _KEYS), strict=True)):
-        yield StoredImage(uri, size, version, chunk, row)
+    for row, (uri, size, version, sha256) in enumerate(zip(*(keys[name] for name in _KEYS), strict=True)):
+        yield StoredImage(uri, size, version, sha256, chunk, row)
 
 
 def read_features(directory: str, chunk: str, rows: Sequence[int]) -> npt.NDArray[np.float16]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from imgindex import gallery, storage
 from imgindex.errors import OutputError, printable
+from imgindex.generation import Output, current_name, generation_names, read_manifest
 from imgindex.search import Index, Neighbor, Result
 
 
@@ -21,12 +22,16 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         ("input", manifest["config"]["input"]),
         ("images", f"{ledger['listed']} listed, {ledger['indexed']} indexed, {ledger['failed']} failed"),
         *((f"  {reason}", str(count)) for reason, count in ledger["failed_by_reason"].items()),
-        ("features", f"{ledger['embedded']} embedded now, {ledger['reused']} from the store"),
+        ("changes", f"{ledger['added']} added, {ledger['changed']} changed, {ledger['removed']} removed, "
+                    f"{ledger['unchanged']} unchanged"),
+        ("features", f"{ledger['embedded']} embedded, {ledger['copied']} copied from images of the same "
+                     f"bytes, {ledger['reused']} from the store"),
         ("backbone", f"{spec['backbone']} {width}x{height}, {spec['pooling']} pooling, "
                      f"weights {spec['weights_sha256'][:12]}"),
         ("engine", f"{engine['name']} {engine['precision']}"),
         ("vectors", f"{manifest['dims']} of {manifest['feature_dim']} dimensions, "
                     f"{manifest['explained_variance_ratio']:.1%} of the variance"),
+        ("basis", f"{'fitted' if manifest['pca']['refit'] else 'kept'}: {manifest['pca']['why']}"),
         ("index", f"{len(manifest['shards'])} shards, {human_bytes(sizes)}, {manifest['metric']}"),
         ("recall", f"{manifest['recall']['recall']:.3f} at {manifest['recall']['k']}, "
                    f"with search_k {manifest['search_k']}"),
@@ -34,6 +39,30 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         ("files", storage.join(output, "generations", manifest["generation"])),
     ]  # fmt: skip
     return "\n".join(f"{printable(key):<12} {printable(text)}" for key, text in lines)
+
+
+def describe_unchanged(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
+    """What is said where a build has nothing to publish."""
+    return (
+        f"nothing has changed: {ledger['listed']} images listed, {ledger['unchanged']} as they were indexed, "
+        f"{ledger['failed']} failed as before; {manifest['generation']} stays live"
+    )
+
+
+def describe_history(output: Output) -> str:
+    """All complete generations of an output, a line each, oldest first."""
+    live = current_name(output)
+    lines = [f"{'generation':<26}{'images':>9}{'added':>8}{'changed':>9}{'removed':>9}{'recall':>8}  size"]
+    for name in generation_names(output):
+        manifest = read_manifest(output, name)
+        ledger = manifest["ledger"]
+        size = human_bytes(sum(file["size"] for file in manifest["files"]))
+        lines.append(
+            f"{name:<26}{ledger['indexed']:>9}{ledger['added']:>8}{ledger['changed']:>9}"
+            f"{ledger['removed']:>9}{manifest['recall']['recall']:>8.3f}  {size}"
+            + (", live" if name == live else "")
+        )
+    return "\n".join(lines)
 
 
 def human_bytes(count: float) -> str:

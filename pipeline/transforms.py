@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import chunks, listing, shards, store
+from imgindex import listing, shards, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
@@ -27,17 +27,12 @@ from imgindex.records import (
     Failure,
     ImageFile,
     ShardSummary,
-    StoredImage,
     VectorRows,
     bucket_of,
 )
 
 # Images that are embedded, stored and, when a worker dies, embedded again together.
 UNIT_IMAGES = 512
-
-# Into how many parts the listing is cut where it meets the store: enough that a part of 10**8 images
-# fits into a worker's memory, few enough that an element is a batch and not an image.
-_DIFF_BUCKETS = 256
 
 # Rows that are added to the moments at once: for fewer, matrix products run below their speed.
 _MOMENT_ROWS = 4096
@@ -76,70 +71,6 @@ def _list_tagged(source: str, extensions: Sequence[str]) -> Iterator[Any]:
 
 
 @dataclass
-class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
-    """Splits `ImageFile`s by whether the store at `directory` holds their features.
-
-    Gives ``missing``, a PCollection of `ImageFile`, and ``found``, one of ``(chunk, rows)``.
-    """
-
-    directory: str
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, files: Any) -> Any:
-        """Applies the transform."""
-        stored = (
-            files.pipeline
-            | beam.Create([self.directory])
-            | beam.FlatMap(chunks.names)
-            | beam.Reshuffle()
-            | "ReadKeys" >> beam.FlatMap(_stored_by_bucket, self.directory)
-        )
-        listed = files | "BucketFiles" >> beam.ParDo(_BucketFiles())
-        return (
-            {"listed": listed, "stored": stored}
-            | beam.CoGroupByKey()
-            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", main="missing")
-        )
-
-
-def _stored_by_bucket(chunk: str, directory: str) -> Iterable[tuple[int, list[StoredImage]]]:
-    buckets: dict[int, list[StoredImage]] = defaultdict(list)
-    for image in store.read_keys(directory, chunk):
-        buckets[bucket_of(image.uri, _DIFF_BUCKETS)].append(image)
-    return buckets.items()
-
-
-class _BucketFiles(beam.DoFn):  # type: ignore[misc]
-    """Gathers a bundle's files by bucket, so that they are shuffled in batches."""
-
-    def start_bundle(self) -> None:
-        self._buckets: dict[int, list[ImageFile]] = defaultdict(list)
-
-    def process(self, file: ImageFile) -> None:
-        self._buckets[bucket_of(file.uri, _DIFF_BUCKETS)].append(file)
-
-    def finish_bundle(self) -> Iterator[Any]:
-        for bucket in self._buckets.items():
-            yield GlobalWindows.windowed_value(bucket)
-
-
-def _diff_bucket(element: tuple[int, dict[str, Iterable[list[Any]]]]) -> Iterator[Any]:
-    _, sides = element
-    missing, found = store.diff(
-        (file for files in sides["listed"] for file in files),
-        (image for images in sides["stored"] for image in images),
-    )
-    yield from missing
-    chunks: dict[str, list[int]] = defaultdict(list)
-    for image in found:
-        chunks[image.chunk].append(image.row)
-    for chunk, rows in chunks.items():
-        yield TaggedOutput("found", (chunk, rows))
-
-
-@dataclass
 class EmbedImages(beam.PTransform):  # type: ignore[misc]
     """Embeds `ImageFile`s into chunks of the store at `directory`; gives `EmbeddedUnit`s.
 
@@ -169,7 +100,7 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
 
 
 def _expect(file: ImageFile) -> ImageFile:
-    EMBEDDING.expect(1)
+    EMBEDDING.expect(1 + len(file.duplicates))
     return file
 
 
@@ -204,12 +135,12 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
                 f"this worker's {self._choice.name} has spec {engine.spec.digest}, the launcher's "
                 f"has {self._spec_digest}; give both the same weights"
             )
-        write = partial(store.write_chunk, self._directory)
+        write = partial(store.write_rows, self._directory)
         return UnitEmbedder(engine, self._images, threads, write, EMBEDDING.advance)
 
 
 def _counted(unit: EmbeddedUnit) -> EmbeddedUnit:
-    Metrics.counter("imgindex", "embedded").inc(unit.rows)
+    Metrics.counter("imgindex", "embedded").inc(len(unit.images))
     for failure in unit.failures:
         Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
     return unit
@@ -390,11 +321,15 @@ class _BuildShards(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[int, Iterable[str]], shard_count: int) -> None:
         shard, names = element
         parts = Parts(self._generation, names)
-        self._shards.append(
-            self._pool.submit(shards.write_shard, self._generation, shard, shard_count, parts, self._config)
-        )
+        self._shards.append(self._pool.submit(self._build, shard, shard_count, parts))
 
     def finish_bundle(self) -> Iterator[Any]:
         with self._pool:
             for shard in self._shards:
                 yield GlobalWindows.windowed_value(shard.result())
+
+    def _build(self, shard: int, shard_count: int, parts: Parts) -> ShardSummary:
+        written = shards.write_shard(self._generation, shard, shard_count, parts, self._config)
+        dims = next(iter(parts)).vectors.shape[1]
+        problems = shards.check_shard(self._generation, written, dims, self._config.metric)
+        return replace(written, problems=tuple(problems))

@@ -13,15 +13,16 @@ from hypothesis import strategies as st
 from imgindex.errors import OutputError
 from imgindex.models import annoy_index
 from imgindex.models.annoy_index import (
+    EFFORTS,
     METRICS,
     AnnoyShard,
     build_shard,
+    cheapest_effort,
     cosine_similarity,
     estimate_bytes,
     exact_distances,
     exact_nearest,
     measure_recall,
-    search_effort,
 )
 
 EVERYTHING = 10**6  # a search_k that makes Annoy inspect every node of these small indexes
@@ -274,28 +275,28 @@ class ShardThatFinds(AnnoyShard):
 class TestMeasureRecall:
     @pytest.mark.parametrize("metric", METRICS)
     def test_perfect_at_high_effort_on_few_items(self, path, metric):
-        recalls = measure_recall(shard_of(path, random_vectors(300, 8), metric), 10)
+        recalls = measure_recall(shard_of(path, random_vectors(300, 8), metric))
         assert recalls[-1] == 1
-        assert len(recalls) == annoy_index.RECALL_EFFORTS
+        assert len(recalls) == len(EFFORTS)
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_rises_with_effort(self, path, metric):
-        recalls = measure_recall(shard_of(path, random_vectors(2000, 32), metric, trees=1), 1)
-        assert 0 < recalls[0] < recalls[-1] / 2 < 0.5
+        recalls = measure_recall(shard_of(path, random_vectors(2000, 32), metric, trees=1))
+        assert 0 < recalls[0] < recalls[-1] / 2 <= 0.5
         assert all(later >= earlier - 0.02 for earlier, later in pairwise(recalls))
 
     def test_equals_a_count_by_brute_force(self, path):
         vectors = random_vectors(150, 16)
         shard = shard_of(path, vectors, trees=2)
         expected = []
-        for effort in range(annoy_index.RECALL_EFFORTS):
+        for effort in EFFORTS:
             hits = 0
             for item, query in enumerate(vectors):
-                [(found, _)] = shard.nearest(query[np.newaxis], 11, search_effort(2, effort))
+                [(found, _)] = shard.nearest(query[np.newaxis], 11, effort)
                 order = np.argsort(brute_force(vectors, query, "angular"))
                 hits += len(set(order[1:11].tolist()) & set(found.tolist()) - {item})
             expected.append(hits / 1500)
-        assert measure_recall(shard, 2) == pytest.approx(expected)
+        assert measure_recall(shard) == pytest.approx(expected)
 
     @pytest.mark.parametrize(
         ("change", "recall"),
@@ -309,18 +310,31 @@ class TestMeasureRecall:
     )
     def test_the_item_itself_does_not_count(self, path, change, recall):
         shard = ShardThatFinds(path, random_vectors(400, 16), change)
-        assert measure_recall(shard, 1) == pytest.approx([recall] * annoy_index.RECALL_EFFORTS)
+        assert measure_recall(shard) == pytest.approx([recall] * len(EFFORTS))
 
     @pytest.mark.parametrize(("items", "recall"), [(1, 1.0), (2, 1.0), (5, 1.0), (11, 1.0)])
     def test_fewer_items_than_are_compared(self, path, items, recall):
-        assert measure_recall(shard_of(path, random_vectors(items, 4)), 10)[-1] == recall
+        assert measure_recall(shard_of(path, random_vectors(items, 4)))[-1] == recall
 
     @pytest.mark.parametrize("metric", METRICS)
     def test_copies_are_as_good_as_each_other(self, path, metric):
         # Hundreds of copies of each of three images: any ten of them are the nearest ten.
         vectors = np.repeat(random_vectors(3, 20), 400, axis=0)
-        assert measure_recall(shard_of(path, vectors, metric), 10)[-1] == 1
+        assert measure_recall(shard_of(path, vectors, metric))[-1] == 1
 
     def test_a_single_direction(self, path):
         # What an index of copies of one image holds: one dimension, every vector 1.
-        assert measure_recall(shard_of(path, np.ones((500, 1), np.float32)), 10)[0] == 1
+        assert measure_recall(shard_of(path, np.ones((500, 1), np.float32)))[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("recalls", "target", "step"),
+    [
+        ([0.96, 0.97, 0.99], 0.95, 0),
+        ([0.5, 0.95, 0.96], 0.95, 1),
+        ([0.5, 0.8, 0.7], 0.95, 1),  # none reaches it
+        ([0.5, 0.5], 0.95, 0),
+    ],
+)
+def test_the_cheapest_effort_that_reaches_the_target(recalls, target, step):
+    assert cheapest_effort(recalls, target) == step

@@ -106,7 +106,7 @@ def embed_units(
     """The units, and what `advance` was told."""
     advanced: list[int] = []
     limits = ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000)
-    write = partial(store.write_chunk, directory)
+    write = partial(store.write_rows, directory)
     embedder = UnitEmbedder(engine, limits, 2, write, advanced.append)
     embedded = [unit for files in units for unit in embedder.embed(files)]
     return [*embedded, *embedder.finish()], advanced
@@ -121,9 +121,9 @@ def embed(listed: list[ImageFile], engine: MeanEngine, directory: str) -> tuple[
 def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], place: str) -> None:
     listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
     unit, advanced = embed(listed, MeanEngine(4), place)
-    assert unit.chunk is not None
-    assert chunks.names(place) == [unit.chunk]
-    images, features = store.read_rows(place, unit.chunk, list(range(unit.rows)))
+    assert unit.images
+    assert chunks.names(place) == [unit.images[0].chunk]
+    images, features = store.read_rows(place, unit.images[0].chunk, [image.row for image in unit.images])
     failed = [failure.uri for failure in unit.failures]
     assert sorted(images["uri"].to_pylist() + failed) == sorted(files)
     assert sum(advanced) == len(files)
@@ -146,10 +146,11 @@ def test_the_chunk_holds_the_listed_size_and_version(files: dict[str, ImageFile]
     # The file has changed since it was listed: the next listing must find it changed.
     listed = replace(files["good/0.png"], size=7, version="0")
     unit, _ = embed([listed], MeanEngine(4), str(tmp_path))
-    assert unit.chunk is not None
-    assert list(store.read_keys(str(tmp_path), unit.chunk)) == [
-        StoredImage("good/0.png", 7, "0", unit.chunk, 0)
-    ]
+    assert unit.images
+    digest = hashlib.sha256(Path(listed.path).read_bytes()).hexdigest()
+    chunk = unit.images[0].chunk
+    expected = StoredImage("good/0.png", 7, "0", digest, chunk, 0)
+    assert list(store.read_keys(str(tmp_path), chunk)) == list(unit.images) == [expected]
 
 
 def test_a_file_that_may_not_be_read(
@@ -175,7 +176,7 @@ def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
     engine = MeanEngine(batch_size)
     unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"))
     assert engine.batches == -(-sum(good) // batch_size)
-    assert (unit.rows, len(unit.failures)) == (sum(good), len(good) - sum(good))
+    assert (len(unit.images), len(unit.failures)) == (sum(good), len(good) - sum(good))
     assert sum(advanced) == len(good)
 
 
@@ -197,11 +198,12 @@ def test_batches_are_full_across_units_and_every_unit_keeps_its_own(
     assert sum(advanced) == sum(map(len, names))
     found = []
     for unit in embedded:
-        kept = [image.uri for image in store.read_keys(folder, unit.chunk)] if unit.chunk else []
+        kept = [image.uri for image in unit.images]
         found.append((kept, sorted(failure.uri for failure in unit.failures)))
-        for row, uri in enumerate(kept):
-            feature = store.read_features(folder, str(unit.chunk), [row])[0]
-            np.testing.assert_allclose(feature, mean_feature(Path(files[uri].path).read_bytes()), atol=5e-4)
+        for image in unit.images:
+            feature = store.read_features(folder, image.chunk, [image.row])[0]
+            data = Path(files[image.uri].path).read_bytes()
+            np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
     expected = [
         ([uri for uri in unit if uri in good], sorted(uri for uri in unit if uri not in good))
         for unit in names
@@ -223,10 +225,10 @@ def test_a_feature_without_direction_fails_its_image_alone(
     names = ["good/0.png", "good/1.jpeg", "good/2.bmp"]
     unit, _ = embed([files[name] for name in names], Flawed(3), str(tmp_path))
     assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [("good/1.jpeg", "embed", "no_direction")]
-    assert unit.chunk is not None
-    kept = [image.uri for image in store.read_keys(str(tmp_path), unit.chunk)]
+    assert unit.images
+    kept = [image.uri for image in unit.images]
     assert kept == ["good/0.png", "good/2.bmp"]
-    features = store.read_features(str(tmp_path), unit.chunk, [0, 1])
+    features = store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1])
     for name, feature in zip(kept, features, strict=True):
         np.testing.assert_allclose(feature, mean_feature(Path(files[name].path).read_bytes()), atol=5e-4)
 
@@ -234,7 +236,7 @@ def test_a_feature_without_direction_fails_its_image_alone(
 def test_nothing_is_written_where_every_image_fails(files: dict[str, ImageFile], tmp_path: Path) -> None:
     listed = [files[uri] for uri in FAILURES]
     unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store")
-    assert (unit.chunk, unit.rows) == (None, 0)
+    assert unit.images == ()
     assert sorted(failure.uri for failure in unit.failures) == sorted(FAILURES)
     assert sum(advanced) == len(FAILURES)
     assert not (tmp_path / "store").exists()
@@ -257,7 +259,44 @@ def test_images_of_another_filesystem(
     memory["mem://bucket/in/a.png"] = data, 0.0
     listed = [ImageFile(uri, f"mem://bucket/in/{uri}", len(data), "0") for uri in ("a.png", "gone.png")]
     unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store")
-    assert unit.chunk is not None
-    feature = store.read_features("mem://bucket/store", unit.chunk, [0])[0]
+    assert unit.images
+    feature = store.read_features("mem://bucket/store", unit.images[0].chunk, [0])[0]
     np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
     assert [(failure.uri, failure.stage) for failure in unit.failures] == [("gone.png", "read")]
+
+
+def test_duplicates_share_the_feature_or_the_failure_of_their_leader(
+    files: dict[str, ImageFile], tmp_path: Path
+) -> None:
+    def with_duplicates(uri: str) -> ImageFile:
+        duplicates = tuple(replace(files[uri], uri=f"{uri}-{n}", version=f"{n}") for n in range(3))
+        return replace(files[uri], duplicates=duplicates)
+
+    listed = [with_duplicates(uri) for uri in ("good/0.png", "text.png", "black.png")]
+    engine = MeanEngine(4)
+    unit, advanced = embed(listed, engine, str(tmp_path))
+    assert engine.batches == 1
+    assert sum(advanced) == 12
+    assert [(image.uri, image.version) for image in unit.images] == [
+        ("good/0.png", "1"), ("good/0.png-0", "0"), ("good/0.png-1", "1"), ("good/0.png-2", "2"),
+    ]  # fmt: skip
+    assert len({image.sha256 for image in unit.images}) == 1
+    features = store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1, 2, 3])
+    assert len({feature.tobytes() for feature in features}) == 1
+    assert sorted((failure.uri, failure.reason) for failure in unit.failures) == sorted(
+        (f"{uri}{end}", reason)
+        for uri, reason in (("text.png", "not_an_image"), ("black.png", "no_direction"))
+        for end in ("", "-0", "-1", "-2")
+    )
+
+
+def test_a_file_that_changed_since_it_was_hashed_fails_with_its_duplicates(
+    files: dict[str, ImageFile], tmp_path: Path
+) -> None:
+    duplicate = replace(files["good/0.png"], uri="twin.png")
+    listed = replace(files["good/0.png"], sha256="00" * 32, duplicates=(duplicate,))
+    unit, _ = embed([listed], MeanEngine(2), str(tmp_path))
+    assert unit.images == ()
+    assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [
+        ("good/0.png", "read", "changed"), ("twin.png", "read", "changed"),
+    ]  # fmt: skip

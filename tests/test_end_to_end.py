@@ -341,6 +341,7 @@ def test_caltech20_retrieves_its_own_classes(caltech20, tmp_path):
     assert np.mean(agreement) >= 0.95
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("enlarged", [1, 5])
 def test_caltech20_retrieves_as_well_as_float32_of_whole_decodes(caltech20, enlarged, tmp_path):
     # Enlarged five times, photos are decoded at a reduced size.

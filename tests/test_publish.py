@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ import pyarrow as pa
 import pytest
 
 from imgindex import storage
+from imgindex.checks import CHECKS
 from imgindex.config import Config, IndexConfig, PublishConfig
 from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
 from imgindex.generation import Output, current_name, new_name, publish, read_manifest
+from imgindex.models.annoy_index import EFFORTS
+from imgindex.models.drift import Verdict
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
-from imgindex.publish import Plan, finish, outcome
+from imgindex.plan import Plan, Previous
+from imgindex.publish import finish, nothing_changed, outcome
 from imgindex.records import Failure, ShardSummary, Tally, VectorRows, WrittenBasis
 from imgindex.shards import write_shard
 from imgindex.storage import WrittenFile
@@ -27,31 +32,39 @@ INDEX = IndexConfig(trees=5)
 ODD = "x/\"quoted\" 'é' 猫\n\t\\ \u2028 <b>.jpg"
 
 
-def plan_of(root: str, previous: str | None = None, **limits: float) -> Plan:
+def previous_of(root: str, name: str, **changes: Any) -> Previous:
+    """The live generation, of 100 images, in the eyes of the next build."""
+    metadata = (Output(root).generation(name) + "/metadata/m",)
+    return replace(Previous(name, 100, 0, metadata, False, None, name, 100), **changes)
+
+
+def plan_of(root: str, previous: str | None = None, force: Collection[str] = (), **limits: float) -> Plan:
     return Plan(
         config=Config(index=INDEX, publish=PublishConfig(**limits)),
         input="/photos",
         output=Output(root),
         generation=new_name(SPEC.digest),
-        previous=previous,
-        previous_items=100 if previous else 0,
+        previous=previous_of(root, previous) if previous else None,
         spec=SPEC,
         engine=EngineChoice("ResNet50", "imagenet", "avg", None, "openvino", "bfloat16", 16, 0.9997),
         threads=2,
         started=99.5,
         prepared=100.0,
+        force=force,
     )
 
 
 def shards_of(items: int, *recalls: float) -> list[ShardSummary]:
     """One shard that exists in words alone."""
     recalls = recalls or (1.0,)
-    recalls += recalls[-1:] * (6 - len(recalls))
+    recalls += recalls[-1:] * (len(EFFORTS) - len(recalls))
     file = WrittenFile("index/index-00000-of-00001.ann", 1, "")
-    return [ShardSummary(file, replace(file, path="metadata/m"), items, recalls, 103.0)] if items else []
+    return [ShardSummary(file, replace(file, path="metadata/m"), items, 5, recalls, 103.0)] if items else []
 
 
-BASIS = WrittenBasis(WrittenFile("pca/basis.npz", 1, ""), 2048, 150, 0.9, 102.0)
+FITTED = Verdict(True, "there was no basis for this recipe")
+X = hashlib.sha256(b"x").hexdigest()
+BASIS = WrittenBasis(WrittenFile("pca/basis.npz", 1, X), 2048, 150, 0.9, 102.0)
 
 
 def failures_of(count: int) -> list[Failure]:
@@ -63,9 +76,10 @@ def run(plan: Plan, listed: int, failed: int, shards: list[ShardSummary]) -> dic
     """Finishes a build, whose files hold nothing, and returns its outcome."""
     for file in [BASIS.file, *(file for shard in shards for file in (shard.index, shard.metadata))]:
         storage.write_bytes(storage.join(plan.directory, file.path), b"x" * file.size)
-    tally = Tally({"listed": listed, "embedded": listed - failed}, (100.5, 101.5), 0.75)
-    finish(plan, tally, failures_of(failed), [BASIS] if shards else [], shards)
-    return outcome(plan)
+    counts = {"listed": listed, "failed": failed, "embedded": listed - failed, "added": listed - failed}
+    tally = Tally(counts, (100.5, 101.5), 0.75)
+    finish(plan, tally, failures_of(failed), [BASIS] if shards else [], [FITTED], shards)
+    return outcome(plan).manifest
 
 
 def publish_before(root: str, items: int) -> str:
@@ -110,9 +124,15 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
         file = storage.describe(partial, "pca/basis.npz")
     basis = WrittenBasis(file, 2048, 4, 0.75, 102.0)
     failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD)]
-    parts = [Tally({"listed": 42}), Tally({"embedded": 30}, (101.0, 102.0), 0.5), Tally({"reused": 10})]
-    finish(plan, sum(parts, Tally()), failures, [basis], shards)
-    return plan, outcome(plan)
+    parts = [
+        Tally({"listed": 42, "failed": 2}),
+        Tally({"embedded": 29}, (101.0, 102.0), 0.5),
+        Tally({"reused": 10}),
+        Tally({"copied": 1}),
+        Tally({"added": 40}),
+    ]
+    finish(plan, sum(parts, Tally()), failures, [basis], [FITTED], shards)
+    return plan, outcome(plan).manifest
 
 
 def test_current_names_the_generation_and_the_manifest_tells_its_facts(
@@ -127,9 +147,24 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
         "indexed": 40,
         "failed": 2,
         "failed_by_reason": {"decode/empty": 1, "read/vanished": 1},
-        "embedded": 30,
+        "added": 40,
+        "changed": 0,
+        "removed": 0,
+        "unchanged": 0,
+        "embedded": 29,
+        "copied": 1,
         "reused": 10,
     }
+    assert manifest["pca"] == {
+        "refit": True,
+        "why": "there was no basis for this recipe",
+        "new_images": 0,
+        "unexplained": None,
+        "tolerated": None,
+        "fitted_in": plan.generation,
+        "fitted_images": 40,
+    }
+    assert [shard["trees"] for shard in manifest["shards"]] == [5, 5]
     assert manifest["spec"] | {"image_size": (224, 224)} == {"digest": SPEC.digest, **vars(SPEC)}
     assert manifest["engine"] == {
         "name": "openvino",
@@ -187,7 +222,7 @@ def test_failures_are_lines_of_json_in_the_order_of_their_uris(
 
 @pytest.mark.parametrize(
     ("recalls", "search_k", "recall"),
-    [((0.96,), 50, 0.96), ((0.5, 0.94, 0.951), 200, 0.951), ((0.91, 0.92), 1600, 0.92)],
+    [((0.96,), 100, 0.96), ((0.5, 0.94, 0.951), 400, 0.951), ((0.91, 0.92), 200, 0.92)],
 )
 def test_search_k_is_the_least_that_reaches_the_target(
     recalls: tuple[float, ...], search_k: int, recall: float, tmp_path: Path
@@ -248,30 +283,80 @@ def test_a_check_that_refuses_leaves_what_is_live(check: str, place: str) -> Non
     assert not storage.exists(storage.join(plan.directory, "pca/basis.npz"))
 
 
-@pytest.mark.parametrize("change", ["gone", "shorter"])
-def test_a_generation_that_lost_a_file_is_not_published(
-    change: str, published: tuple[Plan, dict[str, Any]]
-) -> None:
-    plan, manifest = published
-    again = replace(plan, generation=new_name("again"))
-    for file in manifest["files"]:
-        data = storage.read_bytes(storage.join(plan.directory, file["path"]))
-        storage.write_bytes(storage.join(again.directory, file["path"]), data)
-    basis = next(WrittenFile(**file) for file in manifest["files"] if file["path"] == manifest["basis"])
-    path = storage.join(again.directory, basis.path)
-    storage.delete(path) if change == "gone" else storage.write_bytes(path, b"x")
-    shards = [
-        ShardSummary(
-            *(WrittenFile(**f) for f in manifest["files"] if f["path"] in (s["index"], s["metadata"])),
-            items=s["items"], recalls=(1.0,) * 6, finished=103.0,
-        )
-        for s in manifest["shards"]
-    ]  # fmt: skip
-    written = WrittenBasis(basis, 2048, 4, 0.75, 102.0)
-    with pytest.raises(OutputError, match=path):
-        finish(again, Tally({"listed": 40}), [], [written], shards)
+@pytest.mark.parametrize("check", [name for name in REFUSALS if name != "nothing indexed"])
+def test_a_forced_check_does_not_refuse(check: str, tmp_path: Path) -> None:
+    limits, listed, failed, indexed, recalls, _, _ = REFUSALS[check]
+    before = publish_before(str(tmp_path), 100)
+    others = [name for name in CHECKS if name != check]
+    with pytest.raises(PublishRefusedError, match=f"check {check}"):
+        run(plan_of(str(tmp_path), before, others, **limits), listed, failed, shards_of(indexed, *recalls))
+    plan = plan_of(str(tmp_path), before, [check], **limits)
+    manifest = run(plan, listed, failed, shards_of(indexed, *recalls))
     assert current_name(plan.output) == plan.generation
-    assert not storage.exists(again.output.manifest(again.generation))
+    assert manifest["forced"] == [check]
+
+
+@pytest.mark.parametrize("change", ["gone", "altered"])
+@pytest.mark.parametrize("which", ["basis", "failures"])
+def test_a_generation_that_lost_a_file_is_not_published(
+    which: str, change: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = publish_before(place, 100)
+    plan = plan_of(place, before)
+    path = {"basis": "pca/basis.npz", "failures": "failures/failures-00000-of-00001.jsonl"}[which]
+    read_bytes = storage.read_bytes
+
+    def read(of: str) -> bytes:
+        if of != storage.join(plan.directory, path):
+            return read_bytes(of)
+        if change == "gone":
+            raise FileNotFoundError(2, "No such file or directory")
+        return b"y"
+
+    monkeypatch.setattr(storage, "read_bytes", read)
+    what = "cannot be read: No such file" if change == "gone" else "has other bytes than were written"
+    with pytest.raises(PublishRefusedError, match=rf"check files: {path} {what}.*\(1 in all\); build again"):
+        run(plan, 100, 0, shards_of(100))
+    assert current_name(plan.output) == before
+
+
+def test_a_shard_that_was_found_wrong_is_not_published(tmp_path: Path) -> None:
+    (shard,) = shards_of(100)
+    plan = plan_of(str(tmp_path))
+    with pytest.raises(PublishRefusedError, match="check files: it gives no neighbours"):
+        run(plan, 100, 0, [replace(shard, problems=("it gives no neighbours",))])
+    assert current_name(plan.output) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts", "unchanged"),
+    [
+        ({}, {"unchanged": 100, "reused": 100}, True),
+        ({}, {"unchanged": 100, "copied": 3, "reused": 97}, True),  # touched
+        ({"failed": 2}, {"unchanged": 100, "failed": 2}, True),
+        ({"same_recipe": False}, {"unchanged": 100}, False),
+        ({}, {"unchanged": 100, "added": 1}, False),
+        ({}, {"unchanged": 99, "changed": 1}, False),
+        ({}, {"unchanged": 100, "removed": 1}, False),
+        ({}, {"unchanged": 100, "failed": 1}, False),
+        ({"failed": 1}, {"unchanged": 100}, False),
+    ],
+)
+def test_nothing_is_published_where_nothing_changed(
+    changes: dict[str, Any], counts: dict[str, int], unchanged: bool, tmp_path: Path
+) -> None:
+    before = publish_before(str(tmp_path), 100)
+    plan = plan_of(str(tmp_path), before)
+    plan = replace(plan, previous=previous_of(str(tmp_path), before, **{"same_recipe": True, **changes}))
+    tally = Tally({"listed": counts["unchanged"], **counts})
+    assert nothing_changed(plan, tally) == unchanged
+    if unchanged:
+        finish(plan, tally, [], [], [], [])
+        found = outcome(plan)
+        assert (found.published, found.manifest["generation"]) == (False, before)
+        assert found.ledger["unchanged"] == 100
+        assert not Path(plan.directory).exists()
+        assert current_name(plan.output) == before
 
 
 @pytest.mark.parametrize(

@@ -114,22 +114,29 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, memory: dict[str, Any]
 
 def test_a_scheme_that_no_filesystem_serves() -> None:
     path = "nosuch://bucket/x"
-    for operation in (storage.read_bytes, storage.delete_tree):
-        with pytest.raises(OSError, match="nosuch"):
-            operation(path)
-    for operation in (storage.exists, storage.size, storage.delete):
+    with pytest.raises(OSError, match="nosuch"):
+        storage.read_bytes(path)
+    for operation in (storage.exists, storage.modified, storage.delete, storage.delete_tree):
         with pytest.raises(OutputError, match="nosuch"):
             operation(path)
     with pytest.raises(OutputError, match="cannot list nosuch"):
         storage.list_names(path, ".txt")
 
 
-def test_the_size_of_a_file(place: str) -> None:
-    path = storage.join(place, "file")
-    storage.write_bytes(path, b"data")
-    assert storage.size(path) == 4
+def test_folders(place: str) -> None:
+    assert storage.list_folders(storage.join(place, "nowhere")) == []
+    for name in ("b/c/file", "a/file", "file", "b/file"):
+        storage.write_bytes(storage.join(place, name), b"")
+    assert storage.list_folders(place) == ["a", "b"]
+
+
+def test_when_a_file_was_written(place: str) -> None:
+    first, second = (storage.join(place, name) for name in ("first", "second"))
+    storage.write_bytes(first, b"data")
+    storage.write_bytes(second, b"data")
+    assert storage.modified(first) <= storage.modified(second)
     with pytest.raises(OutputError, match=r"cannot look at .*missing"):
-        storage.size(storage.join(place, "missing"))
+        storage.modified(storage.join(place, "missing"))
 
 
 def test_a_file_is_described_by_its_size_and_sha256(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The store: chunks come back bit for bit or not at all, and the diff finds what changed."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from imgindex import storage
 from imgindex.chunks import names as chunk_names
 from imgindex.errors import OutputError
 from imgindex.records import ImageFile, ImageRow, StoredImage
-from imgindex.store import diff, read_features, read_keys, read_rows, write_chunk
+from imgindex.store import copy_rows, diff, read_features, read_keys, read_rows, write_rows
 
 ROWS = [
     ImageRow("a.jpg", 10, "17", "aa" * 32, 640, 480),
@@ -22,6 +23,11 @@ ROWS = [
 ]
 # Beside ordinary values: the smallest and the largest float16, and both zeros.
 FEATURES = np.array([[1, -1, 0.1, 1 / 3], [6e-8, -6e-8, 65504, -65504], [0.0, -0.0, 0.5, 1e-4]], np.float16)
+
+
+def write_chunk(directory: str, rows: Sequence[ImageRow], features: np.ndarray) -> str:
+    """Writes a chunk and returns its name."""
+    return write_rows(directory, rows, features)[0].chunk
 
 
 def bits(features: np.ndarray) -> np.ndarray:
@@ -33,9 +39,28 @@ def test_a_chunk_comes_back_bit_for_bit(place: str) -> None:
     chunk = write_chunk(place, ROWS, FEATURES)
     assert chunk_names(place) == [chunk]
     np.testing.assert_array_equal(bits(read_features(place, chunk, [0, 1, 2])), bits(FEATURES))
-    assert list(read_keys(place, chunk)) == [
-        StoredImage(row.uri, row.size, row.version, chunk, number) for number, row in enumerate(ROWS)
+    where = [
+        StoredImage(row.uri, row.size, row.version, row.sha256, chunk, number)
+        for number, row in enumerate(ROWS)
     ]
+    assert list(read_keys(place, chunk)) == list(write_rows(place, ROWS, FEATURES)) == where
+
+
+def test_copies_have_the_features_of_their_twins(place: str) -> None:
+    twins = [*write_rows(place, ROWS[:2], FEATURES[:2]), *write_rows(place, ROWS[2:], FEATURES[2:])]
+    files = [ImageFile(f"copy-{n}.jpg", "", 100 + n, f"7.{n}") for n in range(3)]
+    order = [2, 0, 1]
+    unit = copy_rows([(files[n], twins[n]) for n in order], place)
+    assert not unit.failures
+    for image in unit.images:
+        number = int(image.uri[5])
+        assert (image.size, image.version) == (100 + number, f"7.{number}")
+        assert image.sha256 == ROWS[number].sha256
+        images, features = read_rows(place, image.chunk, [image.row])
+        (row,) = images.to_pylist()
+        assert (row["width"], row["height"]) == (ROWS[number].width, ROWS[number].height)
+        np.testing.assert_array_equal(bits(features), bits(FEATURES[[number]]))
+    assert sorted(image.uri for image in unit.images) == [file.uri for file in files]
 
 
 def test_rows_are_read_in_the_order_asked_for(place: str) -> None:
@@ -110,18 +135,20 @@ def file(uri: str, size: int = 1, version: str = "1") -> ImageFile:
     ],
 )
 def test_an_image_is_unchanged_when_uri_size_and_version_are(listed: ImageFile, missing: bool) -> None:
-    stored = StoredImage("a", 1, "1", "chunk", 5)
+    stored = StoredImage("a", 1, "1", "", "chunk", 5)
     assert diff([listed], [stored]) == (([listed], []) if missing else ([], [stored]))
 
 
 def test_what_is_no_longer_listed_is_not_found() -> None:
-    assert diff([], [StoredImage("a", 1, "1", "chunk", 0)]) == ([], [])
+    assert diff([], [StoredImage("a", 1, "1", "", "chunk", 0)]) == ([], [])
 
 
 def test_of_several_copies_the_choice_does_not_depend_on_their_order() -> None:
-    copies = [StoredImage("a", 1, "1", chunk, row) for chunk in ("chunk-2", "chunk-1") for row in (3, 1, 2)]
+    copies = [
+        StoredImage("a", 1, "1", "", chunk, row) for chunk in ("chunk-2", "chunk-1") for row in (3, 1, 2)
+    ]
     for stored in itertools.permutations(copies):
-        assert diff([file("a")], stored) == ([], [StoredImage("a", 1, "1", "chunk-1", 1)])
+        assert diff([file("a")], stored) == ([], [StoredImage("a", 1, "1", "", "chunk-1", 1)])
 
 
 FILES = st.builds(file, st.sampled_from("abc"), st.integers(0, 1), st.sampled_from("12"))
@@ -130,6 +157,7 @@ STORED = st.builds(
     st.sampled_from("abc"),
     st.integers(0, 1),
     st.sampled_from("12"),
+    st.just(""),
     st.sampled_from(["chunk-1", "chunk-2"]),
     st.integers(0, 2),
 )

@@ -29,7 +29,6 @@ from imgindex.progress import EMBEDDING
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, VectorRows, bucket_of
 from imgindex.shards import write_shard
 from imgindex.transforms import (
-    DiffAgainstStore,
     EmbedImages,
     FitPca,
     ListImages,
@@ -101,34 +100,6 @@ def test_list_images_takes_extensions(tmp_path: Path) -> None:
         )
 
 
-def test_diff_against_store_splits_a_listing(place: str) -> None:
-    first = store.write_chunk(place, rows_of([f"{n:04}.jpg" for n in range(100)]), features_of(1, 100))
-    # Row 0 is there in both chunks; the second also holds what is no longer listed.
-    second = store.write_chunk(place, rows_of(["0000.jpg", "old.jpg", "new.jpg"]), features_of(2, 3))
-    files = [ImageFile(f"{n:04}.jpg", "", 8, "1") for n in range(50)]
-    changed = [ImageFile("0060.jpg", "", 9, "1"), ImageFile("0061.jpg", "", 8, "2")]
-    added = [ImageFile("added.jpg", "", 8, "1")]
-    new = ImageFile("new.jpg", "", 7, "1")
-
-    def check_found(found: list[tuple[str, list[int]]]) -> None:
-        rows = sorted((chunk, row) for chunk, numbers in found for row in numbers)
-        duplicate = min((first, 0), (second, 0))
-        assert rows == sorted([duplicate, *((first, n) for n in range(1, 50)), (second, 2)]), rows
-
-    with pipeline() as p:
-        known = p | beam.Create([*files, *changed, *added, new]) | DiffAgainstStore(place)
-        assert_that(known.missing, equal_to([*changed, *added]), "missing")
-        assert_that(known.found, all_of(check_found), "found")
-
-
-def test_diff_against_no_store_finds_nothing(tmp_path: Path) -> None:
-    files = [ImageFile(f"{n}.jpg", "", 8, "1") for n in range(3)]
-    with pipeline() as p:
-        known = p | beam.Create(files) | DiffAgainstStore(f"{tmp_path}/store")
-        assert_that(known.missing, equal_to(files), "missing")
-        assert_that(known.found, equal_to([]), "found")
-
-
 def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
     files, expected = [], {}
     engine = load_engine(ENGINE, THREADS)
@@ -143,10 +114,10 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
     directory = f"{tmp_path}/store"
 
     def check(units: list[EmbeddedUnit]) -> None:
-        assert sum(unit.rows for unit in units) == 9
+        assert sum(len(unit.images) for unit in units) == 9
         failures = [(failure.uri, failure.reason) for unit in units for failure in unit.failures]
         assert failures == [("3.jpg", "not_an_image")]
-        assert sorted(unit.chunk for unit in units if unit.chunk) == names(directory)
+        assert sorted({image.chunk for unit in units for image in unit.images}) == names(directory)
 
     EMBEDDING.reset()
     p = pipeline()
@@ -253,7 +224,8 @@ def test_moments_of_nothing() -> None:
 def test_read_and_project_features(place: str) -> None:
     uris = [f"{n}.jpg" for n in range(40)]
     features = features_of(6, 40)
-    chunks = [store.write_chunk(place, rows_of(uris[at : at + 20]), features[at : at + 20]) for at in (0, 20)]
+    units = [store.write_rows(place, rows_of(uris[at : at + 20]), features[at : at + 20]) for at in (0, 20)]
+    chunks = [images[0].chunk for images in units]
     moments = Moments.empty(12)
     moments.add(features)
     basis = fit_basis(moments, 4)

@@ -1,0 +1,103 @@
+"""The checks that a finished generation must pass before it goes live."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from imgindex import storage
+from imgindex.models.annoy_index import RECALL_K
+from imgindex.plan import Plan
+from imgindex.records import ShardSummary, WrittenFile
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A generation whose files are written, with what the checks look at."""
+
+    plan: Plan
+    ledger: Mapping[str, Any]
+    shards: Sequence[ShardSummary]
+    files: Sequence[WrittenFile]  # beside the shards'
+    recall: float
+    failures_path: str
+
+
+def refusal(finished: Finished) -> str | None:
+    """The first refusal, naming its check and the figures; None where all checks pass or are forced."""
+    for name, check in CHECKS.items():
+        message = check(finished)
+        if message is not None and name not in finished.plan.force:
+            return f"check {name}: {message}"
+    return None
+
+
+def reasons(ledger: Mapping[str, Any]) -> str:
+    """The failures by reason, for a message."""
+    return ", ".join(f"{reason} {count}" for reason, count in ledger["failed_by_reason"].items())
+
+
+def _ledger(finished: Finished) -> str | None:
+    listed, indexed, failed = (finished.ledger[name] for name in ("listed", "indexed", "failed"))
+    if listed == indexed + failed:
+        return None
+    return f"{listed} listed, but {indexed} indexed and {failed} failed; this is a bug, please report it"
+
+
+def _files(finished: Finished) -> str | None:
+    problems = [problem for shard in finished.shards for problem in shard.problems]
+    for file in finished.files:
+        path = storage.join(finished.plan.directory, file.path)
+        try:
+            found = storage.describe_bytes(storage.read_bytes(path), file.path)
+        except OSError as error:
+            problems.append(f"{file.path} cannot be read: {error.strerror or error}")
+            continue
+        if found != file:
+            problems.append(f"{file.path} has other bytes than were written")
+    if not problems:
+        return None
+    return f"{'; '.join(problems[:3])} ({len(problems)} in all); build again"
+
+
+def _max_failure_rate(finished: Finished) -> str | None:
+    limit = finished.plan.config.publish.max_failure_rate
+    listed, failed = finished.ledger["listed"], finished.ledger["failed"]
+    # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
+    if failed / listed <= limit:
+        return None
+    return (
+        f"{failed} of {listed} images failed ({reasons(finished.ledger)}), more than "
+        f"publish.max_failure_rate={limit} allows; mend or remove those in {finished.failures_path}, or "
+        "raise the limit"
+    )
+
+
+def _max_shrink(finished: Finished) -> str | None:
+    limit, previous = finished.plan.config.publish.max_shrink, finished.plan.previous
+    indexed = finished.ledger["indexed"]
+    before = previous.indexed if previous else 0
+    if not before or (before - indexed) / before <= limit:
+        return None
+    return (
+        f"{indexed} images where the live generation has {before}, fewer than publish.max_shrink={limit} "
+        f"allows; is all of {finished.plan.input} there?"
+    )
+
+
+def _min_recall(finished: Finished) -> str | None:
+    limit = finished.plan.config.publish.min_recall
+    if finished.recall >= limit:
+        return None
+    return (
+        f"recall@{RECALL_K} is {finished.recall:.3f}, less than publish.min_recall={limit}; raise index.trees"
+    )
+
+
+# By the names that `--force` takes, in the order in which they refuse.
+CHECKS: dict[str, Callable[[Finished], str | None]] = {
+    "ledger": _ledger,
+    "files": _files,
+    "max_failure_rate": _max_failure_rate,
+    "max_shrink": _max_shrink,
+    "min_recall": _min_recall,
+}

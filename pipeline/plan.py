@@ -1,0 +1,50 @@
+"""What the launcher knows of a build before it starts, as every step of its pipeline sees it."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from imgindex.config import Config
+from imgindex.generation import Output
+from imgindex.models.engines import EngineChoice
+from imgindex.models.spec import Spec
+
+
+@dataclass(frozen=True)
+class Previous:
+    """The generation that is live when a build starts."""
+
+    name: str
+    indexed: int
+    failed: int
+    metadata: tuple[str, ...]  # the paths of its metadata shards
+    same_recipe: bool  # whether the same images would make the same index again
+    basis: str | None  # the path of its PCA basis; None where this build cannot use it
+    fitted_in: str  # the generation that the basis was fitted in
+    fitted_images: int  # and to how many images
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A build that is about to start."""
+
+    config: Config
+    input: str
+    output: Output
+    generation: str  # its name
+    previous: Previous | None
+    spec: Spec
+    engine: EngineChoice
+    threads: int | None  # a worker's; None: all its cores
+    started: float  # seconds since the epoch
+    prepared: float  # when the backbone was loaded
+    force: Collection[str] = ()  # names of the checks that may not refuse
+
+    @property
+    def store(self) -> str:
+        """Where the features are kept."""
+        return self.output.store(self.spec.digest)
+
+    @property
+    def directory(self) -> str:
+        """Where the generation is written."""
+        return self.output.generation(self.generation)

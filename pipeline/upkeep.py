@@ -1,0 +1,177 @@
+"""Upkeep of an output between builds: verify its bytes, roll back, prune what is old."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from imgindex import chunks, shards, storage, store
+from imgindex.errors import OutputError, UsageError
+from imgindex.generation import Output, current_name, generation_names, make_current, read_manifest
+from imgindex.lock import writer_lock
+from imgindex.models.pca import Basis
+from imgindex.records import ImageFile, ShardSummary, StoredImage, WrittenFile
+
+# Generations and chunks that are younger are never pruned: a reader may be about to open the one, a build
+# that died may have left the other for the next to use.
+GRACE_SECONDS = 3600.0
+
+# Rows of a chunk that is put together from what is left of others.
+_CHUNK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What `verify` looked at and found."""
+
+    files: int
+    bytes: int
+    chunks: int
+    rows: int
+    problems: tuple[str, ...]
+
+
+def verify(output: str) -> Verified:
+    """Reads every byte of the live generation and of the store. Raises OutputError where nothing is live."""
+    layout = Output(output)
+    manifest = read_manifest(layout)
+    directory = layout.generation(manifest["generation"])
+    files = [WrittenFile(**file) for file in manifest["files"]]
+    problems = list(_check_generation(directory, manifest, files))
+    counted = rows = 0
+    for spec in storage.list_folders(storage.join(output, "store")):
+        folder = layout.store(spec)
+        for name in chunks.names(folder):
+            counted += 1
+            try:
+                rows += sum(1 for _ in store.read_keys(folder, name))
+            except OutputError as error:
+                problems.append(str(error))
+    return Verified(len(files), sum(file.size for file in files), counted, rows, tuple(problems))
+
+
+def _check_generation(
+    directory: str, manifest: Mapping[str, Any], files: Sequence[WrittenFile]
+) -> Iterator[str]:
+    by_path = {file.path: file for file in files}
+    for shard in manifest["shards"]:
+        summary = ShardSummary(
+            by_path.pop(shard["index"]), by_path.pop(shard["metadata"]), shard["items"], shard["trees"], (), 0
+        )
+        yield from shards.check_shard(directory, summary, manifest["dims"], manifest["metric"])
+    for file in by_path.values():
+        path = storage.join(directory, file.path)
+        try:
+            data = storage.read_bytes(path)
+        except OSError as error:
+            yield f"{path} cannot be read: {error.strerror or error}"
+            continue
+        if storage.describe_bytes(data, file.path) != file:
+            yield f"{path} has other bytes than its manifest promises"
+        elif file.path == manifest["basis"]:
+            Basis.from_npz(data)
+
+
+def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
+    """Makes an older generation the live one, by default the one before; returns both names, old and new.
+
+    Raises:
+      UsageError: there is no such complete generation.
+      OutputError: it is damaged, or another process is writing the output.
+    """
+    layout = Output(output)
+    live = read_manifest(layout)
+    with writer_lock(output):
+        names = generation_names(layout)
+        target = generation or live["previous"]
+        if target not in names:
+            what = "no generation before the live one" if target is None else f"no generation {target}"
+            raise UsageError(f"{output} has {what}; it has {', '.join(names)}")
+        manifest = read_manifest(layout, target)
+        files = [WrittenFile(**file) for file in manifest["files"]]
+        problems = list(_check_generation(layout.generation(target), manifest, files))
+        if problems:
+            raise OutputError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
+        make_current(layout, target)
+    return live["generation"], target
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What `prune` deleted."""
+
+    generations: tuple[str, ...]
+    chunks: int
+    rows: int
+
+
+def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Pruned:
+    """Deletes all but the `keep` newest generations, and what of the store none of the others describes.
+
+    Neither what is live nor what is younger than `grace_seconds` is touched. A chunk that still holds rows in
+    use is written again without the rest.
+
+    Raises:
+      UsageError: `keep` is less than 1.
+      OutputError: a generation or chunk cannot be read, or another process is writing the output.
+    """
+    if keep < 1:
+        raise UsageError(f"--keep is {keep}; expected at least 1")
+    layout = Output(output)
+    live = current_name(layout)
+    if live is None:
+        raise OutputError(f"{output} holds no index; `imgindex build` writes one")
+    now = time.time()
+    with writer_lock(output):
+        names = generation_names(layout)
+        old = [name for name in names[:-keep] if name != live and now - _created(name) > grace_seconds]
+        for name in old:
+            # First what makes it complete, so that half of one is never taken for a generation.
+            storage.delete(layout.manifest(name))
+            storage.delete_tree(layout.generation(name))
+        in_use: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        for name in (name for name in names if name not in old):
+            manifest = read_manifest(layout, name)
+            for shard in manifest["shards"]:
+                path = storage.join(layout.generation(name), shard["metadata"])
+                in_use[manifest["spec"]["digest"]].update(shards.read_digests(path))
+        deleted = [
+            _compact(layout.store(spec), in_use[spec], now - grace_seconds)
+            for spec in storage.list_folders(storage.join(output, "store"))
+        ]
+    return Pruned(tuple(old), sum(count for count, _ in deleted), sum(rows for _, rows in deleted))
+
+
+def _created(name: str) -> float:
+    """When a generation was begun, by its name; seconds since the epoch."""
+    return datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
+
+
+def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tuple[int, int]:
+    """Drops rows that are not `in_use` from chunks written `before`; returns how many of both went."""
+    images = {
+        name: list(store.read_keys(directory, name))
+        for name in chunks.names(directory)
+        if storage.modified(storage.join(directory, name)) < before
+    }
+    newest: dict[tuple[str, str], StoredImage] = {}
+    for image in (image for rows in images.values() for image in rows):
+        key = image.uri, image.sha256
+        if key in in_use and (key not in newest or float(image.version) > float(newest[key].version)):
+            newest[key] = image
+    alive = set(newest.values())
+    holed = {name: rows for name, rows in images.items() if not alive.issuperset(rows)}
+    kept = [image for rows in holed.values() for image in rows if image in alive]
+    written = set()
+    for start in range(0, len(kept), _CHUNK_ROWS):
+        moved = [
+            (ImageFile(image.uri, "", image.size, image.version), image)
+            for image in kept[start : start + _CHUNK_ROWS]
+        ]
+        written |= {image.chunk for image in store.copy_rows(moved, directory).images}
+    # Only now, when all that they hold is elsewhere.
+    for name in holed.keys() - written:
+        storage.delete(storage.join(directory, name))
+    return len(holed), sum(map(len, holed.values())) - len(kept)

@@ -1,0 +1,204 @@
+"""What has changed: against the store by name, time and content; against a generation by content."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apache_beam as beam
+import numpy as np
+import pyarrow as pa
+import pytest
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from imgindex import delta, storage, store
+from imgindex.config import IndexConfig
+from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.models.pca import normalize
+from imgindex.records import ImageFile, ImageRow, StoredImage, Tally, VectorRows
+from imgindex.shards import write_shard
+
+# What the workers of a pipeline, which run in this process, leave of each of its collections.
+KEPT: dict[str, list[Any]] = {}
+
+
+def keep(element: Any, name: str) -> None:
+    KEPT[name].append(element)
+
+
+def outputs(source: Sequence[Any], transform: beam.PTransform, *names: str) -> dict[str, list[Any]]:
+    """The elements of the collections `names` that `transform` makes of `source`."""
+    KEPT.clear()
+    with BeamTestPipeline(runner=FnApiRunner()) as p:
+        made = p | beam.Create(source) | transform
+        for name in names:
+            KEPT[name] = []
+            _ = getattr(made, name) | f"Keep {name}" >> beam.Map(keep, name)
+    return dict(KEPT)
+
+
+class Folder:
+    """Files by name, as a listing gives them, and a store of some of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.store = str(root / "store")
+        (root / "in").mkdir()
+
+    def file(self, uri: str, content: bytes, version: str = "1") -> ImageFile:
+        path = self.root / "in" / hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
+        path.write_bytes(content)
+        return ImageFile(uri, str(path), len(content), version)
+
+    def keep(self, *files: ImageFile) -> tuple[StoredImage, ...]:
+        rows = [
+            ImageRow(file.uri, file.size, file.version, sha256(file), 10 + n, 20)
+            for n, file in enumerate(files)
+        ]
+        features, _ = normalize(np.random.default_rng(0).random((len(files), 8), np.float32))
+        return store.write_rows(self.store, rows, features)
+
+    def diff(
+        self, files: Sequence[ImageFile]
+    ) -> tuple[list[ImageFile], list[StoredImage], list[StoredImage]]:
+        """The new files, the images that were found, the images that were copied."""
+        made = outputs(files, DiffAgainstStore(self.store, threads=2), "new", "found", "copied")
+        found = [image for images in made["found"] for image in images]
+        return made["new"], found, [image for unit in made["copied"] for image in unit.images]
+
+
+def sha256(file: ImageFile) -> str:
+    return hashlib.sha256(Path(file.path).read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def test_a_listing_is_split_by_name_time_and_content(folder: Folder) -> None:
+    same = [folder.file(f"{n}.jpg", b"%03d" % n) for n in range(20)]
+    before = [folder.file(name, name.encode()) for name in ("touched", "renamed", "removed")]
+    stored = {image.uri: image for image in folder.keep(*same, *before)}
+    listing = [
+        *same[1:],
+        folder.file("0.jpg", b"xyz", "2"),  # changed, and of the size that others have
+        folder.file("touched", b"touched", "2"),
+        folder.file("another name", b"renamed"),
+        folder.file("a copy", b"renamed"),
+        folder.file("fresh", b"of a size that no other has"),
+    ]
+    new, found, copied = folder.diff(listing)
+    assert sorted((file.uri, file.duplicates) for file in new) == [("0.jpg", ()), ("fresh", ())]
+    assert sorted(found, key=lambda image: image.uri) == sorted(
+        (stored[file.uri] for file in same[1:]), key=lambda image: image.uri
+    )
+    twins = {"touched": "touched", "another name": "renamed", "a copy": "renamed"}
+    assert sorted(image.uri for image in copied) == sorted(twins)
+    for image in copied:
+        twin = stored[twins[image.uri]]
+        assert (image.sha256, image.version) == (twin.sha256, "2" if image.uri == "touched" else "1")
+        rows = [store.read_rows(folder.store, at.chunk, [at.row]) for at in (image, twin)]
+        np.testing.assert_array_equal(rows[0][1], rows[1][1])
+        assert rows[0][0]["width"] == rows[1][0]["width"]
+    # The store holds them under their own names now.
+    new, found, copied = folder.diff(listing)
+    assert (len(new), len(found), copied) == (2, 22, [])
+
+
+def test_of_new_files_with_the_same_bytes_one_is_embedded(folder: Folder) -> None:
+    contents = zip("abcdef", ("x", "y", "x", "x", "y", "z"), strict=True)
+    files = [folder.file(name, content.encode()) for name, content in contents]
+    new, found, copied = folder.diff(files)
+    assert (found, copied) == ([], [])
+    assert {file.uri: [duplicate.uri for duplicate in file.duplicates] for file in new} == {
+        "a": ["c", "d"],
+        "b": ["e"],
+        "f": [],
+    }
+
+
+@settings(max_examples=10)
+@given(data=st.data())
+def test_every_file_of_a_listing_comes_out_once(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
+    folder = Folder(tmp_path_factory.mktemp("folder"))
+    contents = st.sampled_from([b"", b"a", b"b", b"cc", b"dd", b"unique"])
+    files = st.builds(folder.file, st.sampled_from("pqrstuvw"), contents, st.sampled_from("12"))
+    listings = st.lists(files, unique_by=lambda file: file.uri)
+    stored = data.draw(listings)
+    if stored:
+        folder.keep(*stored)
+    listing = data.draw(listings)
+    # Drawn later, a name may have other bytes by now than it was stored with: what it says is what it held.
+    new, found, copied = folder.diff(listing)
+    uris = [file.uri for leader in new for file in (leader, *leader.duplicates)]
+    uris += [image.uri for image in (*found, *copied)]
+    assert Counter(uris) == Counter(file.uri for file in listing)
+    for leader in new:
+        assert leader.duplicates == () or leader.sha256 is not None
+
+
+def test_many_copies_of_one_image_are_cut(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta, "_MAX_DUPLICATES", 4)
+    new, _, _ = folder.diff([folder.file(f"{n}.jpg", b"same") for n in range(10)])
+    assert sorted(1 + len(file.duplicates) for file in new) == [2, 4, 4]
+
+
+def test_a_file_that_cannot_be_hashed_is_left_to_fail_where_images_are_loaded(folder: Folder) -> None:
+    files = [folder.file("a", b"same"), folder.file("b", b"same"), folder.file("c", b"same")]
+    Path(files[0].path).unlink()
+    new, _, _ = folder.diff(files)
+    assert sorted((file.uri, len(file.duplicates)) for file in new) == [("a", 0), ("b", 1)]
+
+
+def image(uri: str, digest: str) -> StoredImage:
+    return StoredImage(uri, 1, "1", digest, f"chunk-{uri[0]}", 0)
+
+
+def compare(place: str, before: dict[str, str], now: dict[str, str]) -> tuple[dict[str, int], list[str]]:
+    """The counts, and the uris of what is new, against a generation of two shards."""
+    paths = []
+    for shard, uris in enumerate((sorted(before)[::2], sorted(before)[1::2])):
+        if not uris:
+            continue
+        columns = {name: pa.array([1] * len(uris)) for name in ("size", "width", "height")}
+        table = pa.table({"uri": uris, "sha256": [before[uri] for uri in uris], **columns})
+        vectors = np.random.default_rng(0).random((len(uris), 2), np.float32)
+        written = write_shard(place, shard, 2, [VectorRows(table, vectors)], IndexConfig(trees=1))
+        paths.append(storage.join(place, written.metadata.path))
+    held = [[image(uri, digest)] for uri, digest in now.items()]
+    made = outputs(held, CompareGenerations(paths), "counts", "news")
+    return dict(sum(made["counts"], Tally()).counts), sorted(
+        image.uri for images in made["news"] for image in images
+    )
+
+
+def test_a_listing_against_a_generation(place: str) -> None:
+    before = {"a": "1", "b": "2", "c": "3", "d/ä": "4"}
+    now = {"a": "1", "b": "other", "d/ä": "4", "new": "1"}
+    counts, news = compare(place, before, now)
+    assert counts == {"added": 1, "changed": 1, "removed": 1, "unchanged": 2}
+    assert news == ["b", "new"]
+
+
+def test_against_no_generation_all_is_added(place: str) -> None:
+    counts, news = compare(place, {}, {"a": "1", "b": "1"})
+    assert counts == {"added": 2, "changed": 0, "removed": 0, "unchanged": 0}
+    assert news == ["a", "b"]
+
+
+def test_against_no_images_all_is_removed(place: str) -> None:
+    assert compare(place, {"a": "1", "b": "1"}, {})[0]["removed"] == 2
+
+
+def test_rows_are_grouped_by_chunk() -> None:
+    images = [StoredImage(str(n), 1, "1", "", f"chunk-{n % 3}", n) for n in range(20)]
+    KEPT["grouped"] = []
+    with BeamTestPipeline(runner=FnApiRunner()) as p:
+        grouped = p | beam.Create([images[5:], images[:5]]) | GroupByChunk()
+        _ = grouped | "Keep" >> beam.Map(keep, "grouped")
+    assert sorted(KEPT["grouped"]) == [(f"chunk-{n}", list(range(n, 20, 3))) for n in range(3)]

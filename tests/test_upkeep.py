@@ -1,0 +1,249 @@
+"""Verify, roll back, prune: on generations and stores of known content."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from imgindex import chunks, storage, store, upkeep
+from imgindex.cli import main
+from imgindex.config import IndexConfig
+from imgindex.errors import OutputError, UsageError
+from imgindex.generation import Output, current_name, generation_names, publish
+from imgindex.lock import writer_lock
+from imgindex.models.pca import Moments, fit_basis, normalize
+from imgindex.records import ImageFile, ImageRow, StoredImage, VectorRows
+from imgindex.shards import write_shard
+from imgindex.upkeep import prune, rollback, verify
+
+FEATURES, _ = normalize(np.random.default_rng(0).random((100, 16), np.float32))
+LONG_AGO = "20200101T00000{}Z-01234567"
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgindex.lock._SETTLE_SECONDS", 0)
+
+
+def keep(output: str, spec: str, uris: str, version: str = "1") -> tuple[StoredImage, ...]:
+    """A chunk of the images `uris`, a letter each; their bytes are their letter and version."""
+    rows = [ImageRow(uri, 1, version, f"{uri}{version}", 5, 6) for uri in uris]
+    return store.write_rows(Output(output).store(spec), rows, FEATURES[[ord(uri) % 100 for uri in uris]])
+
+
+def generate(output: str, number: int, uris: str, spec: str = "spec", version: str = "1") -> str:
+    """Publishes a generation of the images `uris`."""
+    layout, name = Output(output), LONG_AGO.format(number)
+    directory = layout.generation(name)
+    columns = {column: pa.array([1] * len(uris)) for column in ("size", "width", "height")}
+    images = pa.table({"uri": list(uris), "sha256": [f"{uri}{version}" for uri in uris], **columns})
+    moments = Moments.empty(16)
+    moments.add(FEATURES)
+    basis = fit_basis(moments, 4)
+    rows = VectorRows(images, basis.project(FEATURES[: len(uris)]))
+    shard = write_shard(directory, 0, 1, [rows], IndexConfig(trees=2))
+    written = storage.write_described(directory, "pca/basis.npz", basis.to_npz())
+    files = [vars_of(file) for file in (shard.index, shard.metadata, written)]
+    before = current_name(layout)
+    manifest = {
+        "schema_version": 1,
+        "generation": name,
+        "previous": before,
+        "spec": {"digest": spec},
+        "metric": "angular",
+        "dims": 4,
+        "basis": "pca/basis.npz",
+        "files": files,
+        "shards": [
+            {
+                "index": shard.index.path, "metadata": shard.metadata.path,
+                "items": shard.items, "trees": 2,
+            }
+        ],
+    }  # fmt: skip
+    publish(layout, name, manifest)
+    return name
+
+
+def vars_of(file: Any) -> dict[str, Any]:
+    return {"path": file.path, "size": file.size, "sha256": file.sha256}
+
+
+def rows_of(output: str, spec: str = "spec") -> list[tuple[str, str]]:
+    """The uri and version of every row of the store, sorted."""
+    directory = Output(output).store(spec)
+    return sorted(
+        (image.uri, image.version)
+        for name in chunks.names(directory)
+        for image in store.read_keys(directory, name)
+    )
+
+
+class TestVerify:
+    def test_an_undamaged_output(self, place: str) -> None:
+        keep(place, "spec", "abc")
+        keep(place, "other", "de")
+        generate(place, 1, "abc")
+        found = verify(place)
+        assert found.problems == ()
+        assert (found.files, found.chunks, found.rows) == (3, 2, 5)
+
+    @pytest.mark.parametrize("which", ["index", "metadata", "pca", "store"])
+    @pytest.mark.parametrize("damage", ["one bit", "shorter", "gone"])
+    def test_any_damage_is_named(self, which: str, damage: str, tmp_path: Path) -> None:
+        keep(str(tmp_path), "spec", "abc")
+        generate(str(tmp_path), 1, "abc")
+        (path,) = (path for path in tmp_path.rglob(f"{which}/**/*") if path.is_file())
+        data = bytearray(path.read_bytes())
+        if damage == "gone":
+            path.unlink()
+        else:
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data if damage == "one bit" else data[:-1])
+        problems = verify(str(tmp_path)).problems
+        if which == "store" and damage == "gone":
+            assert problems == ()  # a chunk that is not there is one that was never written
+        else:
+            assert len(problems) == 1
+            assert path.name in problems[0]
+
+    def test_nothing_to_verify(self, place: str) -> None:
+        with pytest.raises(OutputError, match="holds no index"):
+            verify(place)
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        keep(str(tmp_path), "spec", "abc")
+        generate(str(tmp_path), 1, "abc")
+        assert main(["verify", str(tmp_path)]) == 0
+        assert "all bytes are as they were written" in capsys.readouterr().out
+        (path,) = tmp_path.rglob("*.ann")
+        path.write_bytes(b"x")
+        assert main(["verify", str(tmp_path)]) == 3
+        printed = capsys.readouterr()
+        assert f"damaged: index/{path.name} has other bytes" in printed.out
+        assert "1 problems" in printed.err
+
+
+class TestRollback:
+    def test_to_the_one_before_and_to_any(self, place: str) -> None:
+        first, second, third = (generate(place, number, "abc") for number in (1, 2, 3))
+        assert rollback(place) == (third, second)
+        assert current_name(Output(place)) == second
+        assert rollback(place, third) == (second, third)
+        assert rollback(place, first) == (third, first)
+        with pytest.raises(UsageError, match="no generation before the live one"):
+            rollback(place)
+
+    def test_not_to_what_is_not_there(self, place: str) -> None:
+        name = generate(place, 1, "abc")
+        with pytest.raises(UsageError, match=f"has no generation nonsense; it has {name}"):
+            rollback(place, "nonsense")
+
+    def test_not_to_what_is_damaged(self, tmp_path: Path) -> None:
+        first, second = (generate(str(tmp_path), number, "abc") for number in (1, 2))
+        (path,) = (tmp_path / "generations" / first).rglob("*.npz")
+        path.write_bytes(b"x")
+        with pytest.raises(OutputError, match=f"generation {first} is damaged: .*basis.npz"):
+            rollback(str(tmp_path))
+        assert current_name(Output(str(tmp_path))) == second
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        first, second = (generate(str(tmp_path), number, "abc") for number in (1, 2))
+        assert main(["rollback", str(tmp_path)]) == 0
+        assert capsys.readouterr().out == f"{first} is live; it was {second}\n"
+        assert main(["rollback", str(tmp_path), "x"]) == 2
+
+
+class TestPrune:
+    def test_the_newest_and_the_live_one_stay(self, place: str) -> None:
+        names = [generate(place, number, "abc") for number in range(5)]
+        rollback(place, names[1])
+        pruned = prune(place, keep=2)
+        assert pruned.generations == (names[0], names[2])
+        assert generation_names(Output(place)) == [names[1], names[3], names[4]]
+        assert prune(place, keep=2).generations == ()
+        assert verify(place).problems == ()
+
+    def test_what_is_young_stays(self, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = [generate(place, number, "abc") for number in range(3)]
+        born = upkeep._created(names[0])
+        monkeypatch.setattr(time, "time", lambda: born + 100)
+        assert prune(place, keep=1, grace_seconds=99.5).generations == (names[0],)
+        assert prune(place, keep=1, grace_seconds=0).generations == (names[1],)
+
+    def test_rows_that_no_generation_describes_go(self, place: str) -> None:
+        keep(place, "spec", "abcd")
+        keep(place, "spec", "ef")
+        keep(place, "spec", "gh")
+        generate(place, 0, "abcdef")
+        generate(place, 1, "aceg")
+        features = {uri: FEATURES[ord(uri) % 100] for uri in "aceg"}
+        pruned = prune(place, keep=1, grace_seconds=0)
+        assert (len(pruned.generations), pruned.chunks, pruned.rows) == (1, 3, 4)
+        assert rows_of(place) == [(uri, "1") for uri in "aceg"]
+        directory = Output(place).store("spec")
+        assert len(chunks.names(directory)) == 1
+        for name in chunks.names(directory):
+            for image in store.read_keys(directory, name):
+                images, found = store.read_rows(directory, name, [image.row])
+                np.testing.assert_array_equal(found[0], features[image.uri])
+                assert images.to_pylist()[0] == {
+                    "uri": image.uri, "sha256": f"{image.uri}1", "size": 1, "width": 5, "height": 6,
+                }  # fmt: skip
+        assert prune(place, keep=1, grace_seconds=0) == upkeep.Pruned((), 0, 0)
+
+    def test_a_whole_chunk_is_left_as_it_is(self, place: str) -> None:
+        images = keep(place, "spec", "abc")
+        generate(place, 1, "abc")
+        assert prune(place, keep=1, grace_seconds=0).chunks == 0
+        assert chunks.names(Output(place).store("spec")) == [images[0].chunk]
+
+    def test_the_store_of_a_spec_that_nothing_uses_goes(self, place: str) -> None:
+        keep(place, "spec", "abc")
+        keep(place, "old", "abc")
+        generate(place, 0, "abc", spec="old")
+        generate(place, 1, "abc")
+        assert prune(place, keep=2, grace_seconds=0).rows == 0
+        assert prune(place, keep=1, grace_seconds=0).rows == 3
+        assert rows_of(place, "old") == []
+
+    def test_of_versions_of_the_same_bytes_the_newest_stays(self, place: str) -> None:
+        directory = Output(place).store("spec")
+        (old,) = keep(place, "spec", "a")
+        touched = [ImageFile("a", "", 1, version) for version in ("9", "10")]
+        store.copy_rows([(touched[0], old)], directory)
+        store.copy_rows([(touched[1], old)], directory)
+        generate(place, 1, "a")
+        assert prune(place, keep=1, grace_seconds=0).rows == 2
+        assert rows_of(place) == [("a", "10")]
+
+    def test_a_chunk_that_is_written_again_as_another_lies_there_is_not_lost(self, place: str) -> None:
+        # What is left of "ab" has the bytes of the chunk of "a" alone.
+        keep(place, "spec", "ab")
+        keep(place, "spec", "a")
+        generate(place, 1, "a")
+        prune(place, keep=1, grace_seconds=0)
+        assert rows_of(place) == [("a", "1")]
+
+    def test_young_chunks_are_a_build_under_way(self, tmp_path: Path) -> None:
+        keep(str(tmp_path), "spec", "xyz")
+        generate(str(tmp_path), 1, "abc")
+        assert prune(str(tmp_path), keep=1).rows == 0
+        assert len(rows_of(str(tmp_path))) == 3
+
+    def test_while_a_build_runs(self, place: str) -> None:
+        generate(place, 1, "abc")
+        with writer_lock(place), pytest.raises(OutputError, match="is being written"):
+            prune(place, keep=1)
+
+    def test_the_command(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        names = [generate(str(tmp_path), number, "abc") for number in range(3)]
+        assert main(["prune", str(tmp_path), "--keep", "0"]) == 2
+        assert main(["prune", str(tmp_path), "--keep", "1"]) == 0
+        printed = capsys.readouterr().out
+        assert f"deleted generation {names[0]}\ndeleted generation {names[1]}\n" in printed
+        with pytest.raises(SystemExit):
+            main(["prune", str(tmp_path)])
