@@ -86,6 +86,11 @@ class Index:
         """The manifest of the generation."""
         return self._opened.manifest
 
+    @property
+    def basis(self) -> Basis:
+        """The PCA basis that vectors are projected on."""
+        return self._opened.basis
+
     def __len__(self) -> int:
         """How many images are indexed."""
         return len(self._opened)

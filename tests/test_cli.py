@@ -143,7 +143,7 @@ def test_an_output_that_fails_in_mid_run(photos, tmp_path, capsys, monkeypatch):
     def refuse(*_):
         raise OutputError("cannot write /full/chunk: No space left on device")
 
-    monkeypatch.setattr(store, "write_chunk", refuse)
+    monkeypatch.setattr(store, "write_rows", refuse)
     assert main(["build", "--input", str(photos), "--output", str(tmp_path / "o"), *BUNDLED]) == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
         "imgindex: cannot write /full/chunk: No space left on device"

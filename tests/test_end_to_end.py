@@ -91,7 +91,12 @@ def test_every_photo_is_indexed_and_every_file_accounted_for(config, manifest, g
         "indexed": len(listed),
         "failed": 0,
         "failed_by_reason": {},
+        "added": len(listed),
+        "changed": 0,
+        "removed": 0,
+        "unchanged": 0,
         "embedded": len(listed),
+        "copied": 0,
         "reused": 0,
     }
     assert (Path(config.output) / "CURRENT").read_text() == manifest["generation"] + "\n"
@@ -157,7 +162,7 @@ def test_search_takes_paths_arrays_images_and_vectors(index, photos):
     by_path, by_array, by_image = index.search([str(path), pixels, Image.open(path)], k=4)
     assert by_array.neighbors == by_path.neighbors == by_image.neighbors
     first = by_path.neighbors[0]
-    vector = np.array(index._shards[first.shard].vectors[first.item])
+    vector = np.array(index._opened._shards[first.shard].vectors[first.item])
     assert index.search(vector, k=1)[0].neighbors[0].uri == first.uri
     assert index.search([], k=3) == []
     with pytest.raises(UsageError, match="uint8"):
@@ -169,7 +174,7 @@ def test_search_takes_paths_arrays_images_and_vectors(index, photos):
 
 
 def test_annoy_agrees_with_exact_search(index):
-    vectors = np.concatenate([np.array(shard.vectors) for shard in index._shards])
+    vectors = np.concatenate([np.array(shard.vectors) for shard in index._opened._shards])
     exact = index.search_vectors(vectors, 11, exact=True)
     approximate = index.search_vectors(vectors, 11)
     agreement = [
@@ -220,7 +225,7 @@ def test_another_filesystem_as_input_and_output(config, manifest, generation, ph
         result.neighbors
         == imgindex.Index.open(config.output).search(photos / "clock" / "clock_003.jpg", k=3)[0].neighbors
     )
-    assert imgindex.build(remote)["ledger"]["reused"] == len(index)
+    assert imgindex.refresh(remote).ledger["reused"] == len(index)
 
 
 def test_second_build_embeds_only_what_is_new(config, photos, tmp_path):
@@ -331,7 +336,7 @@ def test_caltech20_retrieves_its_own_classes(caltech20, tmp_path):
     config = imgindex.Config(input=str(caltech20), output=str(tmp_path / "index"), backbone=BUNDLED)
     assert imgindex.build(config)["ledger"]["indexed"] == 600
     index = imgindex.Index.open(config.output)
-    (shard,), (table,) = index._shards, index._metadata
+    (shard,), (table,) = index._opened._shards, index._opened._metadata
     assert same_class(shard.vectors, np.array(table["label"].to_pylist())) >= 0.95
     annoy = index.search_vectors(np.array(shard.vectors), 11)
     agreement = [
@@ -368,6 +373,6 @@ def test_caltech20_retrieves_as_well_as_float32_of_whole_decodes(caltech20, enla
     config = imgindex.Config(input=str(tmp_path / "photos"), output=str(tmp_path / "index"), backbone=BUNDLED)
     imgindex.build(config)
     index = imgindex.Index.open(config.output)
-    assert index._metadata[0]["uri"].to_pylist() == uris
+    assert index._opened._metadata[0]["uri"].to_pylist() == uris
     labels = np.array([uri.partition("/")[0] for uri in uris])
-    assert abs(same_class(index._shards[0].vectors, labels) - same_class(expected, labels)) <= 0.005
+    assert abs(same_class(index._opened._shards[0].vectors, labels) - same_class(expected, labels)) <= 0.005

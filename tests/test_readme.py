@@ -77,11 +77,10 @@ def test_the_yaml_block_is_the_defaults():
 def test_the_layout_is_what_a_build_writes(folder):
     (layout,) = (block for block in blocks("text") if block.startswith("OUTPUT/"))
     shape = {re.sub(r"(?<!\w)\d{5}(?!\w)", "N", line.split()[0]) for line in layout.splitlines()[1:]}
-    generation = next((folder / "index" / "generations").iterdir())
     for path in (folder / "index").rglob("*"):
         if path.is_file():
             name = str(path.relative_to(folder / "index"))
-            name = name.replace(f"generations/{generation.name}/", "")
+            name = re.sub(r"generations/[^/]+/", "", name)
             name = re.sub(r"store/\w+/chunk-\w+", "store/<spec digest>/chunk-<digest>", name)
             name = re.sub(r"(?<!\w)\d{5}(?!\w)", "N", name)
             assert name.split()[0] in shape or name in layout, path
