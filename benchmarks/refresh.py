@@ -1,4 +1,4 @@
-"""What a refresh costs: a build, then one after 1 % of the images were changed, added, removed and renamed."""
+"""What a refresh costs: a build, and one after 1 % of the images changed, came, went or were renamed."""
 
 import argparse
 import json

@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
+# Not with slots: it is pickled by the million, which for slots runs in Python.
+@dataclass(frozen=True)
 class ImageFile:
     """A listed image."""
 
@@ -31,7 +32,7 @@ class Failure:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class StoredImage:
     """Where the store holds the features of one version of an image."""
 

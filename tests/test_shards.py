@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.config import IndexConfig
+from imgindex.models.annoy_index import AnnoyShard
 from imgindex.records import ShardSummary, VectorRows
-from imgindex.shards import label_of, write_shard
+from imgindex.shards import check_shard, label_of, write_shard
 
 DIMS = 5
 URIS = [f"{folder}{number}.jpg" for number in range(14) for folder in ("b/", "", "a/ä/", "a/")]
@@ -134,6 +136,65 @@ def test_another_filesystem_gets_the_same_bytes(
     assert (shard.index, shard.metadata) == (whole[1].index, whole[1].metadata)
     for file in (shard.index, shard.metadata):
         assert memory[f"mem://bucket/g/{file.path}"][0] == (whole[0] / file.path).read_bytes()
+
+
+def test_auto_takes_the_fewest_nodes_and_then_the_fewest_trees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recalls = {
+        10: [0.5, 0.6, 0.97, 0.99],
+        20: [0.5, 0.96, 0.97, 0.99],
+        40: [0.5, 0.97, 0.98, 0.99],
+        80: [0.94, 0.98, 0.99, 1.0],
+    }
+    monkeypatch.setattr("imgindex.shards.measure_recall", lambda shard: recalls[shard._index.get_n_trees()])
+    members = [list(range(len(URIS)))]
+    shard = write(tmp_path, members, IndexConfig(trees="auto", target_recall=0.95))
+    assert shard.trees == 20
+    assert shard.recalls == tuple(recalls[20])
+    assert shard.index.sha256 == write(tmp_path / "20", members, IndexConfig(trees=20)).index.sha256
+    assert write(tmp_path / "all", members, IndexConfig(trees="auto", target_recall=1.0)).trees == 80
+    # Where none reaches the target, it is the one that comes nearest to it at the least effort.
+    monkeypatch.setattr("imgindex.shards.measure_recall", lambda shard: [0.3, 0.2])
+    assert write(tmp_path / "none", members, IndexConfig(trees="auto")).trees == 10
+
+
+class TestCheckShard:
+    def problems(self, directory: Path, shard: ShardSummary) -> list[str]:
+        return check_shard(str(directory), shard, DIMS, "angular")
+
+    def test_a_good_shard(self, whole: tuple[Path, ShardSummary], place: str) -> None:
+        assert self.problems(*whole) == []
+        shard = write_shard(place, 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
+        assert check_shard(place, shard, DIMS, "angular") == []
+
+    @pytest.mark.parametrize("kind", ["index", "metadata"])
+    def test_other_bytes(self, kind: str, tmp_path: Path) -> None:
+        shard = write(tmp_path, [list(range(len(URIS)))])
+        path = tmp_path / getattr(shard, kind).path
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+        (problem,) = self.problems(tmp_path, shard)
+        assert problem == f"{getattr(shard, kind).path} has other bytes than were written"
+        path.unlink()
+        (problem,) = self.problems(tmp_path, shard)
+        assert "cannot be read: No such file" in problem
+
+    def test_fewer_items_than_promised(self, whole: tuple[Path, ShardSummary]) -> None:
+        (problem,) = self.problems(whole[0], replace(whole[1], items=len(URIS) + 1))
+        assert f"holds {len(URIS)} items; its manifest promises {len(URIS) + 1}" in problem
+
+    def test_fewer_neighbours_than_asked_for(
+        self, whole: tuple[Path, ShardSummary], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As Annoy builds of some compilers do (spotify/annoy #679).
+        def nearest(self: AnnoyShard, queries: np.ndarray, k: int, search_k: int | None = None) -> Any:
+            return [(np.array([0]), np.array([0.0])) for _ in queries]
+
+        monkeypatch.setattr(AnnoyShard, "nearest", nearest)
+        (problem,) = self.problems(*whole)
+        assert problem == f"{whole[1].index.path} gives fewer than 10 neighbours to 20 queries"
 
 
 @pytest.mark.parametrize(
