@@ -205,6 +205,8 @@ def test_an_input_that_is_not_there_does_not_empty_the_index(
 def test_an_unknown_check(folder: Path) -> None:
     with pytest.raises(UsageError, match="unknown check 'recall'; expected one of ledger, files"):
         imgindex.build(config_of(folder), force=["recall"])
+    arguments = ["--input", str(folder / "photos"), "--output", str(folder / "index"), "--force", "recall"]
+    assert main(["build", *arguments]) == 2
 
 
 def test_two_builds_at_once(folder: Path) -> None:
