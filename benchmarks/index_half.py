@@ -23,7 +23,7 @@ def synthesize(store: Path, images: int) -> None:
     """Writes `images` features that look like a ReLU's pooled output to chunks of a store."""
     from imgindex.models.pca import normalize
     from imgindex.records import ImageRow
-    from imgindex.store import write_chunk
+    from imgindex.store import write_rows
 
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((256, FEATURE_DIM), dtype=np.float32)
@@ -34,7 +34,7 @@ def synthesize(store: Path, images: int) -> None:
         rows = [
             ImageRow(f"{n % 997:03}/{n:09}.jpg", 1, "1", "0" * 64, 1, 1) for n in range(start, start + count)
         ]
-        write_chunk(str(store), rows, features)
+        write_rows(str(store), rows, features)
 
 
 def ours(store: Path, output: Path) -> None:
