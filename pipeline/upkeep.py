@@ -82,10 +82,13 @@ def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
       OutputError: it is damaged, or another process is writing the output.
     """
     layout = Output(output)
-    live = read_manifest(layout)
+    live = current_name(layout)
+    if live is None:
+        raise OutputError(f"{output} holds no index; `imgindex build` writes one")
     with writer_lock(output):
         names = generation_names(layout)
-        target = generation or live["previous"]
+        # The live one's manifest, which may be what is damaged, is read only where it is needed.
+        target = generation or read_manifest(layout, live)["previous"]
         if target not in names:
             what = "no generation before the live one" if target is None else f"no generation {target}"
             raise UsageError(f"{output} has {what}; it has {', '.join(names)}")
@@ -95,7 +98,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
         if problems:
             raise OutputError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
         make_current(layout, target)
-    return live["generation"], target
+    return live, target
 
 
 @dataclass(frozen=True)

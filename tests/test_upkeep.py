@@ -137,6 +137,17 @@ class TestRollback:
         with pytest.raises(UsageError, match="no generation before the live one"):
             rollback(place)
 
+    def test_away_from_what_is_damaged(self, place: str) -> None:
+        first, second = (generate(place, number, "abc") for number in (1, 2))
+        storage.write_bytes(Output(place).manifest(second), b"{")
+        with pytest.raises(OutputError, match="is damaged"):
+            rollback(place)
+        assert rollback(place, first) == (second, first)
+
+    def test_nothing_to_roll_back(self, place: str) -> None:
+        with pytest.raises(OutputError, match="holds no index"):
+            rollback(place)
+
     def test_not_to_what_is_not_there(self, place: str) -> None:
         name = generate(place, 1, "abc")
         with pytest.raises(UsageError, match=f"has no generation nonsense; it has {name}"):
