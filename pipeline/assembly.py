@@ -8,7 +8,6 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
-from imgindex.errors import OutputError
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
 from imgindex.plan import Plan
@@ -92,7 +91,7 @@ def frozen_or_fitted(
         | "ReadNews" >> ReadFeatures(plan.store)
         | "MeasureResiduals" >> beam.Map(_residuals, AsSingleton(frozen))
         | "SumResiduals" >> beam.CombineGlobally(_sum_residuals)
-        | "Judge" >> beam.Map(_judge, AsSingleton(frozen), previous.fitted_images, pca.dims)
+        | "Judge" >> beam.Map(judge, AsSingleton(frozen), previous.fitted_images, pca.dims)
     )
     refit = AsSingleton(verdict)
     fitted = _fit(selection | "IfRefit" >> beam.Filter(lambda _, verdict: verdict.refit, refit), plan)
@@ -156,10 +155,7 @@ def _sum_tallies(tallies: Iterable[Tally]) -> Tally:
 
 
 def _read_basis(path: str) -> Basis:
-    try:
-        return Basis.from_npz(storage.read_bytes(path))
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error.strerror or error}") from error
+    return Basis.from_npz(storage.read_written(path))
 
 
 def _residuals(features: Features, basis: Basis) -> Residuals:
@@ -168,10 +164,6 @@ def _residuals(features: Features, basis: Basis) -> Residuals:
 
 def _sum_residuals(residuals: Iterable[Residuals]) -> Residuals:
     return sum(residuals, Residuals())
-
-
-def _judge(residuals: Residuals, basis: Basis, fitted_images: int, dims: int | float) -> Verdict:
-    return judge(residuals, basis, fitted_images, dims)
 
 
 def _write_basis(basis: Basis, directory: str) -> WrittenBasis:

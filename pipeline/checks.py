@@ -45,15 +45,8 @@ def _ledger(finished: Finished) -> str | None:
 
 def _files(finished: Finished) -> str | None:
     problems = [problem for shard in finished.shards for problem in shard.problems]
-    for file in finished.files:
-        path = storage.join(finished.plan.directory, file.path)
-        try:
-            found = storage.describe_bytes(storage.read_bytes(path), file.path)
-        except OSError as error:
-            problems.append(f"{file.path} cannot be read: {error.strerror or error}")
-            continue
-        if found != file:
-            problems.append(f"{file.path} has other bytes than were written")
+    faults = (storage.fault_of(finished.plan.directory, file) for file in finished.files)
+    problems += [fault for fault in faults if fault is not None]
     if not problems:
         return None
     return f"{'; '.join(problems[:3])} ({len(problems)} in all); build again"

@@ -31,10 +31,7 @@ def names(directory: str) -> list[str]:
 def read(directory: str, name: str) -> pa.Table:
     """Reads a chunk. Raises OutputError where it is missing or damaged."""
     path = storage.join(directory, name)
-    try:
-        data = storage.read_bytes(path)
-    except OSError as error:
-        raise OutputError(f"cannot read {path}: {error}") from error
+    data = storage.read_written(path)
     if name != f"chunk-{_digest(data)}{_SUFFIX}":
         raise OutputError(
             f"{path} is damaged: its bytes do not match the digest in its name; delete it and build again"

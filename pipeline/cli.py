@@ -5,7 +5,7 @@ import difflib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,27 +90,22 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
 
-    for name, help_text, run in (
-        ("inspect", "Print what the live generation of an index holds, and its history.", _inspect),
-        (
-            "verify",
-            "Read every byte of the live generation and the store; exit 3 for damage.",
-            _verify,
-        ),
-        ("rollback", "Make an older generation the live one.", _rollback),
-        ("prune", "Delete old generations, and what of the store they alone used.", _prune),
-    ):
+    def upkeep(
+        name: str, help_text: str, run: Callable[[argparse.Namespace], None]
+    ) -> argparse.ArgumentParser:
         added = command(name, help_text)
         added.set_defaults(run=run)
         added.add_argument("output", metavar="OUT", help="the index's directory")
-        if name == "rollback":
-            added.add_argument(
-                "generation", metavar="GENERATION", nargs="?", help="its name (default: the one before)"
-            )
-        if name == "prune":
-            added.add_argument(
-                "--keep", metavar="N", type=int, required=True, help="how many of the newest stay"
-            )
+        return added
+
+    upkeep("inspect", "Print what the live generation of an index holds, and its history.", _inspect)
+    upkeep("verify", "Read every byte of the live generation and the store; exit 3 for damage.", _verify)
+    rollback = upkeep("rollback", "Make an older generation the live one.", _rollback)
+    rollback.add_argument(
+        "generation", metavar="GENERATION", nargs="?", help="its name (default: the one before)"
+    )
+    prune = upkeep("prune", "Delete old generations, and what of the store they alone used.", _prune)
+    prune.add_argument("--keep", metavar="N", type=int, required=True, help="how many of the newest stay")
 
     demo = command("demo", "Make sample images, index them and search: a first look in one command.")
     demo.set_defaults(run=_demo)

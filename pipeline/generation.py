@@ -65,12 +65,17 @@ def current_name(output: Output) -> str | None:
     return name
 
 
-def read_manifest(output: Output, name: str | None = None) -> dict[str, Any]:
-    """The manifest of a generation, the live one when `name` is None. Raises OutputError."""
-    name = name or current_name(output)
+def live_name(output: Output) -> str:
+    """The live generation's name. Raises OutputError where there is none."""
+    name = current_name(output)
     if name is None:
         raise OutputError(f"{output.root} holds no index; `imgindex build` writes one")
-    path = output.manifest(name)
+    return name
+
+
+def read_manifest(output: Output, name: str | None = None) -> dict[str, Any]:
+    """The manifest of a generation, the live one when `name` is None. Raises OutputError."""
+    path = output.manifest(name or live_name(output))
     try:
         manifest = json.loads(storage.read_bytes(path))
     except OSError as error:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from imgindex import storage
+from imgindex.background import beside
 from imgindex.errors import OutputError
 
 _NAME = ".lock"
@@ -89,21 +90,17 @@ def _lease(path: str, holder: dict[str, Any]) -> Iterator[None]:
     winner = _read_lease(path)
     if winner.get("owner") != holder["owner"]:
         raise _refuse(path, winner)
-    stop = threading.Event()
 
-    def keep() -> None:
+    def keep(stop: threading.Event) -> None:
         while not stop.wait(LEASE_SECONDS / 4):
             # A failed renewal is made up for by the next: there are three before the lease is void.
             with contextlib.suppress(OutputError):
                 _renew(path, holder)
 
-    thread = threading.Thread(target=keep, daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(keep):
+            yield
     finally:
-        stop.set()
-        thread.join()
         storage.delete(path)
 
 

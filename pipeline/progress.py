@@ -6,8 +6,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 
 from tqdm import tqdm
+
+from imgindex.background import beside
 
 logger = logging.getLogger(__name__)
 
@@ -52,15 +55,9 @@ EMBEDDING = Progress()
 def shown(progress: Progress) -> Iterator[None]:
     """Shows `progress` until the block ends."""
     progress.reset()
-    stop = threading.Event()
     show = _show_bar if sys.stderr.isatty() else _log_lines
-    thread = threading.Thread(target=show, args=(progress, stop), daemon=True)
-    thread.start()
-    try:
+    with beside(partial(show, progress)):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 def _show_bar(progress: Progress, stop: threading.Event) -> None:

@@ -45,11 +45,10 @@ def finish(
     """
     storage.delete_tree(parts.directory(plan.directory))
     if nothing_changed(plan, tally):
-        _write_outcome(plan, {"unchanged": _ledger(tally, failures)})
+        _write_outcome(plan, {"unchanged": _ledger(tally, failures, tally.counts.get("unchanged", 0))})
         return
     shards = sorted(shards, key=lambda shard: shard.index.path)
-    ledger = _ledger(tally, failures)
-    ledger["indexed"] = sum(shard.items for shard in shards)
+    ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
     failures_file = _write_failures(plan.directory, failures)
     failures_path = storage.join(plan.directory, failures_file.path)
     if not shards:
@@ -151,12 +150,12 @@ def outcome(plan: Plan) -> Outcome:
     raise kinds[content["error"]](content["message"])
 
 
-def _ledger(tally: Tally, failures: Sequence[Failure]) -> dict[str, Any]:
+def _ledger(tally: Tally, failures: Sequence[Failure], indexed: int) -> dict[str, Any]:
     counts = tally.counts
     by_reason = Counter(f"{failure.stage}/{failure.reason}" for failure in failures)
     return {
         "listed": counts.get("listed", 0),
-        "indexed": sum(counts.get(kind, 0) for kind in ("added", "changed", "unchanged")),
+        "indexed": indexed,
         "failed": len(failures),
         "failed_by_reason": dict(sorted(by_reason.items())),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},

@@ -3,6 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def write_shard(
     batches: Iterable[VectorRows],
     config: IndexConfig,
 ) -> ShardSummary:
-    """Writes the shard of `batches`, its items in the order of their uris.
+    """Writes the shard of `batches`, its items in the order of their uris, and checks it as it lies there.
 
     Beside Annoy's own copy of them the vectors of only one batch are in memory.
 
@@ -52,14 +53,18 @@ def write_shard(
       batches: every row of the shard, in any order, at least one; iterated twice.
       config: how to index.
     """
-    images = pa.concat_tables([batch.images for batch in batches])
+    tables = []
+    dims = 0
+    for batch in batches:
+        tables.append(batch.images)
+        dims = batch.vectors.shape[1]
+    images = pa.concat_tables(tables)
     order = pc.sort_indices(images["uri"]).to_numpy().astype(np.int64)
     images = images.take(order)
     items = np.empty_like(order)
     items[order] = np.arange(len(order))
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
-    dims = next(iter(batches)).vectors.shape[1]
 
     def build(trees: int) -> list[float]:
         """Writes the Annoy file and measures its recall."""
@@ -81,7 +86,8 @@ def write_shard(
         with partial.open("wb") as file:
             pq.write_table(_metadata(images), file)
         metadata = storage.describe(partial, metadata_path)
-    return ShardSummary(index, metadata, len(items), trees, tuple(recalls), time.time())
+    written = ShardSummary(index, metadata, len(items), trees, tuple(recalls), time.time())
+    return replace(written, problems=tuple(check_shard(generation, written, dims, config.metric)))
 
 
 def _fewest_nodes(recalls: Mapping[int, Sequence[float]], target: float) -> int:
@@ -128,8 +134,8 @@ def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric)
 def read_digests(path: str) -> list[tuple[str, str]]:
     """The uri and SHA-256 of each image of a metadata shard. Raises OutputError."""
     try:
-        table = pq.read_table(pa.BufferReader(storage.read_bytes(path)), columns=["uri", "sha256"])
-    except (OSError, pa.ArrowException) as error:
+        table = pq.read_table(pa.BufferReader(storage.read_written(path)), columns=["uri", "sha256"])
+    except pa.ArrowException as error:
         raise OutputError(f"cannot read {path}: {error}") from error
     return list(zip(table["uri"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 

@@ -58,6 +58,12 @@ def read_bytes(path: str) -> bytes:
         return data
 
 
+def read_written(path: str) -> bytes:
+    """The whole of a file that an output should hold. Raises OutputError."""
+    with _as_output_error("read", path):
+        return read_bytes(path)
+
+
 def match(pattern: str) -> list[Any]:
     """Beam's `FileMetadata` of what a glob matches on an object store. Raises OSError."""
     with _beam() as beam:
@@ -172,6 +178,16 @@ def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
     """Writes `data` to `path` in a generation's `directory` and describes it. Raises OutputError."""
     write_bytes(join(directory, path), data)
     return describe_bytes(data, path)
+
+
+def fault_of(directory: str, file: WrittenFile) -> str | None:
+    """What is wrong with a small file as it lies in a generation's `directory`; None where nothing is."""
+    try:
+        data = read_bytes(join(directory, file.path))
+    except OSError as error:
+        return f"{file.path} cannot be read: {error.strerror or error}"
+    same = describe_bytes(data, file.path) == file
+    return None if same else f"{file.path} has other bytes than were written"
 
 
 def localize(path: str, folder: Path) -> Path:

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -321,15 +321,11 @@ class _BuildShards(beam.DoFn):  # type: ignore[misc]
     def process(self, element: tuple[int, Iterable[str]], shard_count: int) -> None:
         shard, names = element
         parts = Parts(self._generation, names)
-        self._shards.append(self._pool.submit(self._build, shard, shard_count, parts))
+        self._shards.append(
+            self._pool.submit(shards.write_shard, self._generation, shard, shard_count, parts, self._config)
+        )
 
     def finish_bundle(self) -> Iterator[Any]:
         with self._pool:
             for shard in self._shards:
                 yield GlobalWindows.windowed_value(shard.result())
-
-    def _build(self, shard: int, shard_count: int, parts: Parts) -> ShardSummary:
-        written = shards.write_shard(self._generation, shard, shard_count, parts, self._config)
-        dims = next(iter(parts)).vectors.shape[1]
-        problems = shards.check_shard(self._generation, written, dims, self._config.metric)
-        return replace(written, problems=tuple(problems))

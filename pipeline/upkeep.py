@@ -2,14 +2,14 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from imgindex import chunks, shards, storage, store
 from imgindex.errors import OutputError, UsageError
-from imgindex.generation import Output, current_name, generation_names, make_current, read_manifest
+from imgindex.generation import Output, generation_names, live_name, make_current, read_manifest
 from imgindex.lock import writer_lock
 from imgindex.models.pca import Basis
 from imgindex.records import ImageFile, ShardSummary, StoredImage, WrittenFile
@@ -38,8 +38,7 @@ def verify(output: str) -> Verified:
     layout = Output(output)
     manifest = read_manifest(layout)
     directory = layout.generation(manifest["generation"])
-    files = [WrittenFile(**file) for file in manifest["files"]]
-    problems = list(_check_generation(directory, manifest, files))
+    problems = list(_check_generation(directory, manifest))
     counted = rows = 0
     for spec in storage.list_folders(storage.join(output, "store")):
         folder = layout.store(spec)
@@ -49,29 +48,23 @@ def verify(output: str) -> Verified:
                 rows += sum(1 for _ in store.read_keys(folder, name))
             except OutputError as error:
                 problems.append(str(error))
-    return Verified(len(files), sum(file.size for file in files), counted, rows, tuple(problems))
+    sizes = [file["size"] for file in manifest["files"]]
+    return Verified(len(sizes), sum(sizes), counted, rows, tuple(problems))
 
 
-def _check_generation(
-    directory: str, manifest: Mapping[str, Any], files: Sequence[WrittenFile]
-) -> Iterator[str]:
-    by_path = {file.path: file for file in files}
+def _check_generation(directory: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+    by_path = {file["path"]: WrittenFile(**file) for file in manifest["files"]}
     for shard in manifest["shards"]:
         summary = ShardSummary(
             by_path.pop(shard["index"]), by_path.pop(shard["metadata"]), shard["items"], shard["trees"], (), 0
         )
         yield from shards.check_shard(directory, summary, manifest["dims"], manifest["metric"])
     for file in by_path.values():
-        path = storage.join(directory, file.path)
-        try:
-            data = storage.read_bytes(path)
-        except OSError as error:
-            yield f"{path} cannot be read: {error.strerror or error}"
-            continue
-        if storage.describe_bytes(data, file.path) != file:
-            yield f"{path} has other bytes than its manifest promises"
+        fault = storage.fault_of(directory, file)
+        if fault is not None:
+            yield fault
         elif file.path == manifest["basis"]:
-            Basis.from_npz(data)
+            Basis.from_npz(storage.read_written(storage.join(directory, file.path)))
 
 
 def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
@@ -82,9 +75,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
       OutputError: it is damaged, or another process is writing the output.
     """
     layout = Output(output)
-    live = current_name(layout)
-    if live is None:
-        raise OutputError(f"{output} holds no index; `imgindex build` writes one")
+    live = live_name(layout)
     with writer_lock(output):
         names = generation_names(layout)
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
@@ -93,8 +84,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
             what = "no generation before the live one" if target is None else f"no generation {target}"
             raise UsageError(f"{output} has {what}; it has {', '.join(names)}")
         manifest = read_manifest(layout, target)
-        files = [WrittenFile(**file) for file in manifest["files"]]
-        problems = list(_check_generation(layout.generation(target), manifest, files))
+        problems = list(_check_generation(layout.generation(target), manifest))
         if problems:
             raise OutputError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
         make_current(layout, target)
@@ -123,9 +113,7 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
     if keep < 1:
         raise UsageError(f"--keep is {keep}; expected at least 1")
     layout = Output(output)
-    live = current_name(layout)
-    if live is None:
-        raise OutputError(f"{output} holds no index; `imgindex build` writes one")
+    live = live_name(layout)
     now = time.time()
     with writer_lock(output):
         names = generation_names(layout)
