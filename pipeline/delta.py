@@ -12,7 +12,7 @@ from apache_beam.transforms.window import GlobalWindows
 
 from imgindex import chunks, shards, store
 from imgindex.config import ImagesConfig
-from imgindex.embed import hash_file
+from imgindex.loading import hash_file
 from imgindex.models.engines import available_cores
 from imgindex.records import ImageFile, StoredImage, Tally, bucket_of
 

@@ -1,6 +1,5 @@
-"""From units of listed images to chunks of the store: read, hash, decode, embed, write."""
+"""From units of listed images to chunks of the store: decode ahead, embed in full batches, write."""
 
-import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -10,18 +9,16 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import numpy.typing as npt
 
-from imgindex import storage
 from imgindex.config import ImagesConfig
+from imgindex.loading import LoadedImage, load_image
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
-from imgindex.models.preprocess import DecodeError, Pixels, decode
+from imgindex.models.preprocess import Pixels
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, StoredImage
 
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
 _BATCHES_AHEAD = 3
 
-# An image's rows, one for each file of the same bytes, and its pixels.
-LoadedImage = tuple[list[ImageRow], Pixels]
 Features = npt.NDArray[np.float16]
 
 
@@ -152,48 +149,3 @@ def _embed_pixels(engine: Engine, pixels: Sequence[Pixels]) -> _Embedded:
     seconds = time.monotonic() - started
     features, valid = normalize(output)
     return _Embedded(features, valid, seconds)
-
-
-def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig) -> LoadedImage | Failure:
-    """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`."""
-    data = _read(file, limits)
-    if isinstance(data, Failure):
-        return data
-    digest = hashlib.sha256(data).hexdigest()
-    if file.sha256 not in (None, digest):
-        # Its duplicates hold what it held before.
-        return Failure(file.uri, "read", "changed", "it changed during the build; the next one takes it")
-    try:
-        image = decode(data, image_size, limits.max_pixels)
-    except DecodeError as error:
-        return Failure(file.uri, "decode", error.reason, str(error))
-    rows = [
-        ImageRow(same.uri, same.size, same.version, digest, image.width, image.height)
-        for same in (file, *file.duplicates)
-    ]
-    return rows, image.pixels
-
-
-def hash_file(file: ImageFile, limits: ImagesConfig) -> str | None:
-    """The SHA-256 of a file; None where it cannot be read."""
-    data = _read(file, limits)
-    return None if isinstance(data, Failure) else hashlib.sha256(data).hexdigest()
-
-
-def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
-    if file.size > limits.max_bytes:
-        message = f"{file.size} bytes are more than images.max_bytes ({limits.max_bytes})"
-        return Failure(file.uri, "read", "too_many_bytes", message)
-    try:
-        return storage.read_bytes(file.path)
-    except OSError as error:
-        message = error.strerror or str(error)
-        return Failure(file.uri, "read", _read_reason(error), message)
-
-
-def _read_reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "vanished"
-    if isinstance(error, PermissionError):
-        return "permission_denied"
-    return "unreadable"

@@ -10,10 +10,10 @@ import numpy as np
 
 from imgindex import storage
 from imgindex.config import Config
-from imgindex.embed import load_image
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generation import Output, current_name, new_name, read_manifest
 from imgindex.listing import input_root, is_inside, list_images
+from imgindex.loading import load_image
 from imgindex.models.engines import EngineChoice, available_cores, choose_engine, load_engine
 from imgindex.models.preprocess import Pixels
 from imgindex.models.spec import Spec
