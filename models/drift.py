@@ -56,7 +56,7 @@ class Verdict:
     tolerated: float | None = None  # what it may be
 
 
-def judge(residuals: Residuals, basis: Basis, fitted_images: int, wanted: int | float) -> Verdict:
+def judge(basis: Basis, residuals: Residuals, fitted_images: int, wanted: int | float) -> Verdict:
     """Says whether `basis`, fitted to `fitted_images` images, must be refitted.
 
     A basis is refitted when

@@ -46,15 +46,17 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
         units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
     ) | "FlattenFailures" >> beam.Flatten()
     tallies = (
-        listed.files | "CountFiles" >> beam.combiners.Count.Globally() | beam.Map(_tally_of_files),
-        failures | "CountFailures" >> beam.combiners.Count.Globally() | beam.Map(_tally_of_failures),
-        listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1})),
+        listed.files
+        | "CountFiles" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
+        | "TallyFiles" >> beam.Map(lambda count: Tally({"listed": count})),
+        listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1, "failed": 1})),
         delta.found | "TallyReused" >> beam.Map(_tally_of_found),
         delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),
         units | "TallyUnits" >> beam.Map(_tally_of_unit),
         compared.counts,
     ) | "FlattenTallies" >> beam.Flatten()
-    tally = AsSingleton(tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies))
+    total = tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies).without_defaults()
+    tally = AsSingleton(total, default_value=Tally())
 
     # A refresh that changes nothing ends here.
     selection = (
@@ -62,8 +64,9 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
         | "IfChanged" >> beam.Filter(lambda _, tally: not nothing_changed(plan, tally), tally)
         | "GroupByChunk" >> GroupByChunk()
     )
+    rows = total | "CountRows" >> beam.Map(lambda tally: 0 if nothing_changed(plan, tally) else tally.held)
     basis, verdict = frozen_or_fitted(selection, compared.news, plan)
-    written, shards = index_half(selection, basis, plan)
+    written, shards = index_half(selection, rows, basis, plan)
     _ = (
         pipeline
         | "Once" >> beam.Create([plan])
@@ -85,13 +88,15 @@ def frozen_or_fitted(
     if pca.refit == "never":
         verdict = selection.pipeline | "Keep" >> beam.Create([Verdict(False, "pca.refit is never")])
         return frozen, verdict
-    verdict = (
+    residuals = (
         news
         | "GroupNewsByChunk" >> GroupByChunk()
         | "ReadNews" >> ReadFeatures(plan.store)
         | "MeasureResiduals" >> beam.Map(_residuals, AsSingleton(frozen))
-        | "SumResiduals" >> beam.CombineGlobally(_sum_residuals)
-        | "Judge" >> beam.Map(judge, AsSingleton(frozen), previous.fitted_images, pca.dims)
+        | "SumResiduals" >> beam.CombineGlobally(_sum_residuals).without_defaults()
+    )
+    verdict = frozen | "Judge" >> beam.Map(
+        judge, AsSingleton(residuals, default_value=Residuals()), previous.fitted_images, pca.dims
     )
     refit = AsSingleton(verdict)
     fitted = _fit(selection | "IfRefit" >> beam.Filter(lambda _, verdict: verdict.refit, refit), plan)
@@ -105,11 +110,16 @@ def _fit(selection: beam.PCollection[tuple[str, list[int]]], plan: Plan) -> beam
 
 
 def index_half(
-    selection: beam.PCollection[tuple[str, list[int]]], basis: beam.PCollection[Basis], plan: Plan
+    selection: beam.PCollection[tuple[str, list[int]]],
+    rows: beam.PCollection[int],
+    basis: beam.PCollection[Basis],
+    plan: Plan,
 ) -> tuple[beam.PCollection[WrittenBasis], beam.PCollection[ShardSummary]]:
-    """Writes basis and shards of the images that `selection` names by (chunk, rows) of the store."""
+    """Writes basis and shards of the images that `selection` names by (chunk, rows) of the store.
+
+    `rows` holds how many they are.
+    """
     config = plan.config
-    rows = selection | "CountRows" >> beam.Map(_row_count) | "SumRows" >> beam.CombineGlobally(sum)
     shard_count = AsSingleton(rows | "CountShards" >> beam.Map(shard_count_of, config.index.items_per_shard))
     shards = (
         selection
@@ -124,25 +134,15 @@ def index_half(
     return written, shards
 
 
-def _row_count(element: tuple[str, list[int]]) -> int:
-    return len(element[1])
-
-
-def _tally_of_files(count: int) -> Tally:
-    return Tally({"listed": count})
-
-
-def _tally_of_failures(count: int) -> Tally:
-    return Tally({"failed": count})
-
-
 def _tally_of_found(found: list[StoredImage]) -> Tally:
     return Tally({"reused": len(found)}, diffed=time.time())
 
 
 def _tally_of_unit(unit: EmbeddedUnit) -> Tally:
     embedded = len({image.sha256 for image in unit.images})
-    counts = {"embedded": embedded, "copied": len(unit.images) - embedded}
+    counts = {
+        "embedded": embedded, "copied": len(unit.images) - embedded, "failed": len(unit.failures),
+    }  # fmt: skip
     return Tally(counts, (unit.started, unit.finished), unit.engine_seconds)
 
 

@@ -14,7 +14,7 @@ from imgindex import chunks, shards, store
 from imgindex.config import ImagesConfig
 from imgindex.loading import hash_file
 from imgindex.models.engines import available_cores
-from imgindex.records import ImageFile, StoredImage, Tally, bucket_of
+from imgindex.records import ImageFile, IndexedImage, StoredImage, Tally, bucket_of
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -60,19 +60,13 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             | "ReadKeys" >> beam.FlatMap(_read_keys, self.directory)
         )
         diff = (
-            {
-                "listed": files | "ListedByUri" >> beam.ParDo(_GatherBy(_uri_bucket)),
-                "stored": stored | "StoredByUri" >> beam.ParDo(_GatherBy(_uri_bucket)),
-            }
-            | "JoinByUri" >> beam.CoGroupByKey()
+            (files, stored)
+            | "JoinByUri" >> _JoinBy(_uri_bucket)
             | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", main="missing")
         )
         by_size = (
-            {
-                "missing": diff.missing | "MissingBySize" >> beam.ParDo(_GatherBy(_size_bucket)),
-                "stored": stored | "StoredBySize" >> beam.ParDo(_GatherBy(_size_bucket)),
-            }
-            | "JoinBySize" >> beam.CoGroupByKey()
+            (diff.missing, stored)
+            | "JoinBySize" >> _JoinBy(_size_bucket)
             | "FindSuspects" >> beam.FlatMap(_find_suspects).with_outputs("suspects", "twins", main="fresh")
         )
         hashed = (
@@ -83,17 +77,13 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             >> beam.FlatMap(_hash_files, self.images, self.threads).with_outputs("unreadable", main="hashed")
         )
         matched = (
-            {
-                "files": hashed.hashed,
-                "twins": by_size.twins | "TwinsByDigest" >> beam.Map(lambda twin: (twin.sha256, twin)),
-            }
-            | "JoinByDigest" >> beam.CoGroupByKey()
+            (hashed.hashed, by_size.twins)
+            | "JoinByDigest" >> _JoinBy(_digest_bucket)
             | "MatchDigests" >> beam.FlatMap(_match_digests).with_outputs("copies", main="leaders")
         )
         copied = (
             matched.copies
             | "BatchCopies" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
-            | "SpreadCopies" >> beam.Reshuffle()
             | "Copy" >> beam.Map(store.copy_rows, self.directory)
         )
         new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
@@ -104,7 +94,7 @@ def _read_keys(chunk: str, directory: str) -> Iterator[StoredImage]:
     return store.read_keys(directory, chunk)
 
 
-def _uri_bucket(image: ImageFile | StoredImage) -> int:
+def _uri_bucket(image: ImageFile | StoredImage | IndexedImage) -> int:
     return bucket_of(image.uri, _BUCKETS)
 
 
@@ -112,11 +102,37 @@ def _size_bucket(image: ImageFile | StoredImage) -> int:
     return bucket_of(str(image.size), _BUCKETS)
 
 
+def _digest_bucket(image: ImageFile | StoredImage) -> int:
+    return bucket_of(str(image.sha256), _BUCKETS)
+
+
+# A bucket, and what of each side falls into it, in batches: 0 is the left side, 1 the right.
+_Joined = tuple[int, Iterable[tuple[int, list[Any]]]]
+
+
+@dataclass
+class _JoinBy(beam.PTransform):  # type: ignore[misc]
+    """Joins two PCollections by bucket: CoGroupByKey of batches, in a third of its steps."""
+
+    bucket: Callable[[Any], int]
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, sides: tuple[Any, Any]) -> Any:
+        left, right = sides
+        return (
+            left | "Left" >> beam.ParDo(_GatherBy(self.bucket, 0)),
+            right | "Right" >> beam.ParDo(_GatherBy(self.bucket, 1)),
+        ) | beam.Flatten() | beam.GroupByKey()  # fmt: skip
+
+
 class _GatherBy(beam.DoFn):  # type: ignore[misc]
     """Gathers a bundle's elements by bucket, so that they are shuffled in batches."""
 
-    def __init__(self, bucket: Callable[[Any], int]) -> None:
+    def __init__(self, bucket: Callable[[Any], int], side: int) -> None:
         self._bucket = bucket
+        self._side = side
 
     def start_bundle(self) -> None:
         self._buckets: dict[int, list[Any]] = defaultdict(list)
@@ -125,34 +141,32 @@ class _GatherBy(beam.DoFn):  # type: ignore[misc]
         self._buckets[self._bucket(element)].append(element)
 
     def finish_bundle(self) -> Iterator[Any]:
-        for bucket in self._buckets.items():
-            yield GlobalWindows.windowed_value(bucket)
+        for bucket, batch in self._buckets.items():
+            yield GlobalWindows.windowed_value((bucket, (self._side, batch)))
 
 
-_Sides = dict[str, Iterable[list[Any]]]
+def _left(joined: _Joined) -> Iterator[Any]:
+    return (element for side, batch in joined[1] if side == 0 for element in batch)
 
 
-def _each(batches: Iterable[list[Any]]) -> Iterator[Any]:
-    for batch in batches:
-        yield from batch
+def _right(joined: _Joined) -> Iterator[Any]:
+    return (element for side, batch in joined[1] if side == 1 for element in batch)
 
 
-def _diff_bucket(element: tuple[int, _Sides]) -> Iterator[Any]:
-    _, sides = element
-    missing, found = store.diff(_each(sides["listed"]), _each(sides["stored"]))
+def _diff_bucket(joined: _Joined) -> Iterator[Any]:
+    missing, found = store.diff(_left(joined), _right(joined))
     yield from missing
     if found:
         yield TaggedOutput("found", found)
 
 
-def _find_suspects(element: tuple[int, _Sides]) -> Iterator[Any]:
+def _find_suspects(joined: _Joined) -> Iterator[Any]:
     """Files of a size that no other image has are fresh; the rest may be copies."""
-    _, sides = element
     missing: dict[int, list[ImageFile]] = defaultdict(list)
-    for file in _each(sides["missing"]):
+    for file in _left(joined):
         missing[file.size].append(file)
     partners = set()
-    for image in _each(sides["stored"]):
+    for image in _right(joined):
         if image.size in missing:
             partners.add(image.size)
             yield TaggedOutput("twins", image)
@@ -167,21 +181,27 @@ def _hash_files(files: Sequence[ImageFile], limits: ImagesConfig, threads: int |
         digests = pool.map(lambda file: hash_file(file, limits), files)
         for file, digest in zip(files, digests, strict=True):
             # What cannot be read fails where images are loaded, with its reason.
-            yield TaggedOutput("unreadable", file) if digest is None else (digest, file)
+            yield TaggedOutput("unreadable", file) if digest is None else replace(file, sha256=digest)
 
 
-def _match_digests(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[Any]:
+def _match_digests(joined: _Joined) -> Iterator[Any]:
     """Files of the same bytes: copies of a stored image, or one to embed with the others as duplicates."""
-    digest, sides = element
-    files = sorted(sides["files"], key=lambda file: file.uri)
-    twin = min(sides["twins"], key=lambda twin: (twin.chunk, twin.row), default=None)
-    if twin is not None:
-        for file in files:
-            yield TaggedOutput("copies", (file, twin))
-        return
-    for start in range(0, len(files), _MAX_DUPLICATES):
-        leader, *duplicates = files[start : start + _MAX_DUPLICATES]
-        yield replace(leader, sha256=digest, duplicates=tuple(duplicates))
+    same: dict[str, list[ImageFile]] = defaultdict(list)
+    for file in _left(joined):
+        same[str(file.sha256)].append(file)
+    twins: dict[str, StoredImage] = {}
+    for twin in _right(joined):
+        # Any would do; the choice must not depend on the order in which they come.
+        twins[twin.sha256] = min(twin, twins.get(twin.sha256, twin), key=lambda twin: (twin.chunk, twin.row))
+    for digest, files in same.items():
+        if digest in twins:
+            for file in files:
+                yield TaggedOutput("copies", (file, twins[digest]))
+            continue
+        files.sort(key=lambda file: file.uri)
+        for start in range(0, len(files), _MAX_DUPLICATES):
+            leader, *duplicates = files[start : start + _MAX_DUPLICATES]
+            yield replace(leader, duplicates=tuple(duplicates))
 
 
 @dataclass
@@ -201,34 +221,23 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         before = (
             held.pipeline
-            | beam.Create(list(self.metadata))
-            | beam.Reshuffle()
+            | beam.Create(list(self.metadata))  # spreads them over workers where there are several
             | beam.FlatMap(shards.read_digests)
-            | "BeforeByUri" >> beam.ParDo(_GatherBy(_pair_bucket))
         )
-        now = (
-            held
-            | "EachHeld" >> beam.FlatMap(lambda images: images)
-            | "HeldByUri" >> beam.ParDo(_GatherBy(_uri_bucket))
-        )
+        now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
         return (
-            {"before": before, "now": now}
-            | beam.CoGroupByKey()
+            (before, now)
+            | "JoinByUri" >> _JoinBy(_uri_bucket)
             | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("news", main="counts")
         )
 
 
-def _pair_bucket(pair: tuple[str, str]) -> int:
-    return bucket_of(pair[0], _BUCKETS)
-
-
-def _compare_bucket(element: tuple[int, _Sides]) -> Iterator[Any]:
-    _, sides = element
-    before = dict(_each(sides["before"]))
+def _compare_bucket(joined: _Joined) -> Iterator[Any]:
+    before = dict(_left(joined))
     counts = dict.fromkeys(("added", "changed", "removed", "unchanged"), 0)
     news = []
     kept = 0
-    for image in _each(sides["now"]):
+    for image in _right(joined):
         digest = before.get(image.uri)
         kind = "added" if digest is None else "unchanged" if digest == image.sha256 else "changed"
         counts[kind] += 1

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,13 @@ class StoredImage:
     sha256: str
     chunk: str
     row: int
+
+
+class IndexedImage(NamedTuple):
+    """Which version of an image a generation holds."""
+
+    uri: str
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +124,11 @@ class Tally:
     span: tuple[float, float] | None = None  # of embedding, seconds since the epoch
     engine_seconds: float = 0.0
     diffed: float = 0.0  # when the last image was found in the store
+
+    @property
+    def held(self) -> int:
+        """Images of the listing whose features the store holds by now."""
+        return sum(self.counts.get(kind, 0) for kind in ("embedded", "copied", "reused"))
 
     def __add__(self, other: "Tally") -> "Tally":
         """Both parts together: counts and seconds summed, the spans joined."""

@@ -25,7 +25,7 @@ from imgindex.models.annoy_index import (
     cheapest_effort,
     measure_recall,
 )
-from imgindex.records import ShardSummary, VectorRows
+from imgindex.records import IndexedImage, ShardSummary, VectorRows
 
 # Items of a shard that it is asked for before it is published.
 _ASKED_ITEMS = 20
@@ -131,13 +131,13 @@ def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric)
         return problems
 
 
-def read_digests(path: str) -> list[tuple[str, str]]:
+def read_digests(path: str) -> list[IndexedImage]:
     """The uri and SHA-256 of each image of a metadata shard. Raises OutputError."""
     try:
         table = pq.read_table(pa.BufferReader(storage.read_written(path)), columns=["uri", "sha256"])
     except pa.ArrowException as error:
         raise OutputError(f"cannot read {path}: {error}") from error
-    return list(zip(table["uri"].to_pylist(), table["sha256"].to_pylist(), strict=True))
+    return list(map(IndexedImage, table["uri"].to_pylist(), table["sha256"].to_pylist()))
 
 
 def _numbered(

@@ -29,14 +29,14 @@ def fit(features: np.ndarray, dims: int = DIMS) -> Basis:
 @pytest.mark.parametrize("seed", range(5))
 def test_more_of_the_same_is_no_reason(images: int, seed: int) -> None:
     basis = fit(features_of(seed, images))
-    verdict = judge(Residuals.of(basis, features_of(seed + 100, 300)), basis, images, DIMS)
+    verdict = judge(basis, Residuals.of(basis, features_of(seed + 100, 300)), images, DIMS)
     assert not verdict.refit, verdict
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_images_of_another_kind_are(seed: int) -> None:
     basis = fit(features_of(seed, 1000))
-    verdict = judge(Residuals.of(basis, features_of(seed + 100, 100, turn=1)), basis, 1000, DIMS)
+    verdict = judge(basis, Residuals.of(basis, features_of(seed + 100, 100, turn=1)), 1000, DIMS)
     assert verdict.refit
     assert verdict.why == "new images are explained worse"
     assert verdict.unexplained > verdict.tolerated
@@ -72,25 +72,25 @@ def test_parts_add_up(cuts: list[int]) -> None:
 def test_too_few_new_images_are_no_reason() -> None:
     basis = fit(features_of(0, 1000))
     other = features_of(1, MIN_IMAGES, turn=1)
-    assert not judge(Residuals.of(basis, other[:-1]), basis, 1000, DIMS).refit
-    assert judge(Residuals.of(basis, other), basis, 1000, DIMS).refit
+    assert not judge(basis, Residuals.of(basis, other[:-1]), 1000, DIMS).refit
+    assert judge(basis, Residuals.of(basis, other), 1000, DIMS).refit
 
 
 def test_no_new_images_are_no_reason() -> None:
     for images in (5, 1000):
-        assert not judge(Residuals(), fit(features_of(0, images)), images, DIMS).refit
+        assert not judge(fit(features_of(0, images)), Residuals(), images, DIMS).refit
 
 
 def test_a_basis_of_too_few_images_is_refitted_for_any_new_one() -> None:
     small = fit(features_of(0, 10))
     assert small.dims == 9
-    verdict = judge(Residuals.of(small, features_of(1, 1)), small, 10, DIMS)
+    verdict = judge(small, Residuals.of(small, features_of(1, 1)), 10, DIMS)
     assert (verdict.refit, verdict.why) == (True, f"the basis has only 9 of {DIMS} dimensions")
-    share = judge(Residuals.of(small, features_of(1, 1)), small, 9, 0.9)
+    share = judge(small, Residuals.of(small, features_of(1, 1)), 9, 0.9)
     assert (share.refit, share.why) == (True, "the basis was fitted to only 9 images")
 
 
 def test_a_basis_of_copies_of_one_image_is_refitted() -> None:
     constant = fit(np.repeat(features_of(0, 1), 50, axis=0), 1)
     assert total_variance(constant) == 0
-    assert judge(Residuals.of(constant, features_of(1, 1)), constant, 50, 1).refit
+    assert judge(constant, Residuals.of(constant, features_of(1, 1)), 50, 1).refit
