@@ -20,6 +20,9 @@ from imgindex.records import ImageFile, IndexedImage, StoredImage, Tally, bucket
 # into a worker's memory, few enough that an element is a batch and not an image.
 _BUCKETS = 256
 
+# Images that wait to be shuffled, in a worker: a bundle may be the whole listing.
+_WAITING_IMAGES = 16_384
+
 # Images that are hashed or copied together, and again when a worker dies.
 _UNIT_IMAGES = 512
 
@@ -106,7 +109,9 @@ def _digest_bucket(image: ImageFile | StoredImage) -> int:
     return bucket_of(str(image.sha256), _BUCKETS)
 
 
-# A bucket, and what of each side falls into it, in batches: 0 is the left side, 1 the right.
+# A bucket, and what of one side falls into it: 0 is the left side, 1 the right.
+_Batch = tuple[int, tuple[int, list[Any]]]
+# A bucket, and all that falls into it.
 _Joined = tuple[int, Iterable[tuple[int, list[Any]]]]
 
 
@@ -136,13 +141,23 @@ class _GatherBy(beam.DoFn):  # type: ignore[misc]
 
     def start_bundle(self) -> None:
         self._buckets: dict[int, list[Any]] = defaultdict(list)
+        self._waiting = 0
 
-    def process(self, element: Any) -> None:
+    def process(self, element: Any) -> Iterator[_Batch]:
         self._buckets[self._bucket(element)].append(element)
+        self._waiting += 1
+        if self._waiting == _WAITING_IMAGES:
+            yield from self._flush()
 
     def finish_bundle(self) -> Iterator[Any]:
-        for bucket, batch in self._buckets.items():
-            yield GlobalWindows.windowed_value((bucket, (self._side, batch)))
+        for batch in self._flush():
+            yield GlobalWindows.windowed_value(batch)
+
+    def _flush(self) -> Iterator[_Batch]:
+        for bucket, elements in self._buckets.items():
+            yield bucket, (self._side, elements)
+        self._buckets.clear()
+        self._waiting = 0
 
 
 def _left(joined: _Joined) -> Iterator[Any]:
