@@ -29,7 +29,9 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     """Adds the build that `plan` describes to `pipeline`."""
     config = plan.config
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
-    delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(plan.store, config.images, plan.threads)
+    delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(
+        plan.store, config.images, plan.threads, plan.retry_failed
+    )
     units = delta.new | "EmbedImages" >> EmbedImages(
         plan.store, plan.engine, config.images, plan.threads, plan.spec.digest
     )
@@ -43,6 +45,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     compared = held | "CompareGenerations" >> CompareGenerations(before)
     failures = (
         listed.failures,
+        delta.failed,
         units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
     ) | "FlattenFailures" >> beam.Flatten()
     tallies = (

@@ -10,11 +10,12 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import chunks, shards, store
+from imgindex import chunks, failures, shards, store
 from imgindex.config import ImagesConfig
 from imgindex.loading import hash_file
+from imgindex.metrics import count_failure
 from imgindex.models.engines import available_cores
-from imgindex.records import ImageFile, StoredImage, Tally, bucket_of
+from imgindex.records import ImageFile, KnownFailure, StoredImage, Tally, bucket_of
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -33,19 +34,21 @@ class Delta(NamedTuple):
     new: Any  # `ImageFile`s to embed, with those of the same bytes as their `duplicates`
     found: Any  # lists of `StoredImage`s: what the store holds
     copied: Any  # `EmbeddedUnit`s of files whose bytes the store holds under another name or time
+    failed: Any  # `Failure`s of files whose bytes are known to be bad
 
 
 @dataclass
 class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
     """Splits `ImageFile`s by whether the store at `directory` holds their features; gives a `Delta`.
 
-    A file is held when its uri, size and modification time or etag are. Of the others, those that share
-    their size with another file or a stored image are read and compared by SHA-256.
+    A file is held, or known to be bad, when its uri, size and modification time or etag are. Of the others,
+    those that share their size with another file, a stored or a bad image are read and compared by SHA-256.
     """
 
     directory: str
     images: ImagesConfig = field(default_factory=ImagesConfig)
     threads: int | None = None  # that read files in a worker; None: as many as it has cores
+    retry_failed: bool = False  # takes no image for bad
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -55,7 +58,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         stored = (
             files.pipeline
             | beam.Create([self.directory])
-            | beam.FlatMap(chunks.names)
+            | beam.FlatMap(_names, self.retry_failed)
             | beam.Reshuffle()
             | "ReadKeys" >> beam.FlatMap(_read_keys, self.directory)
         )
@@ -65,7 +68,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
                 "stored": stored | "StoredByUri" >> beam.ParDo(_GatherBy(_uri_bucket)),
             }
             | "JoinByUri" >> beam.CoGroupByKey()
-            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", main="missing")
+            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", "failed", main="missing")
         )
         by_size = (
             {
@@ -94,21 +97,41 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             matched.copies
             | "BatchCopies" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
             | "SpreadCopies" >> beam.Reshuffle()
-            | "Copy" >> beam.Map(store.copy_rows, self.directory)
+            | "Copy" >> beam.FlatMap(_copy, self.directory).with_outputs("failed", main="copied")
         )
+        failed = (diff.failed, copied.failed) | "Failed" >> beam.Flatten()
         new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
-        return Delta(new, diff.found, copied)
+        return Delta(new, diff.found, copied.copied, failed | "CountFailed" >> beam.Map(count_failure))
 
 
-def _read_keys(chunk: str, directory: str) -> Iterator[StoredImage]:
-    return store.read_keys(directory, chunk)
+# What the store knows of a version of an image.
+_Stored = StoredImage | KnownFailure
 
 
-def _uri_bucket(image: ImageFile | StoredImage) -> int:
+def _names(directory: str, retry_failed: bool) -> list[str]:
+    return chunks.names(directory) + ([] if retry_failed else failures.names(directory))
+
+
+def _read_keys(name: str, directory: str) -> Iterator[_Stored]:
+    return failures.recall(directory, name) if failures.holds(name) else store.read_keys(directory, name)
+
+
+def _images_and_failures(stored: Iterable[_Stored]) -> tuple[list[StoredImage], list[KnownFailure]]:
+    images: list[StoredImage] = []
+    known: list[KnownFailure] = []
+    for one in stored:
+        if isinstance(one, KnownFailure):
+            known.append(one)
+        else:
+            images.append(one)
+    return images, known
+
+
+def _uri_bucket(image: ImageFile | _Stored) -> int:
     return bucket_of(image.uri, _BUCKETS)
 
 
-def _size_bucket(image: ImageFile | StoredImage) -> int:
+def _size_bucket(image: ImageFile | _Stored) -> int:
     return bucket_of(str(image.size), _BUCKETS)
 
 
@@ -139,8 +162,12 @@ def _each(batches: Iterable[list[Any]]) -> Iterator[Any]:
 
 def _diff_bucket(element: tuple[int, _Sides]) -> Iterator[Any]:
     _, sides = element
-    missing, found = store.diff(_each(sides["listed"]), _each(sides["stored"]))
-    yield from missing
+    images, known = _images_and_failures(_each(sides["stored"]))
+    missing, found = store.diff(_each(sides["listed"]), images)
+    untried, failed = failures.split(missing, known)
+    yield from untried
+    for failure in failed:
+        yield TaggedOutput("failed", failure)
     if found:
         yield TaggedOutput("found", found)
 
@@ -174,7 +201,8 @@ def _match_digests(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[An
     """Files of the same bytes: copies of a stored image, or one to embed with the others as duplicates."""
     digest, sides = element
     files = sorted(sides["files"], key=lambda file: file.uri)
-    twin = min(sides["twins"], key=lambda twin: (twin.chunk, twin.row), default=None)
+    images, known = _images_and_failures(sides["twins"])
+    twin = min(images, key=lambda twin: (twin.chunk, twin.row), default=None) or failures.first(known)
     if twin is not None:
         for file in files:
             yield TaggedOutput("copies", (file, twin))
@@ -182,6 +210,17 @@ def _match_digests(element: tuple[str, dict[str, Iterable[Any]]]) -> Iterator[An
     for start in range(0, len(files), _MAX_DUPLICATES):
         leader, *duplicates = files[start : start + _MAX_DUPLICATES]
         yield replace(leader, sha256=digest, duplicates=tuple(duplicates))
+
+
+def _copy(copies: Sequence[tuple[ImageFile, _Stored]], directory: str) -> Iterator[Any]:
+    """Has the store know files under their own names as it knows their twins."""
+    images = [(file, twin) for file, twin in copies if isinstance(twin, StoredImage)]
+    if images:
+        yield store.copy_rows(images, directory)
+    known = [failures.known_as(twin.failure, file) for file, twin in copies if isinstance(twin, KnownFailure)]
+    failures.write(directory, known)
+    for failed in known:
+        yield TaggedOutput("failed", failed.failure)
 
 
 @dataclass

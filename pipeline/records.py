@@ -70,6 +70,11 @@ class KnownFailure:
         """The image's uri."""
         return self.failure.uri
 
+    @property
+    def sha256(self) -> str | None:
+        """The digest of the bytes."""
+        return self.failure.sha256
+
 
 @dataclass(frozen=True)
 class EmbeddedUnit:
