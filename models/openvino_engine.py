@@ -50,8 +50,8 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": threads,
             },
         )
-        # pybind11 looks NumPy's API up when an array is first passed, under a C++ guard for which it lets go of
-        # Python's lock: two threads that do it at once can wait for each other for ever.
+        # pybind11 looks NumPy's API up when an array is first passed, under a C++ guard for which it lets go
+        # of Python's lock: two threads that do it at once can wait for each other for ever.
         openvino.Tensor(np.zeros(1, np.uint8))
         self.feature_dim = int(compiled.output(0).shape[1])
         self.streams = threads

@@ -29,7 +29,9 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     """Adds the build that `plan` describes to `pipeline`."""
     config = plan.config
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
-    delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(plan.store, config.images, plan.threads)
+    delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(
+        plan.store, config.images, plan.threads, plan.retry_failed
+    )
     units = delta.new | "EmbedImages" >> EmbedImages(
         plan.store, plan.engine, config.images, plan.threads, plan.spec.digest
     )
@@ -43,13 +45,15 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     compared = held | "CompareGenerations" >> CompareGenerations(before)
     failures = (
         listed.failures,
+        delta.failed,
         units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
     ) | "FlattenFailures" >> beam.Flatten()
     tallies = (
         listed.files
         | "CountFiles" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
         | "TallyFiles" >> beam.Map(lambda count: Tally({"listed": count})),
-        listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1, "failed": 1})),
+        listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1})),
+        failures | "TallyFailures" >> beam.Map(lambda _: Tally({"failed": 1})),
         delta.found | "TallyReused" >> beam.Map(_tally_of_found),
         delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),
         units | "TallyUnits" >> beam.Map(_tally_of_unit),
@@ -140,9 +144,7 @@ def _tally_of_found(found: list[StoredImage]) -> Tally:
 
 def _tally_of_unit(unit: EmbeddedUnit) -> Tally:
     embedded = len({image.sha256 for image in unit.images})
-    counts = {
-        "embedded": embedded, "copied": len(unit.images) - embedded, "failed": len(unit.failures),
-    }  # fmt: skip
+    counts = {"embedded": embedded, "copied": len(unit.images) - embedded}
     return Tally(counts, (unit.started, unit.finished), unit.engine_seconds)
 
 

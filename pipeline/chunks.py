@@ -13,26 +13,26 @@ from imgindex.errors import OutputError
 _SUFFIX = ".parquet"
 
 
-def write(directory: str, table: pa.Table) -> str:
-    """Writes `table` to `directory` and returns the chunk's name. Raises OutputError."""
+def write(directory: str, table: pa.Table, kind: str = "chunk") -> str:
+    """Writes `table` to `directory` and returns the chunk's name, which `kind` begins. Raises OutputError."""
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="none", use_dictionary=False)
     data = buffer.getvalue().to_pybytes()
-    name = f"chunk-{_digest(data)}{_SUFFIX}"
+    name = f"{kind}-{_digest(data)}{_SUFFIX}"
     storage.write_bytes(storage.join(directory, name), data)
     return name
 
 
-def names(directory: str) -> list[str]:
-    """The names of the chunks in `directory`, sorted. Raises OutputError."""
-    return storage.list_names(directory, _SUFFIX)
+def names(directory: str, kind: str = "chunk") -> list[str]:
+    """The names of the chunks of a kind in `directory`, sorted. Raises OutputError."""
+    return [name for name in storage.list_names(directory, _SUFFIX) if name.startswith(f"{kind}-")]
 
 
 def read(directory: str, name: str) -> pa.Table:
     """Reads a chunk. Raises OutputError where it is missing or damaged."""
     path = storage.join(directory, name)
     data = storage.read_written(path)
-    if name != f"chunk-{_digest(data)}{_SUFFIX}":
+    if not name.endswith(f"-{_digest(data)}{_SUFFIX}"):
         raise OutputError(
             f"{path} is damaged: its bytes do not match the digest in its name; delete it and build again"
         )

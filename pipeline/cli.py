@@ -76,6 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         "refuses: ledger, files, max_failure_rate, max_shrink or min_recall; may be repeated",
     )  # fmt: skip
     build.add_argument(
+        "--retry_failed", action="store_true", help="also try images whose bytes have failed before, as "
+        "after an update of Pillow",
+    )  # fmt: skip
+    build.add_argument(
         "--dry_run", action="store_true", help="print counts, the plan and estimates; write nothing"
     )
 
@@ -133,12 +137,12 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         from imgindex.dry_run import describe_build
 
         _beam_options(rest)
-        print(describe_build(config))
+        print(describe_build(config, known.retry_failed))
         return
     from imgindex.launch import refresh
     from imgindex.summary import describe_generation, describe_unchanged
 
-    outcome = refresh(config, _beam_options(rest), known.force)
+    outcome = refresh(config, _beam_options(rest), known.force, retry_failed=known.retry_failed)
     if outcome.published:
         print(describe_generation(str(config.output), outcome.manifest))
     else:
@@ -156,7 +160,7 @@ def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)  # where Beam's own subclasses declare theirs
     flags = [flag for action in parser._actions for flag in action.option_strings]
-    flags += ["--input", "--output", "--config", "--set", "--dry_run"]
+    flags += ["--input", "--output", "--config", "--set", "--force", "--retry_failed", "--dry_run"]
     try:
         _, unknown = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
@@ -220,7 +224,7 @@ def _prune(known: argparse.Namespace) -> None:
         print(f"deleted generation {name}")
     print(
         f"deleted {len(pruned.generations)} generations, and {pruned.rows} features that no other uses "
-        f"from {pruned.chunks} chunks of the store"
+        f"from {pruned.chunks} chunks of the store; forgot {pruned.failures} failures"
     )
 
 

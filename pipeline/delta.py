@@ -10,11 +10,12 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import chunks, shards, store
+from imgindex import chunks, failures, shards, store
 from imgindex.config import ImagesConfig
 from imgindex.loading import hash_file
+from imgindex.metrics import count_failure
 from imgindex.models.engines import available_cores
-from imgindex.records import ImageFile, IndexedImage, StoredImage, Tally, bucket_of
+from imgindex.records import ImageFile, IndexedImage, KnownFailure, StoredImage, Tally, bucket_of
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -36,19 +37,21 @@ class Delta(NamedTuple):
     new: Any  # `ImageFile`s to embed, with those of the same bytes as their `duplicates`
     found: Any  # lists of `StoredImage`s: what the store holds
     copied: Any  # `EmbeddedUnit`s of files whose bytes the store holds under another name or time
+    failed: Any  # `Failure`s of files whose bytes are known to be bad
 
 
 @dataclass
 class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
     """Splits `ImageFile`s by whether the store at `directory` holds their features; gives a `Delta`.
 
-    A file is held when its uri, size and modification time or etag are. Of the others, those that share
-    their size with another file or a stored image are read and compared by SHA-256.
+    A file is held, or known to be bad, when its uri, size and modification time or etag are. Of the others,
+    those that share their size with another file, a stored or a bad image are read and compared by SHA-256.
     """
 
     directory: str
     images: ImagesConfig = field(default_factory=ImagesConfig)
     threads: int | None = None  # that read files in a worker; None: as many as it has cores
+    retry_failed: bool = False  # takes no image for bad
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -58,14 +61,14 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         stored = (
             files.pipeline
             | beam.Create([self.directory])
-            | beam.FlatMap(chunks.names)
+            | beam.FlatMap(_names, self.retry_failed)
             | beam.Reshuffle()
             | "ReadKeys" >> beam.FlatMap(_read_keys, self.directory)
         )
         diff = (
             (files, stored)
             | "JoinByUri" >> _JoinBy(_uri_bucket)
-            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", main="missing")
+            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", "failed", main="missing")
         )
         by_size = (
             (diff.missing, stored)
@@ -87,25 +90,45 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         copied = (
             matched.copies
             | "BatchCopies" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
-            | "Copy" >> beam.Map(store.copy_rows, self.directory)
+            | "Copy" >> beam.FlatMap(_copy, self.directory).with_outputs("failed", main="copied")
         )
+        failed = (diff.failed, copied.failed) | "Failed" >> beam.Flatten()
         new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
-        return Delta(new, diff.found, copied)
+        return Delta(new, diff.found, copied.copied, failed | "CountFailed" >> beam.Map(count_failure))
 
 
-def _read_keys(chunk: str, directory: str) -> Iterator[StoredImage]:
-    return store.read_keys(directory, chunk)
+# What the store knows of a version of an image.
+_Stored = StoredImage | KnownFailure
 
 
-def _uri_bucket(image: ImageFile | StoredImage | IndexedImage) -> int:
+def _names(directory: str, retry_failed: bool) -> list[str]:
+    return chunks.names(directory) + ([] if retry_failed else failures.names(directory))
+
+
+def _read_keys(name: str, directory: str) -> Iterator[_Stored]:
+    return failures.recall(directory, name) if failures.holds(name) else store.read_keys(directory, name)
+
+
+def _images_and_failures(stored: Iterable[_Stored]) -> tuple[list[StoredImage], list[KnownFailure]]:
+    images: list[StoredImage] = []
+    known: list[KnownFailure] = []
+    for one in stored:
+        if isinstance(one, KnownFailure):
+            known.append(one)
+        else:
+            images.append(one)
+    return images, known
+
+
+def _uri_bucket(image: ImageFile | _Stored | IndexedImage) -> int:
     return bucket_of(image.uri, _BUCKETS)
 
 
-def _size_bucket(image: ImageFile | StoredImage) -> int:
+def _size_bucket(image: ImageFile | _Stored) -> int:
     return bucket_of(str(image.size), _BUCKETS)
 
 
-def _digest_bucket(image: ImageFile | StoredImage) -> int:
+def _digest_bucket(image: ImageFile | _Stored) -> int:
     return bucket_of(str(image.sha256), _BUCKETS)
 
 
@@ -169,8 +192,12 @@ def _right(joined: _Joined) -> Iterator[Any]:
 
 
 def _diff_bucket(joined: _Joined) -> Iterator[Any]:
-    missing, found = store.diff(_left(joined), _right(joined))
-    yield from missing
+    images, known = _images_and_failures(_right(joined))
+    missing, found = store.diff(_left(joined), images)
+    untried, failed = failures.split(missing, known)
+    yield from untried
+    for failure in failed:
+        yield TaggedOutput("failed", failure)
     if found:
         yield TaggedOutput("found", found)
 
@@ -201,22 +228,35 @@ def _hash_files(files: Sequence[ImageFile], limits: ImagesConfig, threads: int |
 
 def _match_digests(joined: _Joined) -> Iterator[Any]:
     """Files of the same bytes: copies of a stored image, or one to embed with the others as duplicates."""
-    same: dict[str, list[ImageFile]] = defaultdict(list)
+    same: dict[str | None, list[ImageFile]] = defaultdict(list)
     for file in _left(joined):
-        same[str(file.sha256)].append(file)
-    twins: dict[str, StoredImage] = {}
+        same[file.sha256].append(file)
+    twins: dict[str | None, list[_Stored]] = defaultdict(list)
     for twin in _right(joined):
-        # Any would do; the choice must not depend on the order in which they come.
-        twins[twin.sha256] = min(twin, twins.get(twin.sha256, twin), key=lambda twin: (twin.chunk, twin.row))
+        twins[twin.sha256].append(twin)
     for digest, files in same.items():
-        if digest in twins:
+        # Any twin would do; the choice must not depend on the order in which they come.
+        images, known = _images_and_failures(twins.get(digest, ()))
+        twin = min(images, key=lambda twin: (twin.chunk, twin.row), default=None) or failures.first(known)
+        if twin is not None:
             for file in files:
-                yield TaggedOutput("copies", (file, twins[digest]))
+                yield TaggedOutput("copies", (file, twin))
             continue
         files.sort(key=lambda file: file.uri)
         for start in range(0, len(files), _MAX_DUPLICATES):
             leader, *duplicates = files[start : start + _MAX_DUPLICATES]
             yield replace(leader, duplicates=tuple(duplicates))
+
+
+def _copy(copies: Sequence[tuple[ImageFile, _Stored]], directory: str) -> Iterator[Any]:
+    """Has the store know files under their own names as it knows their twins."""
+    images = [(file, twin) for file, twin in copies if isinstance(twin, StoredImage)]
+    if images:
+        yield store.copy_rows(images, directory)
+    known = [failures.known_as(twin.failure, file) for file, twin in copies if isinstance(twin, KnownFailure)]
+    failures.write(directory, known)
+    for failed in known:
+        yield TaggedOutput("failed", failed.failure)
 
 
 @dataclass

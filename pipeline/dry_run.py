@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from imgindex import chunks, store
+from imgindex import chunks, failures, store
 from imgindex.config import Config
 from imgindex.embed import UnitEmbedder
 from imgindex.generation import Output, current_name
@@ -20,7 +20,7 @@ from imgindex.summary import human_bytes
 _TRIAL_BATCHES = 2
 
 
-def describe_build(config: Config) -> str:
+def describe_build(config: Config, retry_failed: bool = False) -> str:
     """Counts, the plan and estimates of building with `config`. Writes nothing to the output.
 
     Raises what `imgindex.build` raises before it starts.
@@ -34,6 +34,9 @@ def describe_build(config: Config) -> str:
     directory = output.store(engine.spec.digest)
     stored = (image for chunk in chunks.names(directory) for image in store.read_keys(directory, chunk))
     missing, found = store.diff(files, stored)
+    remembered = [] if retry_failed else failures.names(directory)
+    known = (failed for name in remembered for failed in failures.read(directory, name))
+    missing, failed = failures.split(missing, known)
     dims = config.pca.dims if isinstance(config.pca.dims, int) else engine.feature_dim
     dims = min(dims, engine.feature_dim, len(files))
     shards = shard_count_of(len(files), config.index.items_per_shard)
@@ -46,7 +49,7 @@ def describe_build(config: Config) -> str:
         ("live", current_name(output) or f"nothing is published in {config.output} yet"),
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),
-        ("to embed", f"{len(missing)}; {len(found)} are in the store"),
+        ("to embed", f"{len(missing)}; {len(found)} are in the store, {len(failed)} failed before"),
         ("time", _estimated_time(engine, missing, config)),
         ("store", f"about {human_bytes(len(missing) * 2 * engine.feature_dim)} more"),
         ("index", f"{shards} shards of {dims} dimensions, about {human_bytes(index_bytes)}"),

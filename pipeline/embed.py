@@ -4,17 +4,19 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from imgindex.config import ImagesConfig
+from imgindex.errors import InputError
+from imgindex.failures import is_lasting, known_as
 from imgindex.loading import LoadedImage, load_image
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import Pixels
-from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, StoredImage
+from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
 _BATCHES_AHEAD = 3
@@ -31,10 +33,19 @@ class _Unit:
     rows: list[ImageRow] = field(default_factory=list)
     features: list[Features] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
+    known: list[KnownFailure] = field(default_factory=list)
     engine_seconds: float = 0.0
 
     def is_done(self) -> bool:
         return len(self.rows) + len(self.failures) == self.size
+
+    def fail(self, images: Sequence[ImageFile | ImageRow], failure: Failure) -> None:
+        """Notes that `images`, which are of the same bytes, have failed."""
+        for image in images:
+            known = known_as(failure, image)
+            self.failures.append(known.failure)
+            if is_lasting(failure):
+                self.known.append(known)
 
 
 @dataclass(frozen=True)
@@ -98,11 +109,16 @@ class UnitEmbedder:
 
     def _take_loaded(self) -> Iterator[EmbeddedUnit]:
         unit, file, loading = self._loading.popleft()
-        loaded = loading.result()
+        try:
+            loaded = loading.result()
+        except InputError:
+            # What waits would fail as slowly as what has failed.
+            self._decoders.shutdown(wait=False, cancel_futures=True)
+            raise
         if isinstance(loaded, Failure):
-            uris = [file.uri, *(duplicate.uri for duplicate in file.duplicates)]
-            unit.failures += [replace(loaded, uri=uri) for uri in uris]
-            yield from self._count(unit, len(uris))
+            files = (file, *file.duplicates)
+            unit.fail(files, loaded)
+            yield from self._count(unit, len(files))
             return
         self._batch.append((unit, loaded))
         if len(self._batch) == self._engine.batch_size:
@@ -126,7 +142,7 @@ class UnitEmbedder:
                 unit.features += [feature] * len(rows)
             else:
                 message = "its feature is zero or not finite"
-                unit.failures += [Failure(row.uri, "embed", "no_direction", message) for row in rows]
+                unit.fail(rows, Failure(rows[0].uri, "embed", "no_direction", message, rows[0].sha256))
             yield from self._count(unit, len(rows))
 
     def _count(self, unit: _Unit, images: int) -> Iterator[EmbeddedUnit]:
@@ -136,6 +152,7 @@ class UnitEmbedder:
         yield EmbeddedUnit(
             images=self._write(unit.rows, np.stack(unit.features)) if unit.rows else (),
             failures=tuple(unit.failures),
+            known=tuple(unit.known),
             started=unit.started,
             finished=time.time(),
             engine_seconds=unit.engine_seconds,

@@ -27,24 +27,36 @@ logger = logging.getLogger(__name__)
 
 
 def build(
-    config: Config, options: PipelineOptions | None = None, force: Collection[str] = ()
+    config: Config,
+    options: PipelineOptions | None = None,
+    force: Collection[str] = (),
+    *,
+    retry_failed: bool = False,
 ) -> dict[str, Any]:
     """Builds or refreshes the index at ``config.output`` and returns the live generation's manifest.
 
     It is the manifest of the generation that was live before where nothing has changed since. See `refresh`.
     """
-    return refresh(config, options, force).manifest
+    return refresh(config, options, force, retry_failed=retry_failed).manifest
 
 
-def refresh(config: Config, options: PipelineOptions | None = None, force: Collection[str] = ()) -> Outcome:
+def refresh(
+    config: Config,
+    options: PipelineOptions | None = None,
+    force: Collection[str] = (),
+    *,
+    retry_failed: bool = False,
+) -> Outcome:
     """Builds or refreshes the index at ``config.output``.
 
     Without a runner in `options` the pipeline runs in this process, on Beam's FnApiRunner. `force` names
-    publish checks that may not refuse.
+    publish checks that may not refuse. Images whose bytes failed before are read again only to
+    `retry_failed`, as after an update of Pillow.
 
     Raises:
       UsageError: the config lacks an input or output, its weights do not fit, or Beam refuses `options`.
-      InputError: the input does not exist or holds no images, or none could be indexed.
+      InputError: the input does not exist or holds no images, its storage is out of order, or no image could
+        be indexed.
       OutputError: the output cannot be written, or another build is writing it.
       PublishRefusedError: a publish check refused; what was live before still is.
     """
@@ -57,7 +69,7 @@ def refresh(config: Config, options: PipelineOptions | None = None, force: Colle
     check_input(config)
     with writer_lock(str(config.output)):
         delete_unfinished(Output(str(config.output)))
-        plan = make_plan(config, _worker_threads(options), force)
+        plan = make_plan(config, _worker_threads(options), force, retry_failed)
         logger.info("building generation %s in %s", plan.generation, config.output)
         assemble(pipeline, plan)
         _run(pipeline, plan)

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from imgindex import storage
 from imgindex.errors import InputError
+from imgindex.names import uri_of
+from imgindex.outage import READS
 from imgindex.records import Failure, ImageFile
+from imgindex.retries import retried
 
 _WILDCARD = re.compile(r"[*?\[]")
 
@@ -32,7 +35,7 @@ def list_images(source: str, extensions: Sequence[str]) -> Iterator[ImageFile | 
     A file that cannot be looked at, or is no regular file, comes as a `Failure`.
 
     Raises:
-      InputError: there is no such directory, or it cannot be read.
+      InputError: there is no such directory, it cannot be read, or its storage is out of order.
     """
     root = input_root(source)
     entries = _list_local(source) if storage.is_local(source) else _list_remote(source)
@@ -41,7 +44,7 @@ def list_images(source: str, extensions: Sequence[str]) -> Iterator[ImageFile | 
         if not path.lower().endswith(suffixes):
             continue
         uri = os.path.relpath(path, root) if storage.is_local(path) else path[len(root) + 1 :]
-        yield _classify(uri.replace(os.sep, "/"), path, entry)
+        yield _classify(uri_of(uri.replace(os.sep, "/")), path, entry)
 
 
 # A file's size and version, or why it has none.
@@ -49,17 +52,23 @@ _Entry = tuple[int, str] | OSError | str
 
 
 def _classify(uri: str, path: str, entry: _Entry) -> ImageFile | Failure:
-    try:
-        uri.encode()
-    except UnicodeEncodeError:
-        shown = os.fsencode(uri).decode("utf-8", "backslashreplace")
-        return Failure(shown, "list", "name_not_utf8", "the file's name is not valid UTF-8")
     if isinstance(entry, OSError):
-        return Failure(uri, "list", "unreadable", entry.strerror or str(entry))
+        return Failure(uri, "list", *_fault(path, entry))
     if isinstance(entry, str):
         return Failure(uri, "list", "not_a_file", entry)
     size, version = entry
     return ImageFile(uri, path, size, version)
+
+
+def _fault(path: str, error: OSError) -> tuple[str, str]:
+    """The reason and the message of a file that cannot be looked at."""
+    message = error.strerror or str(error)
+    if isinstance(error, PermissionError):
+        return "permission_denied", message
+    if isinstance(error, FileNotFoundError):
+        is_link = os.path.islink(path)
+        return ("unreadable", "it is a link that leads nowhere") if is_link else ("vanished", message)
+    return "unreadable", message
 
 
 def _list_local(source: str) -> Iterator[tuple[str, _Entry]]:
@@ -109,7 +118,8 @@ def _walk(root: str) -> Iterator[str]:
 
 def _stat(path: str) -> tuple[str, _Entry]:
     try:
-        status = os.stat(path)
+        with READS.watched(path):
+            status = retried(lambda: os.stat(path))
     except OSError as error:
         return path, error
     if not stat.S_ISREG(status.st_mode):
@@ -122,7 +132,7 @@ def _list_remote(source: str) -> Iterator[tuple[str, _Entry]]:
     try:
         matched = storage.match(pattern)
     except OSError as error:
-        raise InputError(f"cannot list {pattern}: {error}") from error
+        raise InputError(f"cannot list {pattern}: {error.strerror or error}") from error
     for metadata in matched:
         version = f"{metadata.last_updated_in_seconds:.6f}"
         yield metadata.path, (metadata.size_in_bytes, version)

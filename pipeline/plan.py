@@ -38,6 +38,7 @@ class Plan:
     started: float  # seconds since the epoch
     prepared: float  # when the backbone was loaded
     force: Collection[str] = ()  # names of the checks that may not refuse
+    retry_failed: bool = False  # whether images are tried again whose bytes are known to be bad
 
     @property
     def store(self) -> str:

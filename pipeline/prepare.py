@@ -50,7 +50,9 @@ def check_input(config: Config) -> None:
         )
 
 
-def make_plan(config: Config, threads: int | None, force: Collection[str] = ()) -> Plan:
+def make_plan(
+    config: Config, threads: int | None, force: Collection[str] = (), retry_failed: bool = False
+) -> Plan:
     """The plan of a build of a resolved config, on workers of `threads`. Loads the backbone."""
     started = time.time()
     output = Output(str(config.output))
@@ -69,6 +71,7 @@ def make_plan(config: Config, threads: int | None, force: Collection[str] = ()) 
         started=started,
         prepared=time.time(),
         force=force,
+        retry_failed=retry_failed,
     )
 
 

@@ -31,6 +31,7 @@ class Failure:
     stage: str  # list, read, decode or embed
     reason: str  # a stable code
     message: str
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,25 @@ class ImageRow:
 
 
 @dataclass(frozen=True)
+class KnownFailure:
+    """A failure that a version of an image has for as long as its bytes are what they are."""
+
+    failure: Failure
+    size: int
+    version: str
+
+    @property
+    def uri(self) -> str:
+        """The image's uri."""
+        return self.failure.uri
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest of the bytes."""
+        return self.failure.sha256
+
+
+@dataclass(frozen=True)
 class EmbeddedUnit:
     """What embedding one unit of images gave: a chunk of the store and the images that failed."""
 
@@ -73,6 +93,7 @@ class EmbeddedUnit:
     started: float  # seconds since the epoch
     finished: float
     engine_seconds: float  # in the backbone itself
+    known: tuple[KnownFailure, ...] = ()  # those of the failures that are not to be tried again
 
 
 @dataclass(frozen=True)

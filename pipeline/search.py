@@ -21,6 +21,7 @@ from imgindex.models.annoy_index import RECALL_K, AnnoyShard, cosine_similarity
 from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode, upright_rgb
+from imgindex.names import name_of, uri_of
 
 Vectors = npt.NDArray[np.float32]
 Query = str | Path | Image.Image | np.ndarray[Any, Any]
@@ -46,7 +47,7 @@ class Neighbor:
 class Result:
     """A query's neighbors, nearest first."""
 
-    query: str  # the path, or what was given instead of one
+    query: str  # the path, written as a uri is, or what was given instead of one
     neighbors: tuple[Neighbor, ...]
 
 
@@ -123,7 +124,7 @@ class Index:
 
     def image_path(self, uri: str) -> str:
         """Where the indexed image `uri` lay when the index was built."""
-        return storage.join(self.manifest["input_root"], uri)
+        return storage.join(self.manifest["input_root"], name_of(uri))
 
 
 def _open(output: Output, generation: str | None) -> "OpenGeneration":
@@ -268,7 +269,7 @@ class OpenGeneration:
 
 
 def _name(query: Query) -> str:
-    return str(query) if isinstance(query, str | Path) else type(query).__name__
+    return uri_of(str(query)) if isinstance(query, str | Path) else type(query).__name__
 
 
 def _pixels(query: Query, size: tuple[int, int]) -> npt.NDArray[np.uint8]:

@@ -1,18 +1,25 @@
-"""Files on any filesystem that Beam knows: read, list, and write so that no half-written file shows."""
+"""Files on any filesystem that Beam knows: read, list, and write so that no half-written file shows.
+
+Reads, and all that is done on filesystems other than the local one, are tried again where they fail for a
+reason that passes.
+"""
 
 import contextlib
 import errno
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from imgindex.errors import OutputError
 from imgindex.records import WrittenFile
+from imgindex.retries import retried
 
 # Marks files in the making; nothing that reads an output looks at them.
 PARTIAL_SUFFIX = ".partial"
@@ -28,6 +35,10 @@ def join(base: str, *parts: str) -> str:
     return "/".join([base.rstrip("/") or "/", *parts])
 
 
+class NotAFileError(OSError):
+    """A directory, a pipe, a device or a socket where a file was to be read."""
+
+
 @contextlib.contextmanager
 def _beam() -> Iterator[Any]:
     """Yields Beam's `FileSystems`; what they raise is an OSError."""
@@ -35,8 +46,38 @@ def _beam() -> Iterator[Any]:
 
     try:
         yield FileSystems
-    except ValueError as error:  # no installed filesystem has this scheme; BeamIOError is an OSError
-        raise OSError(str(error)) from error
+    except MemoryError:
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise _as_os_error(error) from error
+
+
+def _as_os_error(error: Exception) -> OSError:
+    """What a filesystem of Beam's raised as the OSError of the same meaning.
+
+    The clients below have errors of their own, with an HTTP status as `code` or `status_code`: S3ClientError,
+    GoogleAPICallError, BlobStorageError. Beam passes them on, alone or in the details of a BeamIOError.
+    """
+    if isinstance(error, ValueError):  # no installed filesystem has this scheme
+        return OSError(errno.EINVAL, str(error))
+    details = getattr(error, "exception_details", None) or {}
+    for cause in (error, *details.values()):
+        for status in (getattr(cause, "code", None), getattr(cause, "status_code", None)):
+            if isinstance(status, int):
+                message = f"{getattr(cause, 'message', cause)} (HTTP status {status:d})"
+                return OSError(_errno_of(status), message)
+    return OSError(errno.EIO, str(error))
+
+
+def _errno_of(status: int) -> int:
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        return errno.ENOENT
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        return errno.EACCES
+    passes = status >= 500 or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    return errno.EIO if passes else errno.EINVAL
 
 
 @contextlib.contextmanager
@@ -49,12 +90,41 @@ def _as_output_error(action: str, path: str) -> Iterator[None]:
 
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileNotFoundError and other OSErrors."""
-    if is_local(path):
-        return Path(path).read_bytes()
+    return retried(lambda: Path(path).read_bytes() if is_local(path) else _read_remote(path))
+
+
+def read_regular(path: str, limit: int) -> bytes:
+    """A regular file, of one that is longer than `limit` bytes the first `limit` + 1.
+
+    Raises:
+      NotAFileError: it is another kind of file; to read that might take for ever.
+      OSError: FileNotFoundError and others.
+    """
+    return retried(
+        lambda: _read_local_regular(path, limit) if is_local(path) else _read_remote(path, limit + 1)
+    )
+
+
+def _read_local_regular(path: str, limit: int) -> bytes:
+    # Else the opening of a pipe would wait for a writer; for regular files it makes no difference.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise NotAFileError(errno.EINVAL, "it is no regular file", path)
+        with open(descriptor, "rb", closefd=False) as file:
+            # What a file says of its size saves memory; it may have grown since.
+            data = file.read(min(status.st_size, limit) + 1)
+            return data if len(data) <= status.st_size else data + file.read(limit + 1 - len(data))
+    finally:
+        os.close(descriptor)
+
+
+def _read_remote(path: str, size: int = -1) -> bytes:
     from apache_beam.io.filesystem import CompressionTypes
 
     with _beam() as beam, beam.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        data: bytes = file.read()
+        data: bytes = file.read(size)
         return data
 
 
@@ -66,6 +136,10 @@ def read_written(path: str) -> bytes:
 
 def match(pattern: str) -> list[Any]:
     """Beam's `FileMetadata` of what a glob matches on an object store. Raises OSError."""
+    return retried(lambda: _match(pattern))
+
+
+def _match(pattern: str) -> list[Any]:
     with _beam() as beam:
         return list(beam.match([pattern])[0].metadata_list)
 
@@ -75,8 +149,12 @@ def exists(path: str) -> bool:
     with _as_output_error("look at", path):
         if is_local(path):
             return Path(path).exists()
-        with _beam() as beam:
-            return bool(beam.exists(path))
+        return retried(lambda: _exists_remotely(path))
+
+
+def _exists_remotely(path: str) -> bool:
+    with _beam() as beam:
+        return bool(beam.exists(path))
 
 
 def modified(path: str) -> float:
@@ -141,7 +219,7 @@ def staged(path: str) -> Iterator[Path]:
             with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
                 partial = Path(folder) / "staged"
                 yield partial
-                _upload(partial, path)
+                retried(lambda: _upload(partial, path))
 
 
 def _upload(source: Path, path: str) -> None:
@@ -204,9 +282,13 @@ def delete(path: str) -> None:
     with _as_output_error("delete", path):
         if is_local(path):
             Path(path).unlink()
-            return
-        with _beam() as beam:
-            beam.delete([path])
+        else:
+            retried(lambda: _delete_remotely([path]))
+
+
+def _delete_remotely(paths: list[str]) -> None:
+    with _beam() as beam:
+        beam.delete(paths)
 
 
 def delete_tree(directory: str) -> None:
@@ -215,11 +297,8 @@ def delete_tree(directory: str) -> None:
         if is_local(directory):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
-            return
-        matched = match(join(directory, "**"))
-        if matched:
-            with _beam() as beam:
-                beam.delete([metadata.path for metadata in matched])
+        else:
+            retried(lambda: _delete_remotely([metadata.path for metadata in _match(join(directory, "**"))]))
 
 
 def delete_partials(directory: str) -> None:

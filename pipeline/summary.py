@@ -7,6 +7,7 @@ from typing import Any
 from imgindex import gallery, storage
 from imgindex.errors import OutputError, printable
 from imgindex.generation import Output, current_name, generation_names, read_manifest
+from imgindex.names import name_of
 from imgindex.search import Index, Neighbor, Result
 
 
@@ -96,7 +97,7 @@ def result_page(index: Index, results: Sequence[Result]) -> str:
     ]
     rows = [
         gallery.Row(
-            gallery.Tile(_image(result.query), result.query.rpartition("/")[2], "query"),
+            gallery.Tile(_image(index, name_of(result.query)), result.query.rpartition("/")[2], "query"),
             [_tile(index, neighbor) for neighbor in result.neighbors],
         )
         for result in results
@@ -114,11 +115,11 @@ def write_page(path: Path, index: Index, results: Sequence[Result]) -> None:
 
 def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
     detail = f"{neighbor.rank} · cosine {neighbor.similarity:.3f}"
-    return gallery.Tile(_image(index.image_path(neighbor.uri)), neighbor.uri, detail)
+    return gallery.Tile(_image(index, index.image_path(neighbor.uri)), neighbor.uri, detail)
 
 
-def _image(path: str) -> bytes | None:
+def _image(index: Index, path: str) -> bytes | None:
     try:
-        return storage.read_bytes(path)
+        return storage.read_regular(path, index.manifest["config"]["images"]["max_bytes"])
     except OSError:
         return None  # the page says that it cannot be shown

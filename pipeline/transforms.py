@@ -10,14 +10,14 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from apache_beam.metrics import Metrics
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import listing, shards, store
+from imgindex import failures, listing, shards, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
+from imgindex.metrics import count_embedded, count_failure
 from imgindex.models.engines import EngineChoice, available_cores, load_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
 from imgindex.parts import Parts, PartWriter
@@ -65,7 +65,7 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
 def _list_tagged(source: str, extensions: Sequence[str]) -> Iterator[Any]:
     for listed in listing.list_images(source, extensions):
         if isinstance(listed, Failure):
-            yield TaggedOutput("failures", listed)
+            yield TaggedOutput("failures", count_failure(listed))
         else:
             yield listed
 
@@ -120,12 +120,19 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
         if self._embedder is None:
             self._embedder = self._new_embedder()
         for unit in self._embedder.embed(files):
-            yield _counted(unit)
+            yield self._finished(unit)
 
     def finish_bundle(self) -> Iterator[Any]:
         if self._embedder is not None:
             for unit in self._embedder.finish():
-                yield GlobalWindows.windowed_value(_counted(unit))
+                yield GlobalWindows.windowed_value(self._finished(unit))
+
+    def _finished(self, unit: EmbeddedUnit) -> EmbeddedUnit:
+        failures.write(self._directory, unit.known)
+        count_embedded(len(unit.images))
+        for failure in unit.failures:
+            count_failure(failure)
+        return unit
 
     def _new_embedder(self) -> UnitEmbedder:
         threads = self._threads or available_cores()
@@ -137,13 +144,6 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
             )
         write = partial(store.write_rows, self._directory)
         return UnitEmbedder(engine, self._images, threads, write, EMBEDDING.advance)
-
-
-def _counted(unit: EmbeddedUnit) -> EmbeddedUnit:
-    Metrics.counter("imgindex", "embedded").inc(len(unit.images))
-    for failure in unit.failures:
-        Metrics.counter("imgindex", f"failed_{failure.reason}").inc()
-    return unit
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from imgindex import chunks, shards, storage, store
+from imgindex import chunks, failures, shards, storage, store
 from imgindex.errors import OutputError, UsageError
 from imgindex.generation import Output, generation_names, live_name, make_current, read_manifest
 from imgindex.lock import writer_lock
@@ -46,6 +46,11 @@ def verify(output: str) -> Verified:
             counted += 1
             try:
                 rows += sum(1 for _ in store.read_keys(folder, name))
+            except OutputError as error:
+                problems.append(str(error))
+        for name in failures.names(folder):
+            try:
+                list(failures.read(folder, name))
             except OutputError as error:
                 problems.append(str(error))
     sizes = [file["size"] for file in manifest["files"]]
@@ -98,11 +103,13 @@ class Pruned:
     generations: tuple[str, ...]
     chunks: int
     rows: int
+    failures: int  # that were remembered
 
 
 def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Pruned:
     """Deletes all but the `keep` newest generations, and what of the store none of the others describes.
 
+    Remembered failures go by the file, when none of those in it is in the list of a generation that stays.
     Neither what is live nor what is younger than `grace_seconds` is touched. A chunk that still holds rows in
     use is written again without the rest.
 
@@ -123,16 +130,18 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
             storage.delete(layout.manifest(name))
             storage.delete_tree(layout.generation(name))
         in_use: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        failed: dict[str, set[tuple[str, str | None]]] = defaultdict(set)
         for name in (name for name in names if name not in old):
-            manifest = read_manifest(layout, name)
+            manifest, directory = read_manifest(layout, name), layout.generation(name)
+            spec = manifest["spec"]["digest"]
             for shard in manifest["shards"]:
-                path = storage.join(layout.generation(name), shard["metadata"])
-                in_use[manifest["spec"]["digest"]].update(shards.read_digests(path))
-        deleted = [
-            _compact(layout.store(spec), in_use[spec], now - grace_seconds)
-            for spec in storage.list_folders(storage.join(output, "store"))
-        ]
-    return Pruned(tuple(old), sum(count for count, _ in deleted), sum(rows for _, rows in deleted))
+                in_use[spec].update(shards.read_digests(storage.join(directory, shard["metadata"])))
+            failed[spec].update(failures.read_list(storage.join(directory, manifest["failures"])))
+        before = now - grace_seconds
+        specs = storage.list_folders(storage.join(output, "store"))
+        deleted = [_compact(layout.store(spec), in_use[spec], before) for spec in specs]
+        forgotten = sum(_forget(layout.store(spec), failed[spec], before) for spec in specs)
+    return Pruned(tuple(old), sum(count for count, _ in deleted), sum(rows for _, rows in deleted), forgotten)
 
 
 def _created(name: str) -> float:
@@ -166,3 +175,17 @@ def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tup
     for name in holed.keys() - written:
         storage.delete(storage.join(directory, name))
     return len(holed), sum(map(len, holed.values())) - len(kept)
+
+
+def _forget(directory: str, listed: set[tuple[str, str | None]], before: float) -> int:
+    """Deletes files written `before` that hold no `listed` failure; returns how many failures went."""
+    forgotten = 0
+    for name in failures.names(directory):
+        path = storage.join(directory, name)
+        if storage.modified(path) >= before:
+            continue
+        known = list(failures.recall(directory, name))
+        if known and listed.isdisjoint((failed.uri, failed.failure.sha256) for failed in known):
+            storage.delete(path)
+            forgotten += len(known)
+    return forgotten

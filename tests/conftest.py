@@ -1,5 +1,6 @@
 """Shared fixtures: small images, and a filesystem that Beam knows and that is not the local one."""
 
+import errno
 import io
 import os
 import tempfile
@@ -8,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from apache_beam.io.filesystem import BeamIOError, CompressionTypes, FileMetadata, FileSystem
+from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from hypothesis import settings
 from PIL import Image
 
@@ -24,7 +25,7 @@ os.environ["XDG_CACHE_HOME"] = _cache.name
 class MemoryFileSystem(FileSystem):
     """An object store in this process: no directories, and a file appears when its writer is closed.
 
-    Nothing can be written below ``mem://readonly``.
+    Nothing can be written below ``mem://readonly``. Like that of S3 it raises FileNotFoundError.
     """
 
     files: ClassVar[dict[str, tuple[bytes, float]]] = {}
@@ -58,7 +59,7 @@ class MemoryFileSystem(FileSystem):
         compression_type: str = CompressionTypes.AUTO,
     ) -> io.BytesIO:
         if path.startswith("mem://readonly"):
-            raise BeamIOError("Create operation failed", {path: "read-only"})
+            raise PermissionError(errno.EACCES, "read-only", path)
         files = self.files
 
         class Writer(io.BytesIO):
@@ -107,7 +108,7 @@ class MemoryFileSystem(FileSystem):
 
     def _get(self, path: str) -> tuple[bytes, float]:
         if path not in self.files:
-            raise BeamIOError("Open operation failed", {path: "no such object"})
+            raise FileNotFoundError(errno.ENOENT, "Not found", path)
         return self.files[path]
 
 

@@ -15,11 +15,11 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import delta, storage, store
+from imgindex import delta, failures, storage, store
 from imgindex.config import IndexConfig
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
 from imgindex.models.pca import normalize
-from imgindex.records import ImageFile, ImageRow, StoredImage, Tally, VectorRows
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, Tally, VectorRows
 from imgindex.shards import write_shard
 
 # What the workers of a pipeline, which run in this process, leave of each of its collections.
@@ -62,6 +62,23 @@ class Folder:
         features, _ = normalize(np.random.default_rng(0).random((len(files), 8), np.float32))
         return store.write_rows(self.store, rows, features)
 
+    def condemn(self, *files: ImageFile) -> None:
+        """Has the store remember that `files` are bad."""
+        failures.write(
+            self.store, [KnownFailure(failure_of(file), file.size, file.version) for file in files]
+        )
+
+    def failed(
+        self, files: Sequence[ImageFile], retry_failed: bool = False
+    ) -> tuple[list[str], list[Failure]]:
+        """The uris of the new files and the failures without another try, sorted."""
+        made = outputs(
+            files, DiffAgainstStore(self.store, threads=2, retry_failed=retry_failed), "new", "failed"
+        )
+        return sorted(file.uri for file in made["new"]), sorted(
+            made["failed"], key=lambda failure: failure.uri
+        )
+
     def diff(
         self, files: Sequence[ImageFile]
     ) -> tuple[list[ImageFile], list[StoredImage], list[StoredImage]]:
@@ -69,6 +86,10 @@ class Folder:
         made = outputs(files, DiffAgainstStore(self.store, threads=2), "new", "found", "copied")
         found = [image for images in made["found"] for image in images]
         return made["new"], found, [image for unit in made["copied"] for image in unit.images]
+
+
+def failure_of(file: ImageFile) -> Failure:
+    return Failure(file.uri, "decode", "truncated", f"{sha256(file)} is cut short", sha256(file))
 
 
 def sha256(file: ImageFile) -> str:
@@ -132,11 +153,15 @@ def test_every_file_of_a_listing_comes_out_once(tmp_path_factory: pytest.TempPat
     stored = data.draw(listings)
     if stored:
         folder.keep(*stored)
+    folder.condemn(*data.draw(listings))
     listing = data.draw(listings)
     # Drawn later, a name may have other bytes by now than it was stored with: what it says is what it held.
-    new, found, copied = folder.diff(listing)
+    made = outputs(listing, DiffAgainstStore(folder.store, threads=2), "new", "found", "copied", "failed")
+    new = made["new"]
     uris = [file.uri for leader in new for file in (leader, *leader.duplicates)]
-    uris += [image.uri for image in (*found, *copied)]
+    uris += [image.uri for images in made["found"] for image in images]
+    uris += [image.uri for unit in made["copied"] for image in unit.images]
+    uris += [failure.uri for failure in made["failed"]]
     assert Counter(uris) == Counter(file.uri for file in listing)
     for leader in new:
         assert leader.duplicates == () or leader.sha256 is not None
@@ -153,6 +178,56 @@ def test_a_file_that_cannot_be_hashed_is_left_to_fail_where_images_are_loaded(fo
     Path(files[0].path).unlink()
     new, _, _ = folder.diff(files)
     assert sorted((file.uri, len(file.duplicates)) for file in new) == [("a", 0), ("b", 1)]
+
+
+def test_known_failures_are_told_without_reading(folder: Folder) -> None:
+    bad = [folder.file(f"{n}.jpg", b"bad %d" % n) for n in range(5)]
+    folder.condemn(*bad[:3])
+    expected = [failure_of(file) for file in bad[:3]]
+    for file in bad:
+        Path(file.path).unlink()
+    new, failed = folder.failed(bad)
+    assert (new, failed) == (["3.jpg", "4.jpg"], expected)
+    assert folder.failed(bad, retry_failed=True) == ([file.uri for file in bad], [])
+
+
+def test_bytes_that_are_known_to_be_bad_are_under_any_name_and_time(folder: Folder) -> None:
+    bad = folder.file("bad.jpg", b"bad")
+    folder.condemn(bad, folder.file("also bad.jpg", b"bad"))
+    files = [
+        folder.file("bad.jpg", b"bad", "2"), folder.file("renamed.jpg", b"bad"),
+        folder.file("copy.jpg", b"bad"), folder.file("same size.jpg", b"xyz"),
+        folder.file("other.jpg", b"of another size"),
+    ]  # fmt: skip
+    new, failed = folder.failed(files)
+    assert new == ["other.jpg", "same size.jpg"]
+    assert [(failure.uri, failure.reason, failure.sha256) for failure in failed] == [
+        (uri, "truncated", sha256(bad)) for uri in ("bad.jpg", "copy.jpg", "renamed.jpg")
+    ]
+    # And from then on under their own names, without being read.
+    for file in files:
+        Path(file.path).unlink()
+    assert folder.failed(files) == (new, failed)
+
+
+def test_a_failure_loses_against_a_feature(folder: Folder) -> None:
+    files = [folder.file("same.jpg", b"good after all"), folder.file("copy.jpg", b"good after all")]
+    folder.condemn(*files)
+    folder.keep(files[0])
+    new, found, copied = folder.diff([files[0], folder.file("another copy.jpg", b"good after all")])
+    assert (new, [image.uri for image in found]) == ([], ["same.jpg"])
+    assert [image.uri for image in copied] == ["another copy.jpg"]
+
+
+def test_failures_that_are_damaged_are_forgotten(folder: Folder) -> None:
+    files = [folder.file("a.jpg", b"bad"), folder.file("b.jpg", b"worse")]
+    folder.condemn(files[0])
+    (damaged,) = failures.names(folder.store)
+    folder.condemn(files[1])
+    Path(folder.store, damaged).write_bytes(b"x")
+    new, failed = folder.failed(files)
+    assert (new, [failure.uri for failure in failed]) == (["a.jpg"], ["b.jpg"])
+    assert damaged not in failures.names(folder.store)
 
 
 def image(uri: str, digest: str) -> StoredImage:

@@ -1,6 +1,7 @@
 """Embedding a unit: every file ends as one row or one failure, and the rows hold their own features."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import chunks, store
+from imgindex import chunks, outage, store
 from imgindex.config import ImagesConfig
 from imgindex.embed import UnitEmbedder
+from imgindex.errors import InputError
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, ImageFile, StoredImage
@@ -96,7 +98,7 @@ FAILURES = {
     "heavy.png": ("read", "too_many_bytes", f"images.max_bytes ({MAX_BYTES})"),
     "black.png": ("embed", "no_direction", "zero or not finite"),
     "vanished.png": ("read", "vanished", "No such file"),
-    "directory.png": ("read", "unreadable", "directory"),
+    "directory.png": ("read", "not_a_file", "no regular file"),
 }
 
 
@@ -133,6 +135,13 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
         stage, reason, message = FAILURES[failure.uri]
         assert (failure.stage, failure.reason) == (stage, reason)
         assert message in failure.message
+    # What has failed for its bytes is told with the version that holds them.
+    assert {known.uri for known in unit.known} == {"empty.png", "truncated.jpg", "text.png", "black.png"}
+    for known in unit.known:
+        assert known.failure in unit.failures
+        data = Path(files[known.uri].path).read_bytes()
+        assert known.failure.sha256 == hashlib.sha256(data).hexdigest()
+        assert (known.size, known.version) == (files[known.uri].size, "1")
     for row, feature in zip(images.to_pylist(), features, strict=True):
         data = Path(files[row["uri"]].path).read_bytes()
         number = int(Path(row["uri"]).stem)
@@ -156,10 +165,10 @@ def test_the_chunk_holds_the_listed_size_and_version(files: dict[str, ImageFile]
 def test_a_file_that_may_not_be_read(
     files: dict[str, ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(path: str) -> bytes:
+    def refuse(path: str, limit: int) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("imgindex.storage.read_bytes", refuse)  # root, as which tests may run, reads all
+    monkeypatch.setattr("imgindex.storage.read_regular", refuse)  # root, as which tests may run, reads all
     unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path))
     assert [(f.stage, f.reason, f.message) for f in unit.failures] == [
         ("read", "permission_denied", "Permission denied")
@@ -252,6 +261,29 @@ def test_an_engine_that_fails_is_no_failure_of_an_image(files: dict[str, ImageFi
     assert not (tmp_path / "store").exists()
 
 
+def test_a_storage_that_is_gone_ends_the_embedding_and_what_waits(
+    files: dict[str, ImageFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = [], threading.Event()
+
+    def fail(path: str, limit: int) -> bytes:
+        begun.append(path)
+        if len(begun) > outage.LIMIT:
+            ended.wait(60)
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("imgindex.storage.read_regular", fail)
+    monkeypatch.setattr("imgindex.loading.READS", outage.Reads())
+    embedder = UnitEmbedder(MeanEngine(16), ImagesConfig(), 1, lambda rows, features: (), lambda count: None)
+    with pytest.raises(InputError, match=f"{outage.LIMIT} reads in a row"):
+        list(embedder.embed([files["good/0.png"]] * 200))
+    assert len(begun) <= outage.LIMIT + 1
+    ended.set()
+    # Of what waits nothing is begun either.
+    embedder._decoders.shutdown()
+    assert len(begun) <= outage.LIMIT + 1
+
+
 def test_images_of_another_filesystem(
     memory: dict[str, tuple[bytes, float]], image_bytes: Callable[..., bytes]
 ) -> None:
@@ -283,11 +315,13 @@ def test_duplicates_share_the_feature_or_the_failure_of_their_leader(
     assert len({image.sha256 for image in unit.images}) == 1
     features = store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1, 2, 3])
     assert len({feature.tobytes() for feature in features}) == 1
-    assert sorted((failure.uri, failure.reason) for failure in unit.failures) == sorted(
-        (f"{uri}{end}", reason)
+    expected = sorted(
+        (f"{uri}{end}", reason, end[1:] or "1")
         for uri, reason in (("text.png", "not_an_image"), ("black.png", "no_direction"))
         for end in ("", "-0", "-1", "-2")
     )
+    assert sorted((failure.uri, failure.reason) for failure in unit.failures) == [e[:2] for e in expected]
+    assert sorted((known.uri, known.failure.reason, known.version) for known in unit.known) == expected
 
 
 def test_a_file_that_changed_since_it_was_hashed_fails_with_its_duplicates(

@@ -1,6 +1,7 @@
 """Listing: which files an input holds, under which uris, and what becomes of those that cannot be read."""
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from imgindex.errors import InputError
 from imgindex.listing import input_root, is_inside, list_images
+from imgindex.names import name_of
 from imgindex.records import Failure, ImageFile
 from imgindex.storage import read_bytes
 
@@ -62,11 +64,16 @@ def test_extensions_are_compared_without_case(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["a b.jpg", "a\nb.jpg", "'a'.jpg", '"a".jpg', "a\\b.jpg", "ä 猫.jpg", "*?[.jpg"]
-)
+    "name",
+    [
+        "a b.jpg", "a\nb.jpg", "a\tb.jpg", "'a'.jpg", '"a".jpg', "a\\b.jpg", "ä 猫.jpg", "*?[.jpg",
+        "a..b.jpg", "...jpg", "..a.jpg", "\x1b[31mred.jpg", "\u200f\u202egpj.jpg", "-rf.jpg", "~.jpg",
+        "$(a).jpg", f"{'x' * 251}.jpg",
+    ],
+)  # fmt: skip
 def test_odd_names(name: str, tmp_path: Path) -> None:
-    make(tmp_path, f"{name[:-4]}/{name}")
-    assert uris(tmp_path) == [f"{name[:-4]}/{name}"]
+    make(tmp_path, f"{name[:-4]} /{name}")
+    assert uris(tmp_path) == [f"{name[:-4]} /{name}"]
 
 
 def test_globs(tmp_path: Path) -> None:
@@ -104,6 +111,61 @@ def test_a_dangling_link_is_a_failure(tmp_path: Path) -> None:
     (tmp_path / "x").mkdir()
     (tmp_path / "x/a.jpg").symlink_to("nowhere.jpg")
     assert failures(tmp_path) == failures(tmp_path / "*/*.jpg") == [("x/a.jpg", "list", "unreadable")]
+    (failure,) = list_images(str(tmp_path), EXTENSIONS)
+    assert isinstance(failure, Failure)
+    assert failure.message == "it is a link that leads nowhere"
+
+
+def test_a_link_to_itself_is_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").symlink_to("b.jpg")
+    (tmp_path / "b.jpg").symlink_to("a.jpg")
+    assert failures(tmp_path) == [(name, "list", "unreadable") for name in ("a.jpg", "b.jpg")]
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (PermissionError(13, "Permission denied"), "permission_denied"),
+        (FileNotFoundError(2, "No such file or directory"), "vanished"),
+        (OSError(116, "Stale file handle"), "unreadable"),
+    ],
+)
+def test_a_file_that_cannot_be_looked_at(
+    error: OSError, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, "a.jpg", "b.jpg")
+    look = os.stat
+
+    def stat(path: str, **options: object) -> object:
+        if str(path).endswith("b.jpg"):
+            raise error
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    listed = list(list_images(str(tmp_path), EXTENSIONS))
+    assert {item.uri: getattr(item, "reason", None) for item in listed} == {"a.jpg": None, "b.jpg": reason}
+    assert len(slept) == (4 if reason == "unreadable" else 0)
+
+
+def test_a_storage_that_is_out_of_order_ends_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(tmp_path, *[f"{n:03}.jpg" for n in range(100)])
+    look, slept = os.stat, []
+
+    def stat(path: str, **options: object) -> object:
+        if int(Path(path).stem if path.endswith(".jpg") else 0) >= 50:
+            raise OSError(116, "Stale file handle")
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(time, "sleep", slept.append)
+    found = []
+    with pytest.raises(InputError, match=rf"32 reads in a row.* of {tmp_path}/081.jpg, with Stale file"):
+        found.extend(list_images(str(tmp_path), EXTENSIONS))
+    assert len(slept) == 4 * 32
 
 
 def test_a_link_to_a_file_is_that_file(tmp_path: Path) -> None:
@@ -139,16 +201,23 @@ def test_a_loop_of_links_ends(tmp_path: Path) -> None:
     assert uris(tmp_path) == ["a.jpg", "x/b.jpg"]
 
 
-def test_names_that_are_not_utf8_are_failures(tmp_path: Path) -> None:
-    make(tmp_path, "a.jpg")
+def test_names_that_are_not_utf8_have_uris_that_are(tmp_path: Path) -> None:
+    names = [b"\xff/b.jpg", b"c\xe9.jpg", "\U0010dce9.jpg".encode(), "é.jpg".encode()]
     try:
         (tmp_path / os.fsdecode(b"\xff")).mkdir()
     except OSError:
         pytest.skip("this filesystem takes UTF-8 names only")
-    for name in (b"\xff/b.jpg", b"c\xe9.jpg"):
-        (tmp_path / os.fsdecode(name)).write_bytes(b"")
-    found = failures(tmp_path)
-    assert found == [(r"\xff/b.jpg", "list", "name_not_utf8"), (r"c\xe9.jpg", "list", "name_not_utf8")]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    for source in (f"{tmp_path}", f"{tmp_path}/**"):
+        listed = [item for item in list_images(source, EXTENSIONS) if isinstance(item, ImageFile)]
+        assert {item.uri: read_bytes(item.path) for item in listed} == {
+            "\U0010dcff/b.jpg": names[0],
+            "c\U0010dce9.jpg": names[1],
+            "\U0010dcf4\U0010dc8d\U0010dcb3\U0010dca9.jpg": names[2],
+            "é.jpg": names[3],
+        }
+        assert [item.path for item in listed] == [f"{tmp_path}/{name_of(item.uri)}" for item in listed]
 
 
 def test_missing_or_no_directory(tmp_path: Path) -> None:

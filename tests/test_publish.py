@@ -123,7 +123,7 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
         partial.write_bytes(b"a basis")
         file = storage.describe(partial, "pca/basis.npz")
     basis = WrittenBasis(file, 2048, 4, 0.75, 102.0)
-    failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD)]
+    failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD, X)]
     parts = [
         Tally({"listed": 42, "failed": 2}),
         Tally({"embedded": 29}, (101.0, 102.0), 0.5),
@@ -215,8 +215,8 @@ def test_failures_are_lines_of_json_in_the_order_of_their_uris(
     lines = storage.read_bytes(storage.join(plan.directory, manifest["failures"])).decode().split("\n")
     assert lines.pop() == ""
     assert [json.loads(line) for line in lines] == [
-        {"uri": ODD, "stage": "decode", "reason": "empty", "message": ODD},
-        {"uri": "z.jpg", "stage": "read", "reason": "vanished", "message": "gone"},
+        {"uri": ODD, "stage": "decode", "reason": "empty", "message": ODD, "sha256": X},
+        {"uri": "z.jpg", "stage": "read", "reason": "vanished", "message": "gone", "sha256": None},
     ]
 
 

@@ -1,6 +1,8 @@
 """Verify, roll back, prune: on generations and stores of known content."""
 
+import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from imgindex import chunks, storage, store, upkeep
+from imgindex import chunks, failures, storage, store, upkeep
 from imgindex.cli import main
 from imgindex.config import IndexConfig
 from imgindex.errors import OutputError, UsageError
 from imgindex.generation import Output, current_name, generation_names, publish
 from imgindex.lock import writer_lock
 from imgindex.models.pca import Moments, fit_basis, normalize
-from imgindex.records import ImageFile, ImageRow, StoredImage, VectorRows
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
 from imgindex.shards import write_shard
 from imgindex.upkeep import prune, rollback, verify
 
@@ -34,8 +36,27 @@ def keep(output: str, spec: str, uris: str, version: str = "1") -> tuple[StoredI
     return store.write_rows(Output(output).store(spec), rows, FEATURES[[ord(uri) % 100 for uri in uris]])
 
 
-def generate(output: str, number: int, uris: str, spec: str = "spec", version: str = "1") -> str:
-    """Publishes a generation of the images `uris`."""
+def fail(output: str, spec: str, uris: str) -> None:
+    """A file of remembered failures of the images `uris`, a letter each."""
+    known = [KnownFailure(failure_of(uri), 1, "1") for uri in uris]
+    failures.write(Output(output).store(spec), known)
+
+
+def failure_of(uri: str) -> Failure:
+    return Failure(uri, "decode", "truncated", "it is cut short", f"{uri}1")
+
+
+def remembered(output: str, spec: str = "spec") -> list[str]:
+    """The uris of the failures that the store remembers, sorted; those of a file together."""
+    directory = Output(output).store(spec)
+    files = [failures.read(directory, name) for name in failures.names(directory)]
+    return sorted("".join(known.uri for known in file) for file in files)
+
+
+def generate(
+    output: str, number: int, uris: str, spec: str = "spec", version: str = "1", failed: str = ""
+) -> str:
+    """Publishes a generation of the images `uris`, and of the failures of `failed`."""
     layout, name = Output(output), LONG_AGO.format(number)
     directory = layout.generation(name)
     columns = {column: pa.array([1] * len(uris)) for column in ("size", "width", "height")}
@@ -46,7 +67,9 @@ def generate(output: str, number: int, uris: str, spec: str = "spec", version: s
     rows = VectorRows(images, basis.project(FEATURES[: len(uris)]))
     shard = write_shard(directory, 0, 1, [rows], IndexConfig(trees=2))
     written = storage.write_described(directory, "pca/basis.npz", basis.to_npz())
-    files = [vars_of(file) for file in (shard.index, shard.metadata, written)]
+    lines = "".join(json.dumps(asdict(failure_of(uri))) + "\n" for uri in failed)
+    listed = storage.write_described(directory, "failures/failures-00000-of-00001.jsonl", lines.encode())
+    files = [vars_of(file) for file in (shard.index, shard.metadata, written, listed)]
     before = current_name(layout)
     manifest = {
         "schema_version": 1,
@@ -56,6 +79,7 @@ def generate(output: str, number: int, uris: str, spec: str = "spec", version: s
         "metric": "angular",
         "dims": 4,
         "basis": "pca/basis.npz",
+        "failures": listed.path,
         "files": files,
         "shards": [
             {
@@ -89,13 +113,13 @@ class TestVerify:
         generate(place, 1, "abc")
         found = verify(place)
         assert found.problems == ()
-        assert (found.files, found.chunks, found.rows) == (3, 2, 5)
+        assert (found.files, found.chunks, found.rows) == (4, 2, 5)
 
-    @pytest.mark.parametrize("which", ["index", "metadata", "pca", "store"])
+    @pytest.mark.parametrize("which", ["index", "metadata", "pca", "failures", "store"])
     @pytest.mark.parametrize("damage", ["one bit", "shorter", "gone"])
     def test_any_damage_is_named(self, which: str, damage: str, tmp_path: Path) -> None:
         keep(str(tmp_path), "spec", "abc")
-        generate(str(tmp_path), 1, "abc")
+        generate(str(tmp_path), 1, "abc", failed="xyz")
         (path,) = (path for path in tmp_path.rglob(f"{which}/**/*") if path.is_file())
         data = bytearray(path.read_bytes())
         if damage == "gone":
@@ -109,6 +133,18 @@ class TestVerify:
         else:
             assert len(problems) == 1
             assert path.name in problems[0]
+
+    @pytest.mark.parametrize("damage", ["one bit", "shorter"])
+    def test_damage_of_remembered_failures_is_named(self, damage: str, tmp_path: Path) -> None:
+        generate(str(tmp_path), 1, "abc")
+        fail(str(tmp_path), "spec", "xyz")
+        assert verify(str(tmp_path)).problems == ()
+        (path,) = tmp_path.rglob("failed-*.parquet")
+        data = bytearray(path.read_bytes())
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data if damage == "one bit" else data[:-1])
+        (problem,) = verify(str(tmp_path)).problems
+        assert path.name in problem
 
     def test_nothing_to_verify(self, place: str) -> None:
         with pytest.raises(OutputError, match="holds no index"):
@@ -204,7 +240,7 @@ class TestPrune:
                 assert images.to_pylist()[0] == {
                     "uri": image.uri, "sha256": f"{image.uri}1", "size": 1, "width": 5, "height": 6,
                 }  # fmt: skip
-        assert prune(place, keep=1, grace_seconds=0) == upkeep.Pruned((), 0, 0)
+        assert prune(place, keep=1, grace_seconds=0) == upkeep.Pruned((), 0, 0, 0)
 
     def test_a_whole_chunk_is_left_as_it_is(self, place: str) -> None:
         images = keep(place, "spec", "abc")
@@ -238,6 +274,51 @@ class TestPrune:
         generate(place, 1, "a")
         prune(place, keep=1, grace_seconds=0)
         assert rows_of(place) == [("a", "1")]
+
+    def test_failures_that_no_generation_lists_are_forgotten_by_the_file(self, place: str) -> None:
+        generate(place, 0, "abc", failed="pqrs")
+        generate(place, 1, "abc", failed="rt")
+        for uris in ("pq", "qr", "tu", "v"):
+            fail(place, "spec", uris)
+        fail(place, "old", "rt")
+        assert prune(place, keep=2, grace_seconds=0).failures == 3  # v, and r and t under another spec
+        assert remembered(place) == ["pq", "qr", "tu"]
+        assert prune(place, keep=1, grace_seconds=0).failures == 2
+        assert remembered(place) == ["qr", "tu"]
+        assert remembered(place, "old") == []
+        assert verify(place).problems == ()
+
+    def test_a_failure_of_other_bytes_is_another(self, place: str) -> None:
+        name = generate(place, 1, "abc", failed="r")
+        fail(place, "spec", "r")
+        path = storage.join(Output(place).generation(name), "failures/failures-00000-of-00001.jsonl")
+        storage.write_bytes(path, storage.read_bytes(path).replace(b"r1", b"r2"))
+        assert prune(place, keep=1, grace_seconds=0).failures == 1
+
+    def test_young_failures_stay(self, tmp_path: Path) -> None:
+        generate(str(tmp_path), 1, "abc")
+        fail(str(tmp_path), "spec", "xyz")
+        assert prune(str(tmp_path), keep=1).failures == 0
+        assert remembered(str(tmp_path)) == ["xyz"]
+
+    def test_damaged_failures_are_in_nobodys_way(self, place: str) -> None:
+        generate(place, 1, "abc")
+        fail(place, "spec", "xyz")
+        directory = Output(place).store("spec")
+        (name,) = failures.names(directory)
+        storage.write_bytes(storage.join(directory, name), b"x")
+        assert prune(place, keep=1, grace_seconds=0).failures == 0
+        assert remembered(place) == []
+
+    def test_a_damaged_list_of_failures_is_named(self, place: str) -> None:
+        name = generate(place, 1, "abc", failed="xyz")
+        fail(place, "spec", "xyz")
+        path = storage.join(Output(place).generation(name), "failures/failures-00000-of-00001.jsonl")
+        for damage in (b"{", b"[]\n", b'{"uri": "x"}\n', b"\xff\n"):
+            storage.write_bytes(path, damage)
+            with pytest.raises(OutputError, match=f"{path} is damaged"):
+                prune(place, keep=1, grace_seconds=0)
+        assert remembered(place) == ["xyz"]
 
     def test_young_chunks_are_a_build_under_way(self, tmp_path: Path) -> None:
         keep(str(tmp_path), "spec", "xyz")

@@ -1,0 +1,111 @@
+"""Failures that the bytes of an image alone decide: remembered beside the chunks, and not tried again.
+
+They lie in Parquet files that, as chunks do, appear whole or not at all and are named by the digest of
+their bytes. What depends on the config, as on `images.max_pixels`, and what may pass is never there.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import pyarrow as pa
+
+from imgindex import chunks, storage
+from imgindex.errors import OutputError
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure
+
+logger = logging.getLogger(__name__)
+
+_KIND = "failed"
+_COLUMNS = ["uri", "size", "etag_or_mtime", "sha256", "stage", "reason", "message"]
+
+_LASTING = frozenset({
+    ("decode", "empty"), ("decode", "not_an_image"), ("decode", "truncated"), ("decode", "undecodable"),
+    ("decode", "crashed"), ("decode", "timed_out"), ("decode", "out_of_memory"), ("embed", "no_direction"),
+})  # fmt: skip
+
+
+def is_lasting(failure: Failure) -> bool:
+    """Whether the same bytes will fail again."""
+    return failure.sha256 is not None and (failure.stage, failure.reason) in _LASTING
+
+
+def write(directory: str, known: Sequence[KnownFailure]) -> None:
+    """Remembers failures in the store at `directory`. Raises OutputError."""
+    if not known:
+        return
+    # In one order, so that the same failures make the same file again.
+    rows = sorted(
+        (f.uri, f.size, f.version, f.failure.sha256, f.failure.stage, f.failure.reason, f.failure.message)
+        for f in known
+    )
+    chunks.write(directory, pa.table([list(column) for column in zip(*rows, strict=True)], _COLUMNS), _KIND)
+
+
+def names(directory: str) -> list[str]:
+    """The names of the files of failures in the store at `directory`. Raises OutputError."""
+    return chunks.names(directory, _KIND)
+
+
+def holds(name: str) -> bool:
+    """Whether the file of the store of this name is one of failures."""
+    return name.startswith(_KIND)
+
+
+def read(directory: str, name: str) -> Iterator[KnownFailure]:
+    """The failures in a file. Raises OutputError where it is missing or damaged."""
+    columns = chunks.read(directory, name).select(_COLUMNS).to_pydict()
+    for uri, size, version, sha256, stage, reason, message in zip(*columns.values(), strict=True):
+        yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version)
+
+
+def recall(directory: str, name: str) -> Iterator[KnownFailure]:
+    """The failures in a file; none where it is damaged, and then the file is deleted."""
+    try:
+        yield from read(directory, name)
+    except OutputError as error:
+        logger.warning("forgetting failures, which are tried again: %s", error)
+        storage.delete(storage.join(directory, name))
+
+
+def split(
+    missing: Iterable[ImageFile], known: Iterable[KnownFailure]
+) -> tuple[list[ImageFile], list[Failure]]:
+    """Splits images that the store does not hold into those to try and the failures of those `known`."""
+    by_key: dict[tuple[str, int, str], KnownFailure] = {}
+    for failed in known:
+        key = (failed.uri, failed.size, failed.version)
+        by_key[key] = min(failed, by_key.get(key, failed), key=_order)
+    untried: list[ImageFile] = []
+    failures: list[Failure] = []
+    for file in missing:
+        match = by_key.get((file.uri, file.size, file.version))
+        if match is None:
+            untried.append(file)
+        else:
+            failures.append(match.failure)
+    return untried, failures
+
+
+def known_as(failure: Failure, image: ImageFile | ImageRow) -> KnownFailure:
+    """What is known of `image`, which has the bytes that failed."""
+    return KnownFailure(replace(failure, uri=image.uri), image.size, image.version)
+
+
+def first(known: Iterable[KnownFailure]) -> KnownFailure | None:
+    """The one of several failures of the same bytes that is told, in whatever order they come."""
+    return min(known, key=_order, default=None)
+
+
+def _order(failed: KnownFailure) -> tuple[str, ...]:
+    return failed.uri, failed.version, failed.failure.reason, failed.failure.message
+
+
+def read_list(path: str) -> set[tuple[str, str | None]]:
+    """The uri and SHA-256 of each failure that a generation lists at `path`. Raises OutputError."""
+    try:
+        rows = [json.loads(line) for line in storage.read_written(path).splitlines()]
+        return {(row["uri"], row["sha256"]) for row in rows}
+    except (ValueError, LookupError, TypeError) as error:
+        raise OutputError(f"{path} is damaged: {error}") from error
