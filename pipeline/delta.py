@@ -1,5 +1,6 @@
 """What has changed: a listing against the store, and what is to be indexed against the live generation."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +11,15 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import chunks, shards, store
+from imgindex import chunks, store
 from imgindex.config import ImagesConfig
+from imgindex.errors import DamagedError
 from imgindex.loading import hash_file
 from imgindex.models.engines import available_cores
-from imgindex.records import ImageFile, StoredImage, Tally, bucket_of
+from imgindex.opened import read_digests
+from imgindex.records import ImageFile, StoredImage, Tally, WrittenFile, bucket_of
+
+logger = logging.getLogger(__name__)
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -33,6 +38,7 @@ class Delta(NamedTuple):
     new: Any  # `ImageFile`s to embed, with those of the same bytes as their `duplicates`
     found: Any  # lists of `StoredImage`s: what the store holds
     copied: Any  # `EmbeddedUnit`s of files whose bytes the store holds under another name or time
+    damaged: Any  # the names of chunks that were dropped, for they are not as they were written
 
 
 @dataclass
@@ -40,25 +46,31 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
     """Splits `ImageFile`s by whether the store at `directory` holds their features; gives a `Delta`.
 
     A file is held when its uri, size and modification time or etag are. Of the others, those that share
-    their size with another file or a stored image are read and compared by SHA-256.
+    their size with another file or a stored image are read and compared by SHA-256. A chunk that is damaged
+    is deleted, and what it held is not held.
     """
 
     directory: str
     images: ImagesConfig = field(default_factory=ImagesConfig)
     threads: int | None = None  # that read files in a worker; None: as many as it has cores
+    feature_dim: int | None = None  # of the store's features; None: whatever they have
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, files: Any) -> Any:
         """Applies the transform."""
-        stored = (
+        keys = (
             files.pipeline
             | beam.Create([self.directory])
             | beam.FlatMap(chunks.names)
             | beam.Reshuffle()
-            | "ReadKeys" >> beam.FlatMap(_read_keys, self.directory)
+            | "ReadKeys"
+            >> beam.FlatMap(_read_keys, self.directory, self.feature_dim).with_outputs(
+                "damaged", main="stored"
+            )
         )
+        stored = keys.stored
         diff = (
             {
                 "listed": files | "ListedByUri" >> beam.ParDo(_GatherBy(_uri_bucket)),
@@ -97,11 +109,17 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             | "Copy" >> beam.Map(store.copy_rows, self.directory)
         )
         new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
-        return Delta(new, diff.found, copied)
+        return Delta(new, diff.found, copied, keys.damaged)
 
 
-def _read_keys(chunk: str, directory: str) -> Iterator[StoredImage]:
-    return store.read_keys(directory, chunk)
+def _read_keys(chunk: str, directory: str, feature_dim: int | None) -> Iterator[Any]:
+    try:
+        yield from store.read_keys(directory, chunk, feature_dim)
+    except DamagedError as error:
+        logger.warning("%s: its images are embedded again", error)
+        # It can never become right again, for its name says what it should hold.
+        chunks.drop(directory, chunk)
+        yield TaggedOutput("damaged", chunk)
 
 
 def _uri_bucket(image: ImageFile | StoredImage) -> int:
@@ -192,7 +210,7 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
     ``news``, one of lists of the `StoredImage`s that are added or changed.
     """
 
-    metadata: Sequence[str]  # the paths of the generation's metadata shards
+    metadata: Sequence[WrittenFile]  # the generation's metadata shards, with their whole paths
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -203,7 +221,7 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
             held.pipeline
             | beam.Create(list(self.metadata))
             | beam.Reshuffle()
-            | beam.FlatMap(shards.read_digests)
+            | beam.FlatMap(read_digests)
             | "BeforeByUri" >> beam.ParDo(_GatherBy(_pair_bucket))
         )
         now = (
