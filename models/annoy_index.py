@@ -31,6 +31,9 @@ _TIE = 1e-6
 # Rows that exact search compares at once: 64 Ki distances a query are 256 KiB.
 _EXACT_ROWS = 1 << 16
 
+# Nodes that are looked at at once: of 150 dimensions 10 MiB.
+_CHECKED_NODES = 1 << 14
+
 # How Annoy 1.17 lays out a node (annoylib.h). Items are the file's first nodes, in the order of their ids,
 # so that their vectors can be mapped instead of being copied out one Python list at a time.
 _NODE_FIELDS: dict[Metric, list[tuple[Any, ...]]] = {
@@ -95,9 +98,36 @@ class AnnoyShard:
             raise OutputError(
                 f"{path} is no Annoy file of {dims} dimensions: item {items - 1} is out of place"
             )
+        self._nodes = nodes
         self.vectors: Float32 = nodes["vector"][:items]
         if not np.array_equal(self.vectors[-1], np.array(self._index.get_item_vector(items - 1), np.float32)):
             raise OutputError(f"{path}: the installed Annoy lays out its nodes in another way")
+
+    def check_nodes(self) -> None:
+        """Reads every node. Raises OutputError where Annoy, which checks none, would follow one astray.
+
+        An item's node has one descendant. Those behind hold either as many items as they have descendants,
+        where these fit in, or two nodes that were written before them: there is no way in a circle.
+        """
+        items = len(self.vectors)
+        first = len(_NODE_FIELDS[self.metric]) - 1  # of the children; a field is a word
+        words = self._nodes.view(np.int32).reshape(len(self._nodes), -1)
+        most = words.shape[1] - first
+        for start in range(0, len(words), _CHECKED_NODES):
+            numbers = np.arange(start, min(start + _CHECKED_NODES, len(words)))
+            descendants = words[numbers, 0]
+            lists = (numbers >= items) & (descendants <= most)
+            splits = numbers[(numbers >= items) & (descendants > most)]
+            held = words[numbers[lists], first:]
+            unused = np.arange(most) >= descendants[lists, np.newaxis]
+            children = words[splits, first : first + 2]
+            if not (
+                (descendants[numbers < items] == 1).all()
+                and (descendants[lists] >= 1).all()
+                and (unused | ((held >= 0) & (held < items))).all()
+                and ((children >= 0) & (children < splits[:, np.newaxis])).all()
+            ):
+                raise OutputError(f"one of its nodes {numbers[0]} to {numbers[-1]} leads nowhere")
 
     def nearest(self, queries: Float32, k: int, search_k: int | None = None) -> list[tuple[Items, Float32]]:
         """For each of `queries` [n, dims], at most `k` near items and their distances, nearest first.

@@ -1,7 +1,6 @@
 """The OpenVINO engine: the exported Keras model, preprocessing included, on the CPU's own instructions."""
 
 import hashlib
-import json
 import os
 import queue
 import shutil
@@ -18,8 +17,9 @@ from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, load_backbone
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import trace
+from imgindex.sealed import seal, unseal
 
-_MODEL, _SPEC = "model.xml", "spec.json"
+_MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -101,12 +101,20 @@ def converted_model(name: str, weights: str, pooling: str, image_size: int | Non
 
 
 def _read(folder: Path) -> ConvertedModel | None:
+    """What `_convert` has left in `folder`; None where any byte of it is another, or missing."""
     try:
-        fields = json.loads((folder / _SPEC).read_text())
+        content = unseal((folder / _SPEC).read_bytes())
+        fields = content["spec"]
         spec = Spec(**{**fields, "image_size": tuple(fields["image_size"])})
+        if content["files"] != _digests(folder):
+            return None
     except (OSError, ValueError, TypeError, KeyError):
         return None
     return ConvertedModel(folder / _MODEL, spec)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: _file_digest(folder / name) for name in (_MODEL, _WEIGHTS)}
 
 
 def _cache_folder() -> Path:
@@ -137,7 +145,8 @@ def _convert(backbone: Backbone, folder: Path) -> None:
     try:
         model = openvino.convert_model(trace(backbone, None))
         openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
-        (partial / _SPEC).write_text(json.dumps(asdict(Spec.of(backbone))))
+        sealed = seal({"spec": asdict(Spec.of(backbone)), "files": _digests(partial)})
+        (partial / _SPEC).write_bytes(sealed)
         if folder.exists() and _read(folder) is None:
             shutil.rmtree(folder)
         partial.rename(folder)

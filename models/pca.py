@@ -13,6 +13,7 @@ feature exact in float64, so a vector does not depend on the batch that it was c
 """
 
 import io
+import math
 import zipfile
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ _COMPONENT_GRID = 2.0**-27
 _MAX_LOW_ENERGY = 31.0
 _MAX_ENERGY = 2.0**29
 _BLOCK_ROWS = 4096
+# A basis is saved as five arrays.
+_MAX_MEMBERS = 8
 # Columns whose sums move at once: they fit into a core's cache.
 _MOVED_COLUMNS = 32
 
@@ -205,6 +208,7 @@ class Basis:
         """Reads `to_npz`'s bytes. Raises OutputError for anything else; never unpickles."""
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                _check_members(archive)
                 # All of each member: NumPy stops at the last value that the member's header promises, which
                 # may lie before the checksum.
                 damaged = archive.testzip()
@@ -222,10 +226,27 @@ class Basis:
             raise OutputError(f"the PCA basis cannot be read: {error}") from error
         shape = basis.components.shape
         variances = (basis.explained_variance, basis.explained_variance_ratio)
-        fits = len(shape) == 2 and basis.mean.shape == shape[1:]
-        if not fits or any(variance.shape != shape[:1] for variance in variances):
+        fits = len(shape) == 2 and 0 not in shape and basis.mean.shape == shape[1:]
+        fits = fits and all(variance.shape == shape[:1] for variance in variances)
+        if not fits or any(array.dtype != np.float32 for array in (basis.mean, basis.components, *variances)):
             raise OutputError("the PCA basis cannot be read: its arrays do not fit each other")
         return basis
+
+
+def _check_members(archive: zipfile.ZipFile) -> None:
+    """Raises ValueError for members that need more memory than their bytes, as NumPy would allocate."""
+    members = archive.infolist()
+    if len(members) > _MAX_MEMBERS:
+        raise ValueError(f"it has {len(members)} members")
+    for member in members:
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{member.filename} is compressed")
+        with archive.open(member) as file:
+            np.lib.format.read_magic(file)
+            shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+            promised = math.prod(shape) * dtype.itemsize
+            if promised != member.file_size - file.tell():
+                raise ValueError(f"{member.filename} promises {promised} bytes and has others")
 
 
 def _centre(mean: Float32, components: Float64) -> Float64:

@@ -10,6 +10,7 @@ from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
+from imgindex.opened import read_basis
 from imgindex.plan import Plan
 from imgindex.publish import finish, nothing_changed
 from imgindex.records import EmbeddedUnit, ShardSummary, StoredImage, Tally, WrittenBasis
@@ -30,7 +31,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     config = plan.config
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
     delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(
-        plan.store, config.images, plan.threads, plan.retry_failed
+        plan.store, config.images, plan.threads, plan.retry_failed, plan.feature_dim
     )
     units = delta.new | "EmbedImages" >> EmbedImages(
         plan.store, plan.engine, config.images, plan.threads, plan.spec.digest
@@ -56,6 +57,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
         failures | "TallyFailures" >> beam.Map(lambda _: Tally({"failed": 1})),
         delta.found | "TallyReused" >> beam.Map(_tally_of_found),
         delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),
+        delta.damaged | "TallyDamaged" >> beam.Map(lambda _: Tally({"damaged_chunks": 1})),
         units | "TallyUnits" >> beam.Map(_tally_of_unit),
         compared.counts,
     ) | "FlattenTallies" >> beam.Flatten()
@@ -88,7 +90,7 @@ def frozen_or_fitted(
         why = "pca.refit is always" if pca.refit == "always" else "there was no basis for this recipe"
         verdict = selection.pipeline | "Refit" >> beam.Create([Verdict(True, why)])
         return _fit(selection, plan), verdict
-    frozen = selection.pipeline | beam.Create([previous.basis]) | "ReadBasis" >> beam.Map(_read_basis)
+    frozen = selection.pipeline | beam.Create([previous.basis]) | "ReadBasis" >> beam.Map(read_basis)
     if pca.refit == "never":
         verdict = selection.pipeline | "Keep" >> beam.Create([Verdict(False, "pca.refit is never")])
         return frozen, verdict
@@ -154,10 +156,6 @@ def _tally_of_copies(unit: EmbeddedUnit) -> Tally:
 
 def _sum_tallies(tallies: Iterable[Tally]) -> Tally:
     return sum(tallies, Tally())
-
-
-def _read_basis(path: str) -> Basis:
-    return Basis.from_npz(storage.read_written(path))
 
 
 def _residuals(features: Features, basis: Basis) -> Residuals:

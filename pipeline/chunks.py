@@ -1,16 +1,20 @@
 """Parquet files named by the digest of their bytes: whole or not there, and never altered unnoticed."""
 
 import hashlib
+import re
 from typing import Any
 
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgindex import storage
-from imgindex.errors import OutputError
+from imgindex import storage, tables
+from imgindex.errors import DamagedError, OutputError
 
 _SUFFIX = ".parquet"
+
+# More than a unit of images makes whose every one has all the duplicates that it may have.
+_MAX_BYTES = 1 << 33
 
 
 def write(directory: str, table: pa.Table, kind: str = "chunk") -> str:
@@ -25,18 +29,37 @@ def write(directory: str, table: pa.Table, kind: str = "chunk") -> str:
 
 def names(directory: str, kind: str = "chunk") -> list[str]:
     """The names of the chunks of a kind in `directory`, sorted. Raises OutputError."""
-    return [name for name in storage.list_names(directory, _SUFFIX) if name.startswith(f"{kind}-")]
+    finished = re.compile(rf"{kind}-[0-9a-f]{{32}}\.parquet")
+    return [name for name in storage.list_names(directory, _SUFFIX) if finished.fullmatch(name)]
 
 
-def read(directory: str, name: str) -> pa.Table:
-    """Reads a chunk. Raises OutputError where it is missing or damaged."""
+def read(directory: str, name: str, columns: tables.Columns | None = None) -> pa.Table:
+    """Reads `columns` of a chunk, or all.
+
+    Raises:
+      DamagedError: it is not there, has other bytes than were written, or not these columns.
+      OutputError: it cannot be read.
+    """
     path = storage.join(directory, name)
-    data = storage.read_written(path)
+    try:
+        data = storage.read_written(path, _MAX_BYTES)
+    except OutputError as error:
+        if storage.exists(path):
+            raise
+        raise DamagedError(f"{path} is not there") from error
     if not name.endswith(f"-{_digest(data)}{_SUFFIX}"):
-        raise OutputError(
-            f"{path} is damaged: its bytes do not match the digest in its name; delete it and build again"
-        )
-    return pq.read_table(pa.BufferReader(data))
+        raise DamagedError(f"{path} is damaged: its bytes do not match the digest in its name")
+    try:
+        return tables.read(pa.BufferReader(data), columns)
+    except ValueError as error:
+        raise DamagedError(f"{path} is no chunk of this store: {error}") from error
+
+
+def drop(directory: str, name: str) -> None:
+    """Deletes a chunk, if it is still there. Raises OutputError."""
+    path = storage.join(directory, name)
+    if storage.exists(path):
+        storage.delete(path)
 
 
 def matrix(table: pa.Table, column: str) -> npt.NDArray[Any]:

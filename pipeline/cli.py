@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imgindex.errors import ImgindexError, OutputError, UsageError, printable
+from imgindex.errors import DamagedError, ImgindexError, UsageError, printable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -19,6 +19,11 @@ _BUILD_EPILOG = (
     "Every other flag goes to Beam: --runner, --direct_num_workers, --flink_master and so on. "
     "Exit codes: 0 done, or nothing had changed; 2 bad usage or config; 3 input or environment trouble, "
     "nothing was published; 4 a publish check refused, nothing was published."
+)
+
+_REPAIR = (
+    "; `imgindex verify` lists all damage; a build repairs the store; away from a damaged generation leads "
+    "`imgindex rollback`, or delete CURRENT and build again"
 )
 
 
@@ -35,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             known.run(known)
     except ImgindexError as error:
-        print(f"imgindex: {printable(str(error))}", file=sys.stderr)
+        advice = _REPAIR if isinstance(error, DamagedError) else ""
+        print(f"imgindex: {printable(str(error))}{advice}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print("imgindex: interrupted; what the store holds is used by the next build", file=sys.stderr)
@@ -205,7 +211,7 @@ def _verify(known: argparse.Namespace) -> None:
     for problem in found.problems:
         print(f"damaged: {printable(problem)}")
     if found.problems:
-        raise OutputError(f"{known.output}: {len(found.problems)} problems; build again, or roll back")
+        raise DamagedError(f"{known.output}: {len(found.problems)} problems")
     print("all bytes are as they were written")
 
 
@@ -213,7 +219,7 @@ def _rollback(known: argparse.Namespace) -> None:
     from imgindex.upkeep import rollback
 
     before, now = rollback(known.output, known.generation)
-    print(f"{now} is live; it was {before}")
+    print(f"{now} is live" + (f"; it was {before}" if before else ""))
 
 
 def _prune(known: argparse.Namespace) -> None:

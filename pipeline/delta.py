@@ -1,5 +1,6 @@
 """What has changed: a listing against the store, and what is to be indexed against the live generation."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +11,24 @@ import apache_beam as beam
 from apache_beam.pvalue import TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import chunks, failures, shards, store
+from imgindex import chunks, failures, store
 from imgindex.config import ImagesConfig
+from imgindex.errors import DamagedError
 from imgindex.loading import hash_file
 from imgindex.metrics import count_failure
 from imgindex.models.engines import available_cores
-from imgindex.records import ImageFile, IndexedImage, KnownFailure, StoredImage, Tally, bucket_of
+from imgindex.opened import read_digests
+from imgindex.records import (
+    ImageFile,
+    IndexedImage,
+    KnownFailure,
+    StoredImage,
+    Tally,
+    WrittenFile,
+    bucket_of,
+)
+
+logger = logging.getLogger(__name__)
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -38,6 +51,7 @@ class Delta(NamedTuple):
     found: Any  # lists of `StoredImage`s: what the store holds
     copied: Any  # `EmbeddedUnit`s of files whose bytes the store holds under another name or time
     failed: Any  # `Failure`s of files whose bytes are known to be bad
+    damaged: Any  # the names of chunks that were dropped, for they are not as they were written
 
 
 @dataclass
@@ -46,25 +60,31 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
 
     A file is held, or known to be bad, when its uri, size and modification time or etag are. Of the others,
     those that share their size with another file, a stored or a bad image are read and compared by SHA-256.
+    A chunk that is damaged is deleted, and what it held is not held.
     """
 
     directory: str
     images: ImagesConfig = field(default_factory=ImagesConfig)
     threads: int | None = None  # that read files in a worker; None: as many as it has cores
     retry_failed: bool = False  # takes no image for bad
+    feature_dim: int | None = None  # of the store's features; None: whatever they have
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, files: Any) -> Any:
         """Applies the transform."""
-        stored = (
+        keys = (
             files.pipeline
             | beam.Create([self.directory])
             | beam.FlatMap(_names, self.retry_failed)
             | beam.Reshuffle()
-            | "ReadKeys" >> beam.FlatMap(_read_keys, self.directory)
+            | "ReadKeys"
+            >> beam.FlatMap(_read_keys, self.directory, self.feature_dim).with_outputs(
+                "damaged", main="stored"
+            )
         )
+        stored = keys.stored
         diff = (
             (files, stored)
             | "JoinByUri" >> _JoinBy(_uri_bucket)
@@ -94,7 +114,13 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         )
         failed = (diff.failed, copied.failed) | "Failed" >> beam.Flatten()
         new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
-        return Delta(new, diff.found, copied.copied, failed | "CountFailed" >> beam.Map(count_failure))
+        return Delta(
+            new,
+            diff.found,
+            copied.copied,
+            failed | "CountFailed" >> beam.Map(count_failure),
+            keys.damaged,
+        )
 
 
 # What the store knows of a version of an image.
@@ -105,8 +131,18 @@ def _names(directory: str, retry_failed: bool) -> list[str]:
     return chunks.names(directory) + ([] if retry_failed else failures.names(directory))
 
 
-def _read_keys(name: str, directory: str) -> Iterator[_Stored]:
-    return failures.recall(directory, name) if failures.holds(name) else store.read_keys(directory, name)
+def _read_keys(name: str, directory: str, feature_dim: int | None) -> Iterator[Any]:
+    try:
+        if failures.holds(name):
+            yield from failures.read(directory, name)
+        else:
+            yield from store.read_keys(directory, name, feature_dim)
+    except DamagedError as error:
+        logger.warning("%s: what it held is tried again", error)
+        # It can never become right again, for its name says what it should hold.
+        chunks.drop(directory, name)
+        if not failures.holds(name):
+            yield TaggedOutput("damaged", name)
 
 
 def _images_and_failures(stored: Iterable[_Stored]) -> tuple[list[StoredImage], list[KnownFailure]]:
@@ -267,7 +303,7 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
     ``news``, one of lists of the `StoredImage`s that are added or changed.
     """
 
-    metadata: Sequence[str]  # the paths of the generation's metadata shards
+    metadata: Sequence[WrittenFile]  # the generation's metadata shards, with their whole paths
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -277,7 +313,7 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
         before = (
             held.pipeline
             | beam.Create(list(self.metadata))  # spreads them over workers where there are several
-            | beam.FlatMap(shards.read_digests)
+            | beam.FlatMap(read_digests)
         )
         now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
         return (

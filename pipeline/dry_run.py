@@ -7,12 +7,13 @@ import numpy as np
 from imgindex import chunks, failures, store
 from imgindex.config import Config
 from imgindex.embed import UnitEmbedder
+from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name
 from imgindex.listing import list_images
 from imgindex.models.annoy_index import AUTO_TREES, estimate_bytes
 from imgindex.models.engines import Engine, available_cores, embed_all, load_engine
 from imgindex.prepare import check_input, engine_choice, resolve
-from imgindex.records import ImageFile
+from imgindex.records import ImageFile, KnownFailure, StoredImage
 from imgindex.shards import shard_count_of
 from imgindex.summary import human_bytes
 
@@ -32,10 +33,20 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     files = [item for item in listed if isinstance(item, ImageFile)]
     output = Output(str(config.output))
     directory = output.store(engine.spec.digest)
-    stored = (image for chunk in chunks.names(directory) for image in store.read_keys(directory, chunk))
+    stored: list[StoredImage] = []
+    damaged = []
+    for chunk in chunks.names(directory):
+        try:
+            stored += store.read_keys(directory, chunk, engine.feature_dim)
+        except DamagedError:
+            damaged.append(chunk)
+    known: list[KnownFailure] = []
+    for name in [] if retry_failed else failures.names(directory):
+        try:
+            known += failures.read(directory, name)
+        except DamagedError:
+            damaged.append(name)
     missing, found = store.diff(files, stored)
-    remembered = [] if retry_failed else failures.names(directory)
-    known = (failed for name in remembered for failed in failures.read(directory, name))
     missing, failed = failures.split(missing, known)
     dims = config.pca.dims if isinstance(config.pca.dims, int) else engine.feature_dim
     dims = min(dims, engine.feature_dim, len(files))
@@ -50,6 +61,7 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),
         ("to embed", f"{len(missing)}; {len(found)} are in the store, {len(failed)} failed before"),
+        *(("damaged", f"{chunk}, which would be dropped from the store") for chunk in damaged),
         ("time", _estimated_time(engine, missing, config)),
         ("store", f"about {human_bytes(len(missing) * 2 * engine.feature_dim)} more"),
         ("index", f"{shards} shards of {dims} dimensions, about {human_bytes(index_bytes)}"),

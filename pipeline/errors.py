@@ -27,6 +27,10 @@ class OutputError(ImgindexError):
     """The output cannot be read or written, or does not hold what it should."""
 
 
+class DamagedError(OutputError):
+    """A file of the output does not hold what was written to it."""
+
+
 class WeightsUnavailableError(ImgindexError):
     """The ImageNet weights could not be downloaded."""
 

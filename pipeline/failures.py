@@ -5,20 +5,25 @@ their bytes. What depends on the config, as on `images.max_pixels`, and what may
 """
 
 import json
-import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
 
-from imgindex import chunks, storage
-from imgindex.errors import OutputError
-from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure
-
-logger = logging.getLogger(__name__)
+from imgindex import chunks, storage, tables
+from imgindex.errors import DamagedError
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, WrittenFile
 
 _KIND = "failed"
-_COLUMNS = ["uri", "size", "etag_or_mtime", "sha256", "stage", "reason", "message"]
+_COLUMNS: tables.Columns = {
+    "uri": pa.types.is_string,
+    "size": pa.types.is_int64,
+    "etag_or_mtime": pa.types.is_string,
+    "sha256": pa.types.is_string,
+    "stage": pa.types.is_string,
+    "reason": pa.types.is_string,
+    "message": pa.types.is_string,
+}
 
 _LASTING = frozenset({
     ("decode", "empty"), ("decode", "not_an_image"), ("decode", "truncated"), ("decode", "undecodable"),
@@ -40,7 +45,8 @@ def write(directory: str, known: Sequence[KnownFailure]) -> None:
         (f.uri, f.size, f.version, f.failure.sha256, f.failure.stage, f.failure.reason, f.failure.message)
         for f in known
     )
-    chunks.write(directory, pa.table([list(column) for column in zip(*rows, strict=True)], _COLUMNS), _KIND)
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    chunks.write(directory, pa.table(columns, list(_COLUMNS)), _KIND)
 
 
 def names(directory: str) -> list[str]:
@@ -54,19 +60,10 @@ def holds(name: str) -> bool:
 
 
 def read(directory: str, name: str) -> Iterator[KnownFailure]:
-    """The failures in a file. Raises OutputError where it is missing or damaged."""
-    columns = chunks.read(directory, name).select(_COLUMNS).to_pydict()
+    """The failures in a file. Raises DamagedError before the first."""
+    columns = chunks.read(directory, name, _COLUMNS).select(list(_COLUMNS)).to_pydict()
     for uri, size, version, sha256, stage, reason, message in zip(*columns.values(), strict=True):
         yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version)
-
-
-def recall(directory: str, name: str) -> Iterator[KnownFailure]:
-    """The failures in a file; none where it is damaged, and then the file is deleted."""
-    try:
-        yield from read(directory, name)
-    except OutputError as error:
-        logger.warning("forgetting failures, which are tried again: %s", error)
-        storage.delete(storage.join(directory, name))
 
 
 def split(
@@ -102,10 +99,11 @@ def _order(failed: KnownFailure) -> tuple[str, ...]:
     return failed.uri, failed.version, failed.failure.reason, failed.failure.message
 
 
-def read_list(path: str) -> set[tuple[str, str | None]]:
-    """The uri and SHA-256 of each failure that a generation lists at `path`. Raises OutputError."""
+def read_list(file: WrittenFile) -> set[tuple[str, str | None]]:
+    """The uri and SHA-256 of each failure that a generation lists. Raises DamagedError."""
+    data = storage.read_checked(file)
     try:
-        rows = [json.loads(line) for line in storage.read_written(path).splitlines()]
+        rows = [json.loads(line) for line in data.splitlines()]
         return {(row["uri"], row["sha256"]) for row in rows}
     except (ValueError, LookupError, TypeError) as error:
-        raise OutputError(f"{path} is damaged: {error}") from error
+        raise DamagedError(f"{file.path} is damaged: {error}") from error

@@ -1,7 +1,6 @@
-"""Generations: how an output is laid out, what a manifest says, and how one is published."""
+"""Generations: how an output is laid out, which one is live, and how one is published."""
 
 import hashlib
-import json
 import platform
 import re
 from collections.abc import Mapping
@@ -10,12 +9,13 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+from imgindex import manifest as manifests
 from imgindex import storage
-from imgindex.errors import OutputError
+from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.records import WrittenFile
 
-SCHEMA_VERSION = 1
-
-_NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
+_NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
+_MAX_CURRENT_BYTES = 1000
 _LIBRARIES = (
     "imgindex", "annoy", "apache-beam", "keras", "numpy", "openvino", "pillow", "pyarrow", "scipy",
 )  # fmt: skip
@@ -54,45 +54,57 @@ def new_name(digest_of: str) -> str:
 
 def current_name(output: Output) -> str | None:
     """The live generation's name; None where nothing is published yet."""
-    try:
-        if not storage.exists(output.current):
-            return None
-        name = storage.read_bytes(output.current).decode("utf-8", "replace").strip()
-    except OSError as error:
-        raise OutputError(f"cannot read {output.current}: {error.strerror or error}") from error
+    if not storage.exists(output.current):
+        return None
+    name = storage.read_written(output.current, _MAX_CURRENT_BYTES).decode("utf-8", "replace").strip()
     if not _NAME.fullmatch(name):
-        raise OutputError(f"{output.current} is damaged: {name[:80]!r} is no generation's name")
+        raise DamagedError(f"{output.current} is damaged: {name[:80]!r} is no generation's name")
     return name
 
 
 def live_name(output: Output) -> str:
     """The live generation's name. Raises OutputError where there is none."""
     name = current_name(output)
-    if name is None:
-        raise OutputError(f"{output.root} holds no index; `imgindex build` writes one")
-    return name
+    if name is not None:
+        return name
+    names = generation_names(output)
+    if names:
+        raise OutputError(
+            f"{output.current} is not there; `imgindex rollback {output.root} {names[-1]}` makes the newest "
+            "generation the live one"
+        )
+    raise OutputError(f"{output.root} holds no index; `imgindex build` writes one")
 
 
 def read_manifest(output: Output, name: str | None = None) -> dict[str, Any]:
-    """The manifest of a generation, the live one when `name` is None. Raises OutputError."""
-    path = output.manifest(name or live_name(output))
+    """The manifest of a generation, the live one when `name` is None.
+
+    Raises:
+      UsageError: `name` is no generation's name.
+      OutputError: there is no index, or the manifest cannot be read, or it is damaged.
+    """
+    name = name or live_name(output)
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no generation's name; `imgindex inspect {output.root}` lists them")
+    path = output.manifest(name)
+    if not storage.exists(path):
+        raise DamagedError(f"{path} is not there, or {output.current} is damaged")
     try:
-        manifest = json.loads(storage.read_bytes(path))
-    except OSError as error:
-        raise OutputError(f"cannot read the manifest {path}: {error}") from error
+        return manifests.decode(storage.read_written(path, manifests.MAX_BYTES), name)
     except ValueError as error:
-        raise OutputError(f"the manifest {path} is damaged: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("schema_version") != SCHEMA_VERSION:
-        raise OutputError(
-            f"the manifest {path} has another schema than this imgindex reads ({SCHEMA_VERSION})"
-        )
-    return manifest
+        raise DamagedError(f"the manifest {path} cannot be used: {error}") from error
+
+
+def files_of(output: Output, manifest: Mapping[str, Any]) -> dict[str, WrittenFile]:
+    """The files of a generation, with their whole paths, by what its manifest calls them."""
+    directory = output.generation(manifest["generation"])
+    files = (WrittenFile(file["path"], file["size"], file["sha256"]) for file in manifest["files"])
+    return {file.path: storage.placed(directory, file) for file in files}
 
 
 def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
     """Writes the manifest of a generation whose files are all there, and makes it the live one."""
-    encoded = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    storage.write_bytes(output.manifest(name), encoded.encode())
+    storage.write_bytes(output.manifest(name), manifests.encode(manifest))
     make_current(output, name)
 
 
@@ -107,9 +119,14 @@ def generation_names(output: Output) -> list[str]:
 
 
 def delete_unfinished(output: Output) -> None:
-    """Deletes what builds that died have left half-written. Only who holds the output's lock may."""
+    """Deletes what builds that died have left half-written. Only who holds the output's lock may.
+
+    Raises OutputError.
+    """
+    live = current_name(output)
     for name in _folder_names(output):
-        if not storage.exists(output.manifest(name)):
+        # The live one has lost its manifest, which may be found again.
+        if name != live and not storage.exists(output.manifest(name)):
             storage.delete_tree(output.generation(name))
     storage.delete_partials(output.root)
 

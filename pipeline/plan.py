@@ -7,6 +7,7 @@ from imgindex.config import Config
 from imgindex.generation import Output
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
+from imgindex.records import WrittenFile
 
 
 @dataclass(frozen=True)
@@ -16,9 +17,9 @@ class Previous:
     name: str
     indexed: int
     failed: int
-    metadata: tuple[str, ...]  # the paths of its metadata shards
+    metadata: tuple[WrittenFile, ...]  # its metadata shards, with their whole paths
     same_recipe: bool  # whether the same images would make the same index again
-    basis: str | None  # the path of its PCA basis; None where this build cannot use it
+    basis: WrittenFile | None  # its PCA basis, with its whole path; None where this build cannot use it
     fitted_in: str  # the generation that the basis was fitted in
     fitted_images: int  # and to how many images
 
@@ -33,6 +34,7 @@ class Plan:
     generation: str  # its name
     previous: Previous | None
     spec: Spec
+    feature_dim: int
     engine: EngineChoice
     threads: int | None  # a worker's; None: all its cores
     started: float  # seconds since the epoch

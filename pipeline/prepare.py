@@ -10,8 +10,8 @@ import numpy as np
 
 from imgindex import storage
 from imgindex.config import Config
-from imgindex.errors import InputError, OutputError, UsageError
-from imgindex.generation import Output, current_name, new_name, read_manifest
+from imgindex.errors import InputError, UsageError
+from imgindex.generation import Output, current_name, files_of, new_name, read_manifest
 from imgindex.listing import input_root, is_inside, list_images
 from imgindex.loading import load_image
 from imgindex.models.engines import EngineChoice, available_cores, choose_engine, load_engine
@@ -56,9 +56,11 @@ def make_plan(
     """The plan of a build of a resolved config, on workers of `threads`. Loads the backbone."""
     started = time.time()
     output = Output(str(config.output))
-    live = _live_manifest(output)
+    name = current_name(output)
+    live = read_manifest(output, name) if name else None
     choice = engine_choice(config)
-    spec = load_engine(choice, threads or available_cores()).spec
+    engine = load_engine(choice, threads or available_cores())
+    spec = engine.spec
     return Plan(
         config=config,
         input=str(config.input),
@@ -66,6 +68,7 @@ def make_plan(
         generation=new_name(spec.digest),
         previous=_previous(output, live, config, spec) if live else None,
         spec=spec,
+        feature_dim=engine.feature_dim,
         engine=choice,
         threads=threads,
         started=started,
@@ -75,19 +78,8 @@ def make_plan(
     )
 
 
-def _live_manifest(output: Output) -> dict[str, Any] | None:
-    """The live generation's manifest, if any. Raises OutputError where it is damaged."""
-    name = current_name(output)
-    if name is None:
-        return None
-    try:
-        return read_manifest(output, name)
-    except OutputError as error:
-        raise OutputError(f"{error}; restore it, or delete {output.current} to start without it") from error
-
-
 def _previous(output: Output, manifest: dict[str, Any], config: Config, spec: Spec) -> Previous:
-    directory = output.generation(manifest["generation"])
+    files = files_of(output, manifest)
     before = manifest["config"]
     same_spec = manifest["spec"]["digest"] == spec.digest
     pca = {key: before["pca"][key] for key in ("dims", "whiten")}
@@ -96,12 +88,12 @@ def _previous(output: Output, manifest: dict[str, Any], config: Config, spec: Sp
         name=manifest["generation"],
         indexed=manifest["ledger"]["indexed"],
         failed=manifest["ledger"]["failed"],
-        metadata=tuple(storage.join(directory, shard["metadata"]) for shard in manifest["shards"]),
+        metadata=tuple(files[shard["metadata"]] for shard in manifest["shards"]),
         same_recipe=usable
         and before["index"] == asdict(config.index)
         and config.pca.refit != "always"
         and manifest["input_root"] == input_root(str(config.input)),
-        basis=storage.join(directory, manifest["basis"]) if usable else None,
+        basis=files[manifest["basis"]] if usable else None,
         fitted_in=manifest["pca"]["fitted_in"],
         fitted_images=manifest["pca"]["fitted_images"],
     )

@@ -11,8 +11,9 @@ from typing import Any
 from imgindex import parts, storage
 from imgindex.checks import Finished, reasons, refusal
 from imgindex.errors import ImgindexError, InputError, PublishRefusedError
-from imgindex.generation import SCHEMA_VERSION, library_versions, publish, read_manifest
+from imgindex.generation import library_versions, publish, read_manifest
 from imgindex.listing import input_root
+from imgindex.manifest import SCHEMA_VERSION
 from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
 from imgindex.models.drift import Verdict
 from imgindex.plan import Plan
@@ -159,7 +160,7 @@ def _ledger(tally: Tally, failures: Sequence[Failure], indexed: int) -> dict[str
         "failed": len(failures),
         "failed_by_reason": dict(sorted(by_reason.items())),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
-        **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused")},
+        **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused", "damaged_chunks")},
     }
 
 

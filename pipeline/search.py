@@ -3,6 +3,7 @@
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,18 +11,17 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image
 
 from imgindex import storage
-from imgindex.errors import InputError, OutputError, UsageError
-from imgindex.generation import Output, current_name, read_manifest
-from imgindex.models.annoy_index import RECALL_K, AnnoyShard, cosine_similarity
+from imgindex.errors import DamagedError, InputError, OutputError, UsageError
+from imgindex.generation import Output, current_name, files_of, read_manifest
+from imgindex.models.annoy_index import RECALL_K, cosine_similarity
 from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode, upright_rgb
 from imgindex.names import name_of, uri_of
+from imgindex.opened import OpenedShard, open_shard, read_basis
 
 Vectors = npt.NDArray[np.float32]
 Query = str | Path | Image.Image | np.ndarray[Any, Any]
@@ -59,9 +59,16 @@ class Index:
         self._opened = opened
 
     @classmethod
-    def open(cls, output: str | Path, generation: str | None = None) -> Self:
-        """Opens a generation of `output`, the live one by default. Raises OutputError."""
-        return cls(_open(Output(str(output)), generation))
+    def open(cls, output: str | Path, generation: str | None = None, *, quick: bool = False) -> Self:
+        """Opens a generation of `output`, the live one by default.
+
+        Every byte is read and compared with its digest. With `quick` those of the Annoy files are not: of
+        them only the size is compared. That is for large files that something else looks after.
+
+        Raises:
+          OutputError: there is no index, or it is damaged.
+        """
+        return cls(_open(Output(str(output)), generation, quick))
 
     def refresh(self) -> bool:
         """Moves to the live generation; says whether it is another than before.
@@ -74,7 +81,7 @@ class Index:
         live = current_name(self.output)
         if live == self.manifest["generation"]:
             return False
-        self._opened = _open(self.output, None)
+        self._opened = _open(self.output, None, self._opened.quick)
         return True
 
     @property
@@ -123,15 +130,20 @@ class Index:
         return self._opened.search_vectors(vectors, k, exact=exact, names=names)
 
     def image_path(self, uri: str) -> str:
-        """Where the indexed image `uri` lay when the index was built."""
+        """Where the indexed image `uri` lay when the index was built.
+
+        Raises OutputError for one that would lead out of the input, as no build writes it.
+        """
+        if ".." in uri.split("/"):
+            raise OutputError(f"{uri!r} leads out of the input {self.manifest['input_root']}")
         return storage.join(self.manifest["input_root"], name_of(uri))
 
 
-def _open(output: Output, generation: str | None) -> "OpenGeneration":
+def _open(output: Output, generation: str | None, quick: bool) -> "OpenGeneration":
     while True:
         name = generation or current_name(output)
         try:
-            return OpenGeneration(output, read_manifest(output, name))
+            return OpenGeneration(output, read_manifest(output, name), quick)
         except OutputError:
             # It may have been pruned since its name was read; then another is live by now.
             if generation or current_name(output) in (None, name):
@@ -141,37 +153,33 @@ def _open(output: Output, generation: str | None) -> "OpenGeneration":
 class OpenGeneration:
     """The files of one generation, mapped or read, and the answers that they give."""
 
-    def __init__(self, output: Output, manifest: dict[str, Any]) -> None:
-        """Opens every shard. Raises OutputError."""
+    def __init__(self, output: Output, manifest: dict[str, Any], quick: bool) -> None:
+        """Opens every shard, `quick` as for `Index.open`. Raises DamagedError."""
         self.output = output
         self.manifest = manifest
-        directory = output.generation(manifest["generation"])
+        self.quick = quick
         # Annoy and Arrow map files; those of an object store are copied here first.
         self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
+        files = files_of(output, manifest)
 
-        def local(path: str) -> Path:
-            return storage.localize(storage.join(directory, path), Path(self._copies.name))
+        def opened(shard: dict[str, Any]) -> OpenedShard:
+            return open_shard(
+                files[shard["index"]],
+                files[shard["metadata"]],
+                Path(self._copies.name),
+                items=shard["items"],
+                dims=manifest["dims"],
+                metric=manifest["metric"],
+                quick=quick,
+            )
 
-        try:
-            self.basis = Basis.from_npz(local(manifest["basis"]).read_bytes())
-            self._shards = [
-                AnnoyShard(
-                    local(shard["index"]),
-                    metric=manifest["metric"],
-                    dims=manifest["dims"],
-                    items=shard["items"],
-                )
-                for shard in manifest["shards"]
-            ]
-            # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
-            self._metadata = [
-                pq.read_table(pa.memory_map(str(local(shard["metadata"])))) for shard in manifest["shards"]
-            ]
-        except (OSError, pa.ArrowException) as error:
-            raise OutputError(f"{directory} cannot be opened: {error}") from error
-        for shard, table in zip(manifest["shards"], self._metadata, strict=True):
-            if len(table) != shard["items"]:
-                raise OutputError(f"{directory}/{shard['metadata']} does not fit {shard['index']}")
+        self.basis = read_basis(files[manifest["basis"]])
+        with ThreadPoolExecutor(available_cores(), "open") as pool:
+            shards = list(pool.map(opened, manifest["shards"]))
+        if (self.basis.dims, self.basis.feature_dim) != (manifest["dims"], manifest["feature_dim"]):
+            raise DamagedError(f"{files[manifest['basis']].path} is of other dimensions")
+        self._shards = [shard.annoy for shard in shards]
+        self._metadata = [shard.metadata for shard in shards]
 
     def __len__(self) -> int:
         """How many images are indexed."""
@@ -252,14 +260,17 @@ class OpenGeneration:
         backbone = self.manifest["config"]["backbone"]
         recorded = self.manifest["engine"]
         choice = EngineChoice(
-            **backbone,
+            name=backbone["name"],
+            weights=backbone["weights"],
+            pooling=backbone["pooling"],
+            image_size=backbone["image_size"],
             engine=recorded["name"],
             precision=recorded["precision"],
             batch_size=recorded["batch_size"],
         )
         engine = load_engine(choice, available_cores())
         spec = self.manifest["spec"]
-        if engine.spec.digest != spec["digest"]:
+        if (engine.spec.digest, engine.feature_dim) != (spec["digest"], self.manifest["feature_dim"]):
             raise OutputError(
                 f"the index was built with weights {spec['weights_sha256'][:16]}… of {spec['backbone']}, "
                 f"weights={backbone['weights']} now gives {engine.spec.weights_sha256[:16]}…; queries would "

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from imgindex import storage
 from imgindex.config import IndexConfig
-from imgindex.errors import OutputError
+from imgindex.errors import DamagedError
 from imgindex.models.annoy_index import (
     AUTO_TREES,
     EFFORTS,
@@ -25,7 +25,8 @@ from imgindex.models.annoy_index import (
     cheapest_effort,
     measure_recall,
 )
-from imgindex.records import IndexedImage, ShardSummary, VectorRows
+from imgindex.opened import open_shard
+from imgindex.records import ShardSummary, VectorRows
 
 # Items of a shard that it is asked for before it is published.
 _ASKED_ITEMS = 20
@@ -103,41 +104,21 @@ def _fewest_nodes(recalls: Mapping[int, Sequence[float]], target: float) -> int:
 def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric) -> list[str]:
     """What is wrong with a shard as it lies in the generation: its bytes, its items, its answers."""
     with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
-        problems = []
-        local = {}
-        for file in (shard.index, shard.metadata):
-            try:
-                local[file.path] = storage.localize(storage.join(generation, file.path), Path(folder))
-                found = storage.describe(local[file.path], file.path)
-            except OSError as error:
-                return [f"{file.path} cannot be read: {error.strerror or error}"]
-            if found != file:
-                problems.append(f"{file.path} has other bytes than were written")
-        if problems:
-            return problems
+        index, metadata = (storage.placed(generation, file) for file in (shard.index, shard.metadata))
         try:
-            opened = AnnoyShard(local[shard.index.path], metric=metric, dims=dims, items=shard.items)
-        except OutputError as error:
+            opened = open_shard(
+                index, metadata, Path(folder), items=shard.items, dims=dims, metric=metric
+            ).annoy
+        except DamagedError as error:
             return [str(error)]
-        rows = pq.read_metadata(local[shard.metadata.path]).num_rows
-        if rows != shard.items:
-            problems.append(f"{shard.metadata.path} has {rows} rows for {shard.items} items")
+        problems = []
         wanted = min(RECALL_K, shard.items)
         sample = np.linspace(0, shard.items - 1, min(shard.items, _ASKED_ITEMS)).astype(np.int64)
         answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, EFFORTS[-1])
         short = sum(len(set(found.tolist())) < wanted for found, _ in answers)
         if short:
-            problems.append(f"{shard.index.path} gives fewer than {wanted} neighbours to {short} queries")
+            problems.append(f"{index.path} gives fewer than {wanted} neighbours to {short} queries")
         return problems
-
-
-def read_digests(path: str) -> list[IndexedImage]:
-    """The uri and SHA-256 of each image of a metadata shard. Raises OutputError."""
-    try:
-        table = pq.read_table(pa.BufferReader(storage.read_written(path)), columns=["uri", "sha256"])
-    except pa.ArrowException as error:
-        raise OutputError(f"cannot read {path}: {error}") from error
-    return list(map(IndexedImage, table["uri"].to_pylist(), table["sha256"].to_pylist()))
 
 
 def _numbered(
@@ -157,9 +138,9 @@ def _metadata(images: pa.Table) -> pa.Table:
             "item": pa.array(range(len(uris)), pa.int32()),
             "uri": images["uri"],
             "sha256": images["sha256"],
-            "size": images["size"],
-            "width": images["width"],
-            "height": images["height"],
+            "size": images["size"].cast(pa.int64()),
+            "width": images["width"].cast(pa.int32()),
+            "height": images["height"].cast(pa.int32()),
             "label": pa.array([label_of(uri) for uri in uris], pa.string()),
         }
     )

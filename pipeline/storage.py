@@ -13,11 +13,12 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-from imgindex.errors import OutputError
+from imgindex.errors import DamagedError, OutputError
 from imgindex.records import WrittenFile
 from imgindex.retries import retried
 
@@ -128,10 +129,50 @@ def _read_remote(path: str, size: int = -1) -> bytes:
         return data
 
 
-def read_written(path: str) -> bytes:
-    """The whole of a file that an output should hold. Raises OutputError."""
+def read_limited(path: str, limit: int) -> bytes:
+    """The whole of a regular file of at most `limit` bytes, which are looked at first. Raises OSErrors."""
+    if is_local(path):
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise IsADirectoryError(errno.EISDIR, "Is a directory", path)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", path)
+        size = status.st_size
+    else:
+        size = _metadata(path).size_in_bytes
+    if size > limit:
+        raise OSError(errno.EFBIG, f"{size} bytes are more than the {limit} that are expected", path)
+    return read_bytes(path)
+
+
+def read_written(path: str, limit: int) -> bytes:
+    """The whole of a file that an output should hold, of at most `limit` bytes. Raises OutputError."""
     with _as_output_error("read", path):
-        return read_bytes(path)
+        try:
+            return read_limited(path, limit)
+        except OSError as error:
+            if error.errno != errno.EFBIG:
+                raise
+            raise DamagedError(f"{path} is damaged: {error.strerror}") from error
+
+
+def read_checked(file: WrittenFile) -> bytes:
+    """The bytes of a file, whose path is whole. Raises DamagedError where they are not what was written."""
+    try:
+        data = read_limited(file.path, file.size)
+    except OSError as error:
+        raise _unreadable(file, error) from error
+    if describe_bytes(data, file.path) != file:
+        raise _other_bytes(file)
+    return data
+
+
+def _unreadable(file: WrittenFile, error: OSError) -> DamagedError:
+    return DamagedError(f"{file.path} cannot be read: {error.strerror or error}")
+
+
+def _other_bytes(file: WrittenFile) -> DamagedError:
+    return DamagedError(f"{file.path} has other bytes than were written")
 
 
 def match(pattern: str) -> list[Any]:
@@ -252,6 +293,11 @@ def describe_bytes(data: bytes, path: str) -> WrittenFile:
     return WrittenFile(path, len(data), hashlib.sha256(data).hexdigest())
 
 
+def placed(directory: str, file: WrittenFile) -> WrittenFile:
+    """`file` of a generation's `directory`, with its whole path."""
+    return replace(file, path=join(directory, file.path))
+
+
 def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
     """Writes `data` to `path` in a generation's `directory` and describes it. Raises OutputError."""
     write_bytes(join(directory, path), data)
@@ -261,11 +307,26 @@ def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
 def fault_of(directory: str, file: WrittenFile) -> str | None:
     """What is wrong with a small file as it lies in a generation's `directory`; None where nothing is."""
     try:
-        data = read_bytes(join(directory, file.path))
+        read_checked(placed(directory, file))
+    except DamagedError as error:
+        return str(error)
+    return None
+
+
+def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True) -> Path:
+    """A local path with the bytes of `file`, whose path is whole: itself where it is local, else in `folder`.
+
+    Raises DamagedError where they are not those that were written, of which without `every_byte` only the
+    number is looked at.
+    """
+    try:
+        local = localize(file.path, folder)
+        found = describe(local, file.path) if every_byte else replace(file, size=local.stat().st_size)
     except OSError as error:
-        return f"{file.path} cannot be read: {error.strerror or error}"
-    same = describe_bytes(data, file.path) == file
-    return None if same else f"{file.path} has other bytes than were written"
+        raise _unreadable(file, error) from error
+    if found != file:
+        raise _other_bytes(file)
+    return local
 
 
 def localize(path: str, folder: Path) -> Path:

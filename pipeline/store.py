@@ -12,9 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from imgindex import chunks
+from imgindex import chunks, tables
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, StoredImage
 
+_COLUMNS: tables.Columns = {
+    "uri": pa.types.is_string,
+    "size": pa.types.is_int64,
+    "etag_or_mtime": pa.types.is_string,
+    "sha256": pa.types.is_string,
+    "width": pa.types.is_int32,
+    "height": pa.types.is_int32,
+}
 _KEYS = ["uri", "size", "etag_or_mtime", "sha256"]
 
 
@@ -64,22 +72,33 @@ def copy_rows(copies: Sequence[tuple[ImageFile, StoredImage]], directory: str) -
     )
 
 
-def read_keys(directory: str, chunk: str) -> Iterator[StoredImage]:
-    """Which version of which image each row of a chunk holds."""
-    keys = chunks.read(directory, chunk).select(_KEYS).to_pydict()
+def read_keys(directory: str, chunk: str, feature_dim: int | None = None) -> Iterator[StoredImage]:
+    """Which version of which image each row of a chunk holds, whose features have `feature_dim` values.
+
+    Raises DamagedError before the first row.
+    """
+    keys = _read(directory, chunk, feature_dim).select(_KEYS).to_pydict()
     for row, (uri, size, version, sha256) in enumerate(zip(*(keys[name] for name in _KEYS), strict=True)):
         yield StoredImage(uri, size, version, sha256, chunk, row)
 
 
 def read_features(directory: str, chunk: str, rows: Sequence[int]) -> npt.NDArray[np.float16]:
     """The features [n, feature_dim] of `rows` of a chunk."""
-    return chunks.matrix(chunks.read(directory, chunk).take(rows), "feature")
+    return chunks.matrix(_read(directory, chunk).take(rows), "feature")
 
 
 def read_rows(directory: str, chunk: str, rows: Sequence[int]) -> tuple[pa.Table, npt.NDArray[np.float16]]:
     """What describes `rows` of a chunk (uri, sha256, size, width, height), and their features."""
-    table = chunks.read(directory, chunk).take(rows)
+    table = _read(directory, chunk).take(rows)
     return table.select(["uri", "sha256", "size", "width", "height"]), chunks.matrix(table, "feature")
+
+
+def _read(directory: str, chunk: str, feature_dim: int | None = None) -> pa.Table:
+    def is_feature(kind: pa.DataType) -> bool:
+        halves = pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type)
+        return halves and feature_dim in (None, kind.list_size)
+
+    return chunks.read(directory, chunk, {**_COLUMNS, "feature": is_feature})
 
 
 def diff(

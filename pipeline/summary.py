@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from imgindex import gallery, storage
-from imgindex.errors import OutputError, printable
+from imgindex.errors import DamagedError, OutputError, printable
 from imgindex.generation import Output, current_name, generation_names, read_manifest
 from imgindex.names import name_of
 from imgindex.search import Index, Neighbor, Result
@@ -27,6 +27,7 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
                     f"{ledger['unchanged']} unchanged"),
         ("features", f"{ledger['embedded']} embedded, {ledger['copied']} copied from images of the same "
                      f"bytes, {ledger['reused']} from the store"),
+        *((("store", _damaged_chunks(ledger)),) if ledger["damaged_chunks"] else ()),
         ("backbone", f"{spec['backbone']} {width}x{height}, {spec['pooling']} pooling, "
                      f"weights {spec['weights_sha256'][:12]}"),
         ("engine", f"{engine['name']} {engine['precision']}"),
@@ -47,7 +48,12 @@ def describe_unchanged(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
     return (
         f"nothing has changed: {ledger['listed']} images listed, {ledger['unchanged']} as they were indexed, "
         f"{ledger['failed']} failed as before; {manifest['generation']} stays live"
+        + (f"; {_damaged_chunks(ledger)}" if ledger["damaged_chunks"] else "")
     )
+
+
+def _damaged_chunks(ledger: dict[str, Any]) -> str:
+    return f"{ledger['damaged_chunks']} damaged chunks were dropped, and what they held was embedded again"
 
 
 def describe_history(output: Output) -> str:
@@ -55,7 +61,13 @@ def describe_history(output: Output) -> str:
     live = current_name(output)
     lines = [f"{'generation':<26}{'images':>9}{'added':>8}{'changed':>9}{'removed':>9}{'recall':>8}  size"]
     for name in generation_names(output):
-        manifest = read_manifest(output, name)
+        try:
+            manifest = read_manifest(output, name)
+        except DamagedError:
+            lines.append(
+                f"{name:<26}{'its manifest cannot be used':>43}" + (", live" if name == live else "")
+            )
+            continue
         ledger = manifest["ledger"]
         size = human_bytes(sum(file["size"] for file in manifest["files"]))
         lines.append(
@@ -115,11 +127,16 @@ def write_page(path: Path, index: Index, results: Sequence[Result]) -> None:
 
 def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
     detail = f"{neighbor.rank} · cosine {neighbor.similarity:.3f}"
-    return gallery.Tile(_image(index, index.image_path(neighbor.uri)), neighbor.uri, detail)
+    try:
+        image = _image(index, index.image_path(neighbor.uri))
+    except OutputError:
+        image = None
+    return gallery.Tile(image, neighbor.uri, detail)
 
 
 def _image(index: Index, path: str) -> bytes | None:
+    """The file of an image; None, of which the page says that it cannot be shown, where there is none."""
     try:
         return storage.read_regular(path, index.manifest["config"]["images"]["max_bytes"])
-    except OSError:
-        return None  # the page says that it cannot be shown
+    except (OSError, ValueError):  # a name that no filesystem takes is a ValueError
+        return None

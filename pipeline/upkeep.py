@@ -8,10 +8,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imgindex import chunks, failures, shards, storage, store
-from imgindex.errors import OutputError, UsageError
-from imgindex.generation import Output, generation_names, live_name, make_current, read_manifest
+from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.generation import (
+    Output,
+    files_of,
+    generation_names,
+    live_name,
+    make_current,
+    read_manifest,
+)
 from imgindex.lock import writer_lock
-from imgindex.models.pca import Basis
+from imgindex.opened import read_basis, read_digests
 from imgindex.records import ImageFile, ShardSummary, StoredImage, WrittenFile
 
 # Generations and chunks that are younger are never pruned: a reader may be about to open the one, a build
@@ -37,15 +44,15 @@ def verify(output: str) -> Verified:
     """Reads every byte of the live generation and of the store. Raises OutputError where nothing is live."""
     layout = Output(output)
     manifest = read_manifest(layout)
-    directory = layout.generation(manifest["generation"])
-    problems = list(_check_generation(directory, manifest))
+    problems = list(_check_generation(layout, manifest))
     counted = rows = 0
     for spec in storage.list_folders(storage.join(output, "store")):
         folder = layout.store(spec)
+        feature_dim = manifest["feature_dim"] if spec == manifest["spec"]["digest"] else None
         for name in chunks.names(folder):
             counted += 1
             try:
-                rows += sum(1 for _ in store.read_keys(folder, name))
+                rows += sum(1 for _ in store.read_keys(folder, name, feature_dim))
             except OutputError as error:
                 problems.append(str(error))
         for name in failures.names(folder):
@@ -57,7 +64,8 @@ def verify(output: str) -> Verified:
     return Verified(len(sizes), sum(sizes), counted, rows, tuple(problems))
 
 
-def _check_generation(directory: str, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _check_generation(output: Output, manifest: Mapping[str, Any]) -> Iterator[str]:
+    directory = output.generation(manifest["generation"])
     by_path = {file["path"]: WrittenFile(**file) for file in manifest["files"]}
     for shard in manifest["shards"]:
         summary = ShardSummary(
@@ -65,22 +73,30 @@ def _check_generation(directory: str, manifest: Mapping[str, Any]) -> Iterator[s
         )
         yield from shards.check_shard(directory, summary, manifest["dims"], manifest["metric"])
     for file in by_path.values():
-        fault = storage.fault_of(directory, file)
-        if fault is not None:
-            yield fault
-        elif file.path == manifest["basis"]:
-            Basis.from_npz(storage.read_written(storage.join(directory, file.path)))
+        try:
+            (read_basis if file.path == manifest["basis"] else storage.read_checked)(
+                storage.placed(directory, file)
+            )
+        except DamagedError as error:
+            yield str(error)
 
 
-def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
+def rollback(output: str, generation: str | None = None) -> tuple[str | None, str]:
     """Makes an older generation the live one, by default the one before; returns both names, old and new.
+
+    The old one's is None where CURRENT is missing or damaged, which only a `generation` by name mends.
 
     Raises:
       UsageError: there is no such complete generation.
       OutputError: it is damaged, or another process is writing the output.
     """
     layout = Output(output)
-    live = live_name(layout)
+    try:
+        live = live_name(layout)
+    except OutputError:
+        if generation is None or not generation_names(layout):
+            raise
+        live = None
     with writer_lock(output):
         names = generation_names(layout)
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
@@ -89,9 +105,9 @@ def rollback(output: str, generation: str | None = None) -> tuple[str, str]:
             what = "no generation before the live one" if target is None else f"no generation {target}"
             raise UsageError(f"{output} has {what}; it has {', '.join(names)}")
         manifest = read_manifest(layout, target)
-        problems = list(_check_generation(layout.generation(target), manifest))
+        problems = list(_check_generation(layout, manifest))
         if problems:
-            raise OutputError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
+            raise DamagedError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
         make_current(layout, target)
     return live, target
 
@@ -125,18 +141,19 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
     with writer_lock(output):
         names = generation_names(layout)
         old = [name for name in names[:-keep] if name != live and now - _created(name) > grace_seconds]
+        in_use: dict[str, set[tuple[str, str]]] = defaultdict(set)
+        failed: dict[str, set[tuple[str, str | None]]] = defaultdict(set)
+        # Read before anything is deleted: what is damaged here may make an old generation the best there is.
+        for name in (name for name in names if name not in old):
+            manifest = read_manifest(layout, name)
+            files, spec = files_of(layout, manifest), manifest["spec"]["digest"]
+            for shard in manifest["shards"]:
+                in_use[spec].update(read_digests(files[shard["metadata"]]))
+            failed[spec].update(failures.read_list(files[manifest["failures"]]))
         for name in old:
             # First what makes it complete, so that half of one is never taken for a generation.
             storage.delete(layout.manifest(name))
             storage.delete_tree(layout.generation(name))
-        in_use: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        failed: dict[str, set[tuple[str, str | None]]] = defaultdict(set)
-        for name in (name for name in names if name not in old):
-            manifest, directory = read_manifest(layout, name), layout.generation(name)
-            spec = manifest["spec"]["digest"]
-            for shard in manifest["shards"]:
-                in_use[spec].update(shards.read_digests(storage.join(directory, shard["metadata"])))
-            failed[spec].update(failures.read_list(storage.join(directory, manifest["failures"])))
         before = now - grace_seconds
         specs = storage.list_folders(storage.join(output, "store"))
         deleted = [_compact(layout.store(spec), in_use[spec], before) for spec in specs]
@@ -184,7 +201,7 @@ def _forget(directory: str, listed: set[tuple[str, str | None]], before: float) 
         path = storage.join(directory, name)
         if storage.modified(path) >= before:
             continue
-        known = list(failures.recall(directory, name))
+        known = list(failures.read(directory, name))
         if known and listed.isdisjoint((failed.uri, failed.failure.sha256) for failed in known):
             storage.delete(path)
             forgotten += len(known)

@@ -244,7 +244,7 @@ def compare(place: str, before: dict[str, str], now: dict[str, str]) -> tuple[di
         table = pa.table({"uri": uris, "sha256": [before[uri] for uri in uris], **columns})
         vectors = np.random.default_rng(0).random((len(uris), 2), np.float32)
         written = write_shard(place, shard, 2, [VectorRows(table, vectors)], IndexConfig(trees=1))
-        paths.append(storage.join(place, written.metadata.path))
+        paths.append(storage.placed(place, written.metadata))
     held = [[image(uri, digest)] for uri, digest in now.items()]
     made = outputs(held, CompareGenerations(paths), "counts", "news")
     return dict(sum(made["counts"], Tally()).counts), sorted(

@@ -15,7 +15,13 @@ import pytest
 from imgindex import storage
 from imgindex.checks import CHECKS
 from imgindex.config import Config, IndexConfig, PublishConfig
-from imgindex.errors import ImgindexError, InputError, OutputError, PublishRefusedError
+from imgindex.errors import (
+    DamagedError,
+    ImgindexError,
+    InputError,
+    OutputError,
+    PublishRefusedError,
+)
 from imgindex.generation import Output, current_name, new_name, publish, read_manifest
 from imgindex.models.annoy_index import EFFORTS
 from imgindex.models.drift import Verdict
@@ -24,6 +30,7 @@ from imgindex.models.spec import Spec
 from imgindex.plan import Plan, Previous
 from imgindex.publish import finish, nothing_changed, outcome
 from imgindex.records import Failure, ShardSummary, Tally, VectorRows, WrittenBasis
+from imgindex.sealed import seal
 from imgindex.shards import write_shard
 from imgindex.storage import WrittenFile
 
@@ -34,7 +41,7 @@ ODD = "x/\"quoted\" 'é' 猫\n\t\\ \u2028 <b>.jpg"
 
 def previous_of(root: str, name: str, **changes: Any) -> Previous:
     """The live generation, of 100 images, in the eyes of the next build."""
-    metadata = (Output(root).generation(name) + "/metadata/m",)
+    metadata = (WrittenFile(Output(root).generation(name) + "/metadata/m", 1, X),)
     return replace(Previous(name, 100, 0, metadata, False, None, name, 100), **changes)
 
 
@@ -46,6 +53,7 @@ def plan_of(root: str, previous: str | None = None, force: Collection[str] = (),
         generation=new_name(SPEC.digest),
         previous=previous_of(root, previous) if previous else None,
         spec=SPEC,
+        feature_dim=2048,
         engine=EngineChoice("ResNet50", "imagenet", "avg", None, "openvino", "bfloat16", 16, 0.9997),
         threads=2,
         started=99.5,
@@ -58,7 +66,7 @@ def shards_of(items: int, *recalls: float) -> list[ShardSummary]:
     """One shard that exists in words alone."""
     recalls = recalls or (1.0,)
     recalls += recalls[-1:] * (len(EFFORTS) - len(recalls))
-    file = WrittenFile("index/index-00000-of-00001.ann", 1, "")
+    file = WrittenFile("index/index-00000-of-00001.ann", 1, X)
     return [ShardSummary(file, replace(file, path="metadata/m"), items, 5, recalls, 103.0)] if items else []
 
 
@@ -154,6 +162,7 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
         "embedded": 29,
         "copied": 1,
         "reused": 10,
+        "damaged_chunks": 0,
     }
     assert manifest["pca"] == {
         "refit": True,
@@ -315,7 +324,9 @@ def test_a_generation_that_lost_a_file_is_not_published(
 
     monkeypatch.setattr(storage, "read_bytes", read)
     what = "cannot be read: No such file" if change == "gone" else "has other bytes than were written"
-    with pytest.raises(PublishRefusedError, match=rf"check files: {path} {what}.*\(1 in all\); build again"):
+    with pytest.raises(
+        PublishRefusedError, match=rf"check files: {plan.directory}/{path} {what}.*\(1 in all\); build again"
+    ):
         run(plan, 100, 0, shards_of(100))
     assert current_name(plan.output) == before
 
@@ -430,18 +441,21 @@ def test_a_current_that_cannot_be_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "damaged"),
-        (b'{"schema_version": 1', "damaged"),
-        (b"\xff\xff", "damaged"),
-        (b"[1]", "another schema"),
-        (b'{"schema_version": 2}', "another schema"),
-        (None, "cannot read"),
+        (b"", "cannot be used: Expecting value"),
+        (b'{"schema_version": 1', "cannot be used: Expecting ','"),
+        (b"\xff\xff", "cannot be used: 'utf-8' codec"),
+        (b"[" * 100_000, "nested too deeply"),
+        (b"[1]", "it is no JSON object"),
+        (b'{"schema_version": 1}', "do not match its digest"),
+        (seal({"schema_version": 2}), "it has schema 2, of another imgindex"),
+        (seal({"schema_version": 1}), "it has no generation"),
+        (None, "is not there"),
     ],
 )
 def test_a_damaged_manifest(content: bytes | None, message: str, place: str) -> None:
     name = publish_before(place, 10)
     path = Output(place).manifest(name)
     storage.delete(path) if content is None else storage.write_bytes(path, content)
-    with pytest.raises(OutputError, match=message) as caught:
+    with pytest.raises(DamagedError, match=message) as caught:
         read_manifest(Output(place))
     assert path in str(caught.value)

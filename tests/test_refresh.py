@@ -19,6 +19,7 @@ from imgindex.errors import InputError, OutputError, PublishRefusedError, UsageE
 from imgindex.generation import Output, current_name, generation_names
 from imgindex.launch import refresh
 from imgindex.lock import writer_lock
+from imgindex.sealed import seal
 from imgindex.upkeep import prune, verify
 
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="none", image_size=32)
@@ -50,7 +51,8 @@ def folder(base: Path, tmp_path: Path) -> Path:
     copy = tmp_path / "copy"
     shutil.copytree(base, copy)  # with the times of the files, which tell whether they changed
     (manifest,) = copy.rglob("manifest.json")
-    manifest.write_text(manifest.read_text().replace(str(base), str(copy)))
+    moved = json.loads(manifest.read_text().replace(str(base), str(copy)))
+    manifest.write_bytes(seal(moved))
     return copy
 
 

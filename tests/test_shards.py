@@ -176,7 +176,7 @@ class TestCheckShard:
         data[-1] ^= 1
         path.write_bytes(data)
         (problem,) = self.problems(tmp_path, shard)
-        assert problem == f"{getattr(shard, kind).path} has other bytes than were written"
+        assert problem == f"{path} has other bytes than were written"
         path.unlink()
         (problem,) = self.problems(tmp_path, shard)
         assert "cannot be read: No such file" in problem
@@ -194,7 +194,7 @@ class TestCheckShard:
 
         monkeypatch.setattr(AnnoyShard, "nearest", nearest)
         (problem,) = self.problems(*whole)
-        assert problem == f"{whole[1].index.path} gives fewer than 10 neighbours to 20 queries"
+        assert problem == f"{whole[0]}/{whole[1].index.path} gives fewer than 10 neighbours to 20 queries"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from imgindex import storage
 from imgindex.chunks import names as chunk_names
-from imgindex.errors import OutputError
+from imgindex.errors import DamagedError
 from imgindex.records import ImageFile, ImageRow, StoredImage
 from imgindex.store import copy_rows, diff, read_features, read_keys, read_rows, write_rows
 
@@ -111,12 +111,12 @@ def test_a_damaged_chunk_is_refused_by_name(how: str, place: str) -> None:
     path = storage.join(place, chunk)
     storage.write_bytes(path, damage(storage.read_bytes(path), how))
     for read in (lambda: list(read_keys(place, chunk)), lambda: read_rows(place, chunk, [0])):
-        with pytest.raises(OutputError, match=f"{path} is damaged.*delete it"):
+        with pytest.raises(DamagedError, match=f"{path} is damaged: its bytes"):
             read()
 
 
 def test_a_missing_chunk_is_refused_by_name(place: str) -> None:
-    with pytest.raises(OutputError, match=r"chunk-1\.parquet"):
+    with pytest.raises(DamagedError, match=r"chunk-1\.parquet is not there"):
         read_features(place, "chunk-1.parquet", [0])
 
 

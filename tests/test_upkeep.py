@@ -4,7 +4,6 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +12,7 @@ import pytest
 from imgindex import chunks, failures, storage, store, upkeep
 from imgindex.cli import main
 from imgindex.config import IndexConfig
-from imgindex.errors import OutputError, UsageError
+from imgindex.errors import DamagedError, OutputError, UsageError
 from imgindex.generation import Output, current_name, generation_names, publish
 from imgindex.lock import writer_lock
 from imgindex.models.pca import Moments, fit_basis, normalize
@@ -66,34 +65,47 @@ def generate(
     basis = fit_basis(moments, 4)
     rows = VectorRows(images, basis.project(FEATURES[: len(uris)]))
     shard = write_shard(directory, 0, 1, [rows], IndexConfig(trees=2))
-    written = storage.write_described(directory, "pca/basis.npz", basis.to_npz())
     lines = "".join(json.dumps(asdict(failure_of(uri))) + "\n" for uri in failed)
-    listed = storage.write_described(directory, "failures/failures-00000-of-00001.jsonl", lines.encode())
-    files = [vars_of(file) for file in (shard.index, shard.metadata, written, listed)]
-    before = current_name(layout)
+    written = [
+        storage.write_described(directory, "pca/basis.npz", basis.to_npz()),
+        storage.write_described(directory, "failures/failures-00000-of-00001.jsonl", lines.encode()),
+    ]
+    backbone = {"name": "MobileNetV2", "weights": "none", "pooling": "avg", "image_size": 32}
+    counts = ("listed", "indexed", "failed", "added", "changed", "removed", "unchanged", "embedded", "copied")
     manifest = {
         "schema_version": 1,
         "generation": name,
-        "previous": before,
-        "spec": {"digest": spec},
-        "metric": "angular",
+        "previous": current_name(layout),
+        "spec": {
+            "digest": spec, "backbone": "MobileNetV2", "weights_sha256": "", "image_size": [32, 32],
+            "pooling": "avg",
+        },
+        "engine": {"name": "openvino", "precision": "float32", "batch_size": 16},
+        "input_root": "/photos",
+        "config": {
+            "input": "/photos", "backbone": backbone, "pca": {"dims": 4, "whiten": False}, "index": {},
+        },
+        "ledger": {**dict.fromkeys((*counts, "reused", "damaged_chunks"), 0), "failed_by_reason": {}},
+        "feature_dim": 16,
         "dims": 4,
-        "basis": "pca/basis.npz",
-        "failures": listed.path,
-        "files": files,
+        "explained_variance_ratio": 0.5,
+        "pca": {"refit": True, "why": "", "fitted_in": name, "fitted_images": 100},
+        "metric": "angular",
+        "search_k": 100,
+        "recall": {"k": 10, "recall": 1.0},
         "shards": [
             {
                 "index": shard.index.path, "metadata": shard.metadata.path,
                 "items": shard.items, "trees": 2,
             }
         ],
+        "basis": written[0].path,
+        "failures": written[1].path,
+        "files": [asdict(file) for file in (shard.index, shard.metadata, *written)],
+        "timings": {"total": 1.0},
     }  # fmt: skip
     publish(layout, name, manifest)
     return name
-
-
-def vars_of(file: Any) -> dict[str, Any]:
-    return {"path": file.path, "size": file.size, "sha256": file.sha256}
 
 
 def rows_of(output: str, spec: str = "spec") -> list[tuple[str, str]]:
@@ -159,7 +171,7 @@ class TestVerify:
         path.write_bytes(b"x")
         assert main(["verify", str(tmp_path)]) == 3
         printed = capsys.readouterr()
-        assert f"damaged: index/{path.name} has other bytes" in printed.out
+        assert f"damaged: {path} has other bytes" in printed.out
         assert "1 problems" in printed.err
 
 
@@ -176,7 +188,7 @@ class TestRollback:
     def test_away_from_what_is_damaged(self, place: str) -> None:
         first, second = (generate(place, number, "abc") for number in (1, 2))
         storage.write_bytes(Output(place).manifest(second), b"{")
-        with pytest.raises(OutputError, match="is damaged"):
+        with pytest.raises(DamagedError, match="cannot be used"):
             rollback(place)
         assert rollback(place, first) == (second, first)
 

@@ -1,0 +1,87 @@
+"""The files of a published generation, opened: none that is not as it was written."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from imgindex import storage, tables
+from imgindex.errors import DamagedError, OutputError
+from imgindex.models.annoy_index import AnnoyShard, Metric
+from imgindex.models.pca import Basis
+from imgindex.records import IndexedImage, WrittenFile
+
+METADATA: tables.Columns = {
+    "item": pa.types.is_int32,
+    "uri": pa.types.is_string,
+    "sha256": pa.types.is_string,
+    "size": pa.types.is_int64,
+    "width": pa.types.is_int32,
+    "height": pa.types.is_int32,
+    "label": pa.types.is_string,
+}
+
+
+@dataclass(frozen=True)
+class OpenedShard:
+    """A shard whose files belong together."""
+
+    annoy: AnnoyShard
+    metadata: pa.Table  # of `METADATA`; row i describes item i
+
+
+def open_shard(
+    index: WrittenFile,
+    metadata: WrittenFile,
+    folder: Path,
+    *,
+    items: int,
+    dims: int,
+    metric: Metric,
+    quick: bool = False,
+) -> OpenedShard:
+    """Opens a shard, whose files have whole paths.
+
+    Args:
+      index, metadata: its files.
+      folder: where files of an object store are copied to, for Annoy and Arrow map files.
+      items, dims, metric: what they should hold.
+      quick: of the Annoy file look at the size and at a few nodes, where otherwise every byte is read.
+
+    Raises DamagedError where the files are not those that were written, or not what they should hold.
+    """
+    local = storage.localize_checked(index, folder, every_byte=not quick)
+    try:
+        annoy = AnnoyShard(local, metric=metric, dims=dims, items=items)
+        if not quick:
+            annoy.check_nodes()
+    except OutputError as error:
+        raise DamagedError(f"{index.path} is damaged: {error}") from error
+    # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
+    with pa.memory_map(str(storage.localize_checked(metadata, folder))) as source:
+        return OpenedShard(annoy, _read(source, metadata, METADATA, items))
+
+
+def read_basis(file: WrittenFile) -> Basis:
+    """The PCA basis in a file, whose path is whole. Raises DamagedError."""
+    data = storage.read_checked(file)
+    try:
+        return Basis.from_npz(data)
+    except OutputError as error:
+        raise DamagedError(f"{file.path} is damaged: {error}") from error
+
+
+def read_digests(metadata: WrittenFile) -> list[IndexedImage]:
+    """The uri and SHA-256 of each image of a metadata shard, whose path is whole. Raises DamagedError."""
+    columns = {name: METADATA[name] for name in ("uri", "sha256")}
+    table = _read(pa.BufferReader(storage.read_checked(metadata)), metadata, columns)
+    return list(map(IndexedImage, table["uri"].to_pylist(), table["sha256"].to_pylist()))
+
+
+def _read(
+    source: pa.NativeFile, file: WrittenFile, columns: tables.Columns, items: int | None = None
+) -> pa.Table:
+    try:
+        return tables.read(source, columns, nullable=("label",), rows=items)
+    except ValueError as error:
+        raise DamagedError(f"{file.path} is damaged: {error}") from error

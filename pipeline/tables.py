@@ -1,0 +1,67 @@
+"""Parquet files that may hold anything: read as the table that they should be, or refused."""
+
+from collections.abc import Callable, Collection, Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+# The columns that a table must have, and which types each may be of; others may stand beside them.
+Columns = Mapping[str, Callable[[pa.DataType], bool]]
+
+# What a row of ours makes at most, uncompressed: paths are shorter than 4 KiB, features than 64 KiB.
+_MAX_ROW_BYTES = 1 << 18
+
+
+def read(
+    source: pa.NativeFile,
+    columns: Columns | None = None,
+    *,
+    nullable: Collection[str] = (),
+    rows: int | None = None,
+) -> pa.Table:
+    """Reads `columns` of an opened Parquet file, or all.
+
+    What the file says of itself is looked at before anything is allocated for its content. Of `columns` only
+    those that are `nullable` may have rows without a value; `rows` says how many there should be.
+
+    Raises ValueError for a file that is damaged or does not hold what it should.
+    """
+    try:
+        with pq.ParquetFile(source) as file:
+            _check_sizes(file.metadata, source.size(), rows)
+            if columns is not None:
+                _check_types(file.schema_arrow, columns)
+            table = file.read(None if columns is None else list(columns))
+        table.validate(full=True)
+    except (OSError, MemoryError, pa.ArrowException) as error:
+        message = " ".join(str(error).split())
+        raise ValueError(f"it is no Parquet file that can be read: {message[:200]}") from error
+    for name in columns or ():
+        values = pc.list_flatten(table[name]) if pa.types.is_nested(table[name].type) else table[name]
+        if name not in nullable and (table[name].null_count or values.null_count):
+            raise ValueError(f"its column {name} has rows without a value")
+    return table
+
+
+def _check_sizes(metadata: pq.FileMetaData, size: int, rows: int | None) -> None:
+    if rows not in (None, metadata.num_rows):
+        raise ValueError(f"it has {metadata.num_rows} rows and not {rows}")
+    if metadata.num_rows > size:
+        raise ValueError(f"it promises {metadata.num_rows} rows in {size} bytes")
+    # Of the groups alone: what pyarrow tells of a damaged column ends the process.
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    if sum(group.num_rows for group in groups) != metadata.num_rows:
+        raise ValueError("its row groups have other rows than it says")
+    promised = sum(group.total_byte_size for group in groups)
+    if promised > metadata.num_rows * _MAX_ROW_BYTES:
+        raise ValueError(f"it promises {promised} bytes in {metadata.num_rows} rows")
+
+
+def _check_types(schema: pa.Schema, columns: Columns) -> None:
+    for name, fits in columns.items():
+        types = [field.type for field in schema if field.name == name]
+        if len(types) != 1:
+            raise ValueError(f"it has {len(types)} columns {name}")
+        if not fits(types[0]):
+            raise ValueError(f"its column {name} is of type {types[0]}")
