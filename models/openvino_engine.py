@@ -1,10 +1,12 @@
 """The OpenVINO engine: the exported Keras model, preprocessing included, on the CPU's own instructions."""
 
+import contextlib
 import hashlib
 import os
 import queue
 import shutil
 import tempfile
+import time
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -20,6 +22,9 @@ from imgindex.models.tensorflow_engine import trace
 from imgindex.sealed import seal, unseal
 
 _MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
+_PARTIAL = ".partial-"
+# No conversion takes so long: one that is older has died.
+_DEAD_SECONDS = 3600.0
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
 
 
@@ -50,9 +55,9 @@ class OpenVinoEngine:
                 "INFERENCE_NUM_THREADS": threads,
             },
         )
-        # pybind11 looks NumPy's API up when an array is first passed, under a C++ guard for which it lets go
-        # of Python's lock: two threads that do it at once can wait for each other for ever.
-        openvino.Tensor(np.zeros(1, np.uint8))
+        # OpenVINO makes its tables of types when they are first asked for. Two threads that do so at once, as
+        # with their first batches, can wait for each other for ever, one of them holding Python's own lock.
+        compiled.input(0).get_element_type().to_dtype()
         self.feature_dim = int(compiled.output(0).shape[1])
         self.streams = threads
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
@@ -141,7 +146,8 @@ def _convert(backbone: Backbone, folder: Path) -> None:
     import openvino
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=folder.parent))
+    _delete_dead(folder.parent)
+    partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:
         model = openvino.convert_model(trace(backbone, None))
         openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
@@ -155,6 +161,14 @@ def _convert(backbone: Backbone, folder: Path) -> None:
             raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _delete_dead(cache: Path) -> None:
+    """Deletes what conversions have left that were killed."""
+    for partial in cache.glob(f"{_PARTIAL}*"):
+        with contextlib.suppress(FileNotFoundError):  # another process is quicker
+            if time.time() - partial.stat().st_mtime > _DEAD_SECONDS:
+                shutil.rmtree(partial)
 
 
 def has_bfloat16() -> bool:

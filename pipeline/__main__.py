@@ -1,7 +1,5 @@
 """``python -m imgindex`` is the command ``imgindex``."""
 
-import sys
+from imgindex.cli import run
 
-from imgindex.cli import main
-
-sys.exit(main())
+run()

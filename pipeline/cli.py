@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imgindex import interrupt
 from imgindex.errors import DamagedError, ImgindexError, UsageError, printable
 
 if TYPE_CHECKING:
@@ -18,13 +19,19 @@ if TYPE_CHECKING:
 _BUILD_EPILOG = (
     "Every other flag goes to Beam: --runner, --direct_num_workers, --flink_master and so on. "
     "Exit codes: 0 done, or nothing had changed; 2 bad usage or config; 3 input or environment trouble, "
-    "nothing was published; 4 a publish check refused, nothing was published."
+    "nothing was published; 4 a publish check refused, nothing was published; 130 and 143 stopped by "
+    "SIGINT and SIGTERM."
 )
 
 _REPAIR = (
     "; `imgindex verify` lists all damage; a build repairs the store; away from a damaged generation leads "
     "`imgindex rollback`, or delete CURRENT and build again"
 )
+
+
+def run() -> None:
+    """The command ``imgindex``: runs as a process of its own, which signals end, and never returns."""
+    sys.exit(interrupt.run(main))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,9 +50,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         advice = _REPAIR if isinstance(error, DamagedError) else ""
         print(f"imgindex: {printable(str(error))}{advice}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("imgindex: interrupted; what the store holds is used by the next build", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         # What reads our output has seen enough, as `head` does; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,12 +9,14 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from imgindex import storage
 from imgindex.background import beside
 from imgindex.errors import OutputError
+from imgindex.interrupt import undone
 
 _NAME = ".lock"
 
@@ -98,7 +100,7 @@ def _lease(path: str, holder: dict[str, Any]) -> Iterator[None]:
                 _renew(path, holder)
 
     try:
-        with beside(keep):
+        with beside(keep), undone(partial(storage.delete, path)):
             yield
     finally:
         storage.delete(path)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -259,6 +260,27 @@ class TestPrecision:
             assert not np.array_equal(first, smaller)
 
 
+def test_the_first_batches_may_come_at_once(cache):
+    converted_model("MobileNetV2", "none", "avg", SIZE)
+    # OpenVINO asks for NumPy's version when it first needs it. Were that now, both threads would hang.
+    code = f"""
+import threading, time
+import numpy as np
+from imgindex.models.engines import EngineChoice, load_engine
+engine = load_engine(EngineChoice("MobileNetV2", "none", "avg", {SIZE}, "openvino", "float32", 1), 2)
+ask = np.lib.NumpyVersion.__init__
+def ask_slowly(*arguments):
+    time.sleep(0.5)
+    ask(*arguments)
+np.lib.NumpyVersion.__init__ = ask_slowly
+pixels = np.zeros((1, {SIZE}, {SIZE}, 3), np.uint8)
+threads = [threading.Thread(target=engine.embed, args=[pixels]) for _ in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 class TestConvertedModel:
     def test_a_second_time_comes_from_the_cache_without_keras(self, cache):
         converted_model("MobileNetV2", "none", "avg", SIZE)
@@ -280,6 +302,17 @@ class TestConvertedModel:
         assert converted_model("MobileNetV2", "none", "avg", SIZE).spec == Spec.of(backbone)
         assert path.exists()
         assert spec.read_text() not in ("", damage)
+
+    def test_what_a_killed_conversion_has_left_is_deleted_when_it_is_old(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        old, young = (tmp_path / "imgindex" / "openvino" / f".partial-{name}" for name in ("old", "young"))
+        for partial in (old, young):
+            partial.mkdir(parents=True)
+            (partial / "model.xml").write_text("half of")
+        os.utime(old, (0, 0))
+        converted_model("MobileNetV2", "none", "avg", SIZE)
+        assert not old.exists()
+        assert young.exists()  # another process may be writing it
 
     def test_other_weights_are_another_entry(self, backbone, tmp_path):
         paths = set()

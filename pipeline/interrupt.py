@@ -1,0 +1,100 @@
+"""Ends a command at SIGINT and SIGTERM, at once, whatever its threads and processes are at."""
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from pathlib import Path
+from types import FrameType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+# What would outlive the process, in the order in which it began.
+_undo: list[Callable[[], None]] = []
+
+
+@contextlib.contextmanager
+def undone(undo: Callable[[], None]) -> Iterator[None]:
+    """Has `undo` called where a signal ends the process before the block has ended."""
+    _undo.append(undo)
+    try:
+        yield
+    finally:
+        _undo.remove(undo)
+
+
+def run(command: Callable[[], int]) -> int:
+    """Runs `command`, the whole work of this process; gives and raises what it does.
+
+    At SIGINT or SIGTERM the work is abandoned, the processes that this one has started are killed, what
+    `undone` names is done, and it exits with 130 or 143. A second signal skips what is left of that. Only for
+    the main thread.
+    """
+    # Python acts on signals in the main thread, and not before a step in C has ended, such as the conversion
+    # of a model; an exception raised there would come out of Beam as another one, or wait for threads that
+    # are at work. So the main thread only waits.
+    result: Future[int] = Future()
+
+    def work() -> None:
+        try:
+            result.set_result(command())
+        except BaseException as error:
+            result.set_exception(error)
+
+    # A descriptor of its own: libraries are kept quiet by turning standard error away while they load.
+    end = partial(_end, os.dup(2))
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells have it for background jobs
+            signal.signal(number, end)
+    threading.Thread(target=work, name="command", daemon=True).start()
+    return result.result()
+
+
+def _end(stderr: int, number: int, frame: FrameType | None) -> None:
+    for each in _SIGNALS:
+        signal.signal(each, _end_at_once)
+    # Threads trip over what is taken from them here; that is no news.
+    threading.excepthook = lambda _: None
+    try:
+        _kill_descendants()
+        _say(
+            stderr,
+            f"stopped by {signal.Signals(number).name}; features that a build has stored are kept, and the "
+            "next build goes on from them",
+        )
+        # An unfinished generation stays until the next build: threads may be about to publish it.
+        for undo in reversed(_undo):
+            undo()
+    except Exception as error:
+        _say(stderr, f"could not clean up: {error}")
+    finally:
+        _kill_descendants()  # those too that threads have started meanwhile
+        _end_at_once(number, frame)
+
+
+def _say(stderr: int, message: str) -> None:
+    # Not by print: the signal may have come while its stream's buffer was being written.
+    start = "\n" if os.isatty(stderr) else ""  # below the progress bar
+    os.write(stderr, f"{start}imgindex: {message}\n".encode())
+
+
+def _end_at_once(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)
+
+
+def _kill_descendants() -> None:
+    """Kills the processes that this one has started, such as Beam's workers, and theirs."""
+    for process in list(_descendants(os.getpid())):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for thread in Path(f"/proc/{process}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # it has just ended
+            for child in map(int, thread.read_text().split()):
+                yield child
+                yield from _descendants(child)
