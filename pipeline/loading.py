@@ -4,15 +4,21 @@ import hashlib
 
 from imgindex import storage
 from imgindex.config import ImagesConfig
-from imgindex.models.preprocess import DecodeError, Pixels, decode
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.preprocess import DecodeError, Pixels
 from imgindex.records import Failure, ImageFile, ImageRow
 
 # An image's rows, one for each file of the same bytes, and its pixels.
 LoadedImage = tuple[list[ImageRow], Pixels]
 
 
-def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig) -> LoadedImage | Failure:
-    """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`."""
+def load_image(
+    file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig, decoder: DecoderProcess
+) -> LoadedImage | Failure:
+    """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`.
+
+    Raises WorkerError where `decoder` does not start.
+    """
     data = _read(file, limits)
     if isinstance(data, Failure):
         return data
@@ -21,9 +27,9 @@ def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfi
         # Its duplicates hold what it held before.
         return Failure(file.uri, "read", "changed", "it changed during the build; the next one takes it")
     try:
-        image = decode(data, image_size, limits.max_pixels)
+        image = decoder.decode(data, image_size, limits.max_pixels)
     except DecodeError as error:
-        return Failure(file.uri, "decode", error.reason, str(error))
+        return Failure(file.uri, "decode", error.reason, str(error), digest)
     rows = [
         ImageRow(same.uri, same.size, same.version, digest, image.width, image.height)
         for same in (file, *file.duplicates)
