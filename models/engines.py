@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import UsageError
+from imgindex.errors import UsageError, WorkerError
 from imgindex.models.backbones import load_backbone
 from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
 from imgindex.models.pca import normalize
@@ -48,7 +48,8 @@ class Engine(Protocol):
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Pooled features [batch_size, feature_dim] of RGB images [batch_size, height, width, 3].
 
-        A row depends on its image alone, not on the images around it.
+        A row depends on its image alone, not on the images around it. Raises MemoryError where a batch does
+        not fit into memory, and otherwise what the framework does.
         """
         ...
 
@@ -153,14 +154,47 @@ def _least_cosine(
 
 _loading = threading.Lock()
 
+# Choices of which a batch did not fit into this process's memory.
+_too_large: set[EngineChoice] = set()
+
 
 def load_engine(choice: EngineChoice, threads: int) -> Engine:
     """The chosen engine on `threads` cores; loaded once in a process.
 
-    Raises what `load_backbone` raises.
+    Where a batch does not fit into memory, it is the engine for batches of half the size, or of a quarter,
+    and so on.
+
+    Raises:
+      WorkerError: not even one image fits; besides, whatever `load_backbone` raises.
     """
     with _loading:  # a cache alone would let two threads load the same backbone at once
-        return _load_once(choice, threads)
+        while True:
+            while choice in _too_large:
+                choice = replace(choice, batch_size=choice.batch_size // 2)
+            try:
+                return _load_once(choice, threads)
+            except MemoryError as error:
+                _reject(choice, error)
+
+
+def load_smaller_engine(choice: EngineChoice, threads: int, batch_size: int) -> Engine:
+    """`load_engine` after a batch of `batch_size`, a size that it chose, has not fitted into memory."""
+    with _loading:
+        _reject(replace(choice, batch_size=batch_size), None)
+    return load_engine(choice, threads)
+
+
+def _reject(choice: EngineChoice, error: MemoryError | None) -> None:
+    if choice in _too_large:  # another thread found out before
+        return
+    if choice.batch_size == 1:
+        raise WorkerError(f"{choice.engine} has too little memory for one image of {choice.name}") from error
+    logger.warning(
+        "%d images do not fit into memory at once: going on with batches of %d",
+        choice.batch_size, choice.batch_size // 2,
+    )  # fmt: skip
+    _too_large.add(choice)
+    _load_once.cache_clear()
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,9 +4,11 @@ import contextlib
 import hashlib
 import os
 import queue
+import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,32 +36,36 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, converted: "ConvertedModel", precision: str, batch_size: int, threads: int) -> None:
-        """Compiles a converted model for this CPU."""
-        import openvino
-
+        """Compiles a converted model for this CPU. Raises MemoryError."""
         self.precision = precision
         self.batch_size = batch_size
         self.spec = converted.spec
         self.image_size = converted.spec.image_size
+        self.streams = threads
+        with _memory_errors():
+            self._compile(converted)
+
+    def _compile(self, converted: "ConvertedModel") -> None:
+        import openvino
+
         core = openvino.Core()
         model = core.read_model(converted.path)
-        model.reshape([batch_size, *self.image_size, 3])
+        model.reshape([self.batch_size, *self.image_size, 3])
         compiled = core.compile_model(
             model,
             "CPU",
             {
-                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
                 # A stream per core: threads that share a batch wait for each other at every layer,
                 # and all the more where decoders want the same cores.
-                "NUM_STREAMS": threads,
-                "INFERENCE_NUM_THREADS": threads,
+                "NUM_STREAMS": self.streams,
+                "INFERENCE_NUM_THREADS": self.streams,
             },
         )
         # OpenVINO makes its tables of types when they are first asked for. Two threads that do so at once, as
         # with their first batches, can wait for each other for ever, one of them holding Python's own lock.
         compiled.input(0).get_element_type().to_dtype()
         self.feature_dim = int(compiled.output(0).shape[1])
-        self.streams = threads
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(self.streams):
             self._idle.put(compiled.create_infer_request())
@@ -68,10 +74,22 @@ class OpenVinoEngine:
         """See `Engine.embed`."""
         request = self._idle.get()
         try:
-            features: npt.NDArray[np.float32] = request.infer({0: pixels}, share_inputs=True)[0]
+            with _memory_errors():
+                features: npt.NDArray[np.float32] = request.infer({0: pixels}, share_inputs=True)[0]
             return features.copy()  # the request's own memory, which its next batch overwrites
         finally:
             self._idle.put(request)
+
+
+@contextlib.contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raises MemoryError where OpenVINO, whose every error is a RuntimeError, means that."""
+    try:
+        yield
+    except RuntimeError as error:
+        if re.search("Failed to allocate|bad_alloc|Cannot allocate memory", str(error)):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """One preprocessing for indexing and for queries: encoded image bytes to RGB pixels of a fixed size."""
 
 import io
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +16,10 @@ PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-1"
 
 # Pillow refuses larger images by itself, whatever is asked for here.
 LARGEST_MAX_PIXELS = 178_956_970
+
+# Pixels that are converted to RGB at once. Of a whole image at Pillow's limit, the intermediate values would
+# take up to 6 GiB more than source and result.
+_STRIP_PIXELS = 1 << 20
 
 
 class DecodeError(Exception):
@@ -42,7 +48,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     resize is bilinear and antialiased.
 
     Raises:
-      DecodeError: `empty`, `not_an_image`, `too_many_pixels`, `truncated` or `undecodable`.
+      DecodeError: `empty`, `not_an_image`, `too_many_pixels`, `truncated`, `out_of_memory` or `undecodable`.
     """
     if not data:
         raise DecodeError("empty", "the file is empty")
@@ -66,9 +72,14 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     except UnidentifiedImageError as error:
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
-        message = f"{type(error).__name__}: {error}"
-        truncated = isinstance(error, OSError | EOFError) and "truncated" in str(error).lower()
-        raise DecodeError("truncated" if truncated else "undecodable", message) from error
+        raise DecodeError(_reason(error), f"{type(error).__name__}: {error}") from error
+
+
+def _reason(error: Exception) -> str:
+    said = str(error).lower() if isinstance(error, OSError | EOFError) else ""
+    if isinstance(error, MemoryError) or "out of memory" in said:
+        return "out_of_memory"
+    return "truncated" if "truncated" in said else "undecodable"
 
 
 def upright_rgb(image: Image.Image, size: tuple[int, int]) -> Pixels:
@@ -109,22 +120,46 @@ _TRANSPOSITIONS = {
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     """Converts any of Pillow's modes to 8-bit RGB."""
-    if image.mode.startswith("I") or image.mode == "F":
-        image = _to_8_bit(image)
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    # Wide integers and floats have no fixed black and white: their own range becomes it.
+    span = _span(image) if image.mode in ("I", "F") else None
+    rgb = Image.new("RGB", image.size)
+    for box in _strips(image):
+        rgb.paste(_strip_to_rgb(image.crop(box), span), box)
+    return rgb
 
 
-def _to_8_bit(image: Image.Image) -> Image.Image:
-    """Scales 16-bit, 32-bit and float grey values to 8 bits."""
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((values / 257).round().astype(np.uint8))
-    # Wider integers and floats have no fixed white: their own range becomes black to white.
-    finite = np.nan_to_num(values, posinf=0, neginf=0)
-    low, high = float(finite.min()), float(finite.max())
-    scaled = (finite - low) * (255 / (high - low) if high > low else 0)
-    return Image.fromarray(scaled.round().astype(np.uint8))
+def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    """Boxes as wide as the image that cover it from the top down."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
+
+
+def _strip_to_rgb(strip: Image.Image, span: tuple[float, float] | None) -> Image.Image:
+    """`span` is what becomes black and what white where the mode does not say it."""
+    if span is not None:
+        low, high = span
+        scaled = (_finite(strip) - low) * (255 / (high - low) if high > low else 0)
+        strip = Image.fromarray(scaled.round().astype(np.uint8))
+    elif strip.mode.startswith("I;16"):
+        strip = Image.fromarray((np.asarray(strip, np.float64) / 257).round().astype(np.uint8))
+    if "A" in strip.getbands() or "a" in strip.getbands() or "transparency" in strip.info:
+        rgba = strip.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
+    return strip.convert("RGB")
+
+
+def _span(image: Image.Image) -> tuple[float, float]:
+    """The least and the greatest value of a grey image."""
+    low, high = math.inf, -math.inf
+    for box in _strips(image):
+        values = _finite(image.crop(box))
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
+    return low, high
+
+
+def _finite(strip: Image.Image) -> npt.NDArray[np.float64]:
+    """Values [height, width], zero where they are no finite numbers."""
+    return np.nan_to_num(np.asarray(strip, np.float64), posinf=0, neginf=0)

@@ -23,7 +23,10 @@ class TensorFlowEngine:
     streams = 1
 
     def __init__(self, backbone: Backbone, precision: str, batch_size: int, threads: int) -> None:
-        """Traces and freezes `backbone`; `threads` counts where TensorFlow has not started yet."""
+        """Traces and freezes `backbone`; `threads` counts where TensorFlow has not started yet.
+
+        Raises MemoryError.
+        """
         import tensorflow as tf
         from tensorflow.python.framework.convert_to_constants import (
             convert_variables_to_constants_v2,
@@ -43,12 +46,16 @@ class TensorFlowEngine:
         )
         self._run = convert_variables_to_constants_v2(trace(backbone, batch_size))
         self._constant = tf.constant
+        self._exhausted = tf.errors.ResourceExhaustedError
         # The graph is optimized on its first run, under the options that are then set for all graphs.
         self.embed(np.zeros((batch_size, *backbone.image_size, 3), np.uint8))
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """See `Engine.embed`."""
-        features: npt.NDArray[np.float32] = self._run(self._constant(pixels))[0].numpy()
+        try:
+            features: npt.NDArray[np.float32] = self._run(self._constant(pixels))[0].numpy()
+        except self._exhausted as error:
+            raise MemoryError(str(error)) from error
         return features
 
 

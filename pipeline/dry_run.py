@@ -1,8 +1,7 @@
 """What a build would do, without doing it."""
 
 import time
-
-import numpy as np
+from functools import partial
 
 from imgindex import chunks, failures, store
 from imgindex.config import Config
@@ -11,7 +10,7 @@ from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name
 from imgindex.listing import list_images
 from imgindex.models.annoy_index import AUTO_TREES, estimate_bytes
-from imgindex.models.engines import Engine, available_cores, embed_all, load_engine
+from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
 from imgindex.prepare import check_input, engine_choice, resolve
 from imgindex.records import ImageFile, KnownFailure, StoredImage
 from imgindex.shards import shard_count_of
@@ -28,7 +27,8 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     """
     config = resolve(config)
     check_input(config)
-    engine = load_engine(engine_choice(config), available_cores())
+    choice = engine_choice(config)
+    engine = load_engine(choice, available_cores())
     listed = list(list_images(str(config.input), config.images.extensions))
     files = [item for item in listed if isinstance(item, ImageFile)]
     output = Output(str(config.output))
@@ -62,7 +62,7 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),
         ("to embed", f"{len(missing)}; {len(found)} are in the store, {len(failed)} failed before"),
         *(("damaged", f"{chunk}, which would be dropped from the store") for chunk in damaged),
-        ("time", _estimated_time(engine, missing, config)),
+        ("time", _estimated_time(choice, missing, config)),
         ("store", f"about {human_bytes(len(missing) * 2 * engine.feature_dim)} more"),
         ("index", f"{shards} shards of {dims} dimensions, about {human_bytes(index_bytes)}"),
         ("dry run", "nothing was written"),
@@ -70,17 +70,24 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     return "\n".join(f"{key:<12} {text}" for key, text in lines)
 
 
-def _estimated_time(engine: Engine, missing: list[ImageFile], config: Config) -> str:
+def _estimated_time(choice: EngineChoice, missing: list[ImageFile], config: Config) -> str:
     """How long embedding takes, measured by embedding a few of the images."""
     if not missing:
         return "nothing to embed"
-    embed_all(engine, np.zeros((1, *engine.image_size, 3), np.uint8))  # the first call is slower
+    cores = available_cores()
+    engine = load_engine(choice, cores)
     trial = missing[: _TRIAL_BATCHES * engine.streams * engine.batch_size]
-    started = time.monotonic()
-    embedder = UnitEmbedder(
-        engine, config.images, available_cores(), write=lambda rows, features: (), advance=lambda count: None
-    )
-    units = [*embedder.embed(trial), *embedder.finish()]
+    with UnitEmbedder(
+        engine,
+        partial(load_smaller_engine, choice, cores),
+        config.images,
+        cores,
+        write=lambda rows, features: (),
+        advance=lambda count: None,
+    ) as embedder:
+        _ = [*embedder.embed(trial[:cores]), *embedder.finish()]  # the first call of everything is slower
+        started = time.monotonic()
+        units = [*embedder.embed(trial), *embedder.finish()]
     rate = len(trial) / (time.monotonic() - started)
     if sum(len(unit.failures) for unit in units) == len(trial):
         return f"unknown: none of the first {len(trial)} images can be embedded"

@@ -1,10 +1,12 @@
 """From units of listed images to chunks of the store: decode ahead, embed in full batches, write."""
 
+import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,9 @@ from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
 from imgindex.failures import is_lasting, known_as
 from imgindex.loading import LoadedImage, load_image
-from imgindex.models.engines import Engine, embed_all
-from imgindex.models.pca import normalize
-from imgindex.models.preprocess import Pixels
+from imgindex.models.batches import BatchEmbedder
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.engines import Engine
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
@@ -48,15 +50,6 @@ class _Unit:
                 self.known.append(known)
 
 
-@dataclass(frozen=True)
-class _Embedded:
-    """What the engine made of a batch."""
-
-    features: Features  # [rows, feature_dim], L2-normalized
-    valid: npt.NDArray[np.bool_]  # whether the feature has a direction, [rows]
-    seconds: float
-
-
 class UnitEmbedder:
     """Embeds units of images, one after the other, without a pause between them.
 
@@ -67,45 +60,73 @@ class UnitEmbedder:
     def __init__(
         self,
         engine: Engine,
+        smaller: Callable[[int], Engine],
         limits: ImagesConfig,
         threads: int,
         write: Callable[[Sequence[ImageRow], Features], tuple[StoredImage, ...]],
         advance: Callable[[int], None],
+        decoder: Callable[[], DecoderProcess] = DecoderProcess,
     ) -> None:
-        """`threads` read and decode; `write` makes a chunk; `advance` is told how many images are done."""
-        self._engine = engine
+        """`smaller` is `BatchEmbedder`'s; `threads` read, and decode each in a process that `decoder` makes.
+
+        `write` makes a chunk; `advance` is told how many images are done.
+        """
+        self._image_size = engine.image_size
         self._limits = limits
         self._write = write
         self._advance = advance
-        self._decoders = ThreadPoolExecutor(threads, "decode")
-        self._streams = ThreadPoolExecutor(engine.streams, "engine")
+        self._threads = ThreadPoolExecutor(threads, "load")
+        self._decoders: queue.LifoQueue[DecoderProcess] = queue.LifoQueue()
+        for _ in range(threads):
+            self._decoders.put(decoder())
         self._loading: deque[tuple[_Unit, ImageFile, Future[LoadedImage | Failure]]] = deque()
         self._batch: list[tuple[_Unit, LoadedImage]] = []
-        self._embedding: deque[tuple[list[tuple[_Unit, LoadedImage]], Future[_Embedded]]] = deque()
+        self._batches = BatchEmbedder(engine, smaller)
+        self._embedding: deque[list[tuple[_Unit, LoadedImage]]] = deque()
 
     def embed(self, files: Sequence[ImageFile]) -> Iterator[EmbeddedUnit]:
         """Begins a unit and gives the units that are finished meanwhile.
 
         An image that cannot be read, decoded or embedded becomes a `Failure` of its unit. The others are
-        written as one chunk. Raises what `write` does.
+        written as one chunk.
+
+        Raises:
+          WorkerError: the engine fails for every image, or no decoder starts; besides, what `write` raises.
         """
         unit = _Unit(sum(1 + len(file.duplicates) for file in files))
         for file in files:
-            if len(self._loading) == _BATCHES_AHEAD * self._engine.batch_size:
+            while len(self._loading) >= _BATCHES_AHEAD * self._batches.engine.batch_size:
                 yield from self._take_loaded()
-            loading = self._decoders.submit(load_image, file, self._engine.image_size, self._limits)
-            self._loading.append((unit, file, loading))
+            self._loading.append((unit, file, self._threads.submit(self._load, file)))
 
     def finish(self) -> Iterator[EmbeddedUnit]:
-        """Gives the units that are still under way, and ends the threads. Raises what `embed` does."""
+        """Gives the units that are still under way. Raises what `embed` does."""
         while self._loading:
             yield from self._take_loaded()
         if self._batch:
             self._start_batch()
         while self._embedding:
             yield from self._take_embedded()
-        self._decoders.shutdown()
-        self._streams.shutdown()
+
+    def close(self) -> None:
+        """Ends the threads and the decoders."""
+        self._threads.shutdown(cancel_futures=True)
+        self._batches.close()
+        while not self._decoders.empty():
+            self._decoders.get().close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self, file: ImageFile) -> LoadedImage | Failure:
+        decoder = self._decoders.get()
+        try:
+            return load_image(file, self._image_size, self._limits, decoder)
+        finally:
+            self._decoders.put(decoder)
 
     def _take_loaded(self) -> Iterator[EmbeddedUnit]:
         unit, file, loading = self._loading.popleft()
@@ -113,7 +134,7 @@ class UnitEmbedder:
             loaded = loading.result()
         except InputError:
             # What waits would fail as slowly as what has failed.
-            self._decoders.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown(wait=False, cancel_futures=True)
             raise
         if isinstance(loaded, Failure):
             files = (file, *file.duplicates)
@@ -121,28 +142,27 @@ class UnitEmbedder:
             yield from self._count(unit, len(files))
             return
         self._batch.append((unit, loaded))
-        if len(self._batch) == self._engine.batch_size:
+        if len(self._batch) >= self._batches.engine.batch_size:
             # One batch more than the engine runs at once, so that it finds the next one ready.
-            if len(self._embedding) > self._engine.streams:
+            if len(self._batches) > self._batches.engine.streams:
                 yield from self._take_embedded()
             self._start_batch()
 
     def _start_batch(self) -> None:
-        pixels = [pixels for _, (_, pixels) in self._batch]
-        self._embedding.append((self._batch, self._streams.submit(_embed_pixels, self._engine, pixels)))
+        self._batches.submit([pixels for _, (_, pixels) in self._batch])
+        self._embedding.append(self._batch)
         self._batch = []
 
     def _take_embedded(self) -> Iterator[EmbeddedUnit]:
-        batch, embedding = self._embedding.popleft()
-        embedded = embedding.result()
-        batch[0][0].engine_seconds += embedded.seconds / self._engine.streams
-        for (unit, (rows, _)), feature, valid in zip(batch, embedded.features, embedded.valid, strict=True):
-            if valid:
+        embedded = self._batches.take()
+        batch = self._embedding.popleft()
+        batch[0][0].engine_seconds += embedded.seconds / self._batches.engine.streams
+        for (unit, (rows, _)), feature, error in zip(batch, embedded.features, embedded.errors, strict=True):
+            if error is None:
                 unit.rows += rows
                 unit.features += [feature] * len(rows)
             else:
-                message = "its feature is zero or not finite"
-                unit.fail(rows, Failure(rows[0].uri, "embed", "no_direction", message, rows[0].sha256))
+                unit.fail(rows, Failure(rows[0].uri, "embed", error.reason, error.message, rows[0].sha256))
             yield from self._count(unit, len(rows))
 
     def _count(self, unit: _Unit, images: int) -> Iterator[EmbeddedUnit]:
@@ -157,12 +177,3 @@ class UnitEmbedder:
             finished=time.time(),
             engine_seconds=unit.engine_seconds,
         )
-
-
-def _embed_pixels(engine: Engine, pixels: Sequence[Pixels]) -> _Embedded:
-    batch = np.stack(pixels)
-    started = time.monotonic()
-    output = embed_all(engine, batch)
-    seconds = time.monotonic() - started
-    features, valid = normalize(output)
-    return _Embedded(features, valid, seconds)

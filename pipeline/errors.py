@@ -35,6 +35,10 @@ class WeightsUnavailableError(ImgindexError):
     """The ImageNet weights could not be downloaded."""
 
 
+class WorkerError(ImgindexError):
+    """A worker cannot do its part: its engine fails whatever it is given, or nothing decodes there."""
+
+
 class PublishRefusedError(ImgindexError):
     """A publish check refused; the generation before it stays live."""
 

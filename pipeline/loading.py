@@ -5,7 +5,8 @@ import hashlib
 
 from imgindex import storage
 from imgindex.config import ImagesConfig
-from imgindex.models.preprocess import DecodeError, Pixels, decode
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.preprocess import DecodeError, Pixels
 from imgindex.outage import READS
 from imgindex.records import Failure, ImageFile, ImageRow
 
@@ -13,11 +14,14 @@ from imgindex.records import Failure, ImageFile, ImageRow
 LoadedImage = tuple[list[ImageRow], Pixels]
 
 
-def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig) -> LoadedImage | Failure:
+def load_image(
+    file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig, decoder: DecoderProcess
+) -> LoadedImage | Failure:
     """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`.
 
     Raises:
       InputError: the storage is out of order.
+      WorkerError: `decoder` does not start.
     """
     data = _read(file, limits)
     if isinstance(data, Failure):
@@ -27,7 +31,7 @@ def load_image(file: ImageFile, image_size: tuple[int, int], limits: ImagesConfi
         # Its duplicates hold what it held before.
         return _changed(file)
     try:
-        image = decode(data, image_size, limits.max_pixels)
+        image = decoder.decode(data, image_size, limits.max_pixels)
     except DecodeError as error:
         if len(data) != file.size:
             # It may have been read while it was being written.

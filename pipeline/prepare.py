@@ -14,6 +14,7 @@ from imgindex.errors import InputError, UsageError
 from imgindex.generation import Output, current_name, files_of, new_name, read_manifest
 from imgindex.listing import input_root, is_inside, list_images
 from imgindex.loading import load_image
+from imgindex.models.decoder import DecoderProcess
 from imgindex.models.engines import EngineChoice, available_cores, choose_engine, load_engine
 from imgindex.models.preprocess import Pixels
 from imgindex.models.spec import Spec
@@ -117,12 +118,13 @@ def engine_choice(config: Config) -> EngineChoice:
 def _first_images(config: Config, size: tuple[int, int], count: int) -> Pixels:
     """At most `count` images of the input that can be decoded, [n, height, width, 3]."""
     pixels: list[Pixels] = []
-    for file in list_images(str(config.input), config.images.extensions):
-        if len(pixels) == count:
-            break
-        if isinstance(file, Failure):
-            continue
-        loaded = load_image(file, size, config.images)
-        if not isinstance(loaded, Failure):
-            pixels.append(loaded[1])
+    with DecoderProcess() as decoder:
+        for file in list_images(str(config.input), config.images.extensions):
+            if len(pixels) == count:
+                break
+            if isinstance(file, Failure):
+                continue
+            loaded = load_image(file, size, config.images, decoder)
+            if not isinstance(loaded, Failure):
+                pixels.append(loaded[1])
     return np.array(pixels, np.uint8).reshape(-1, *size, 3)

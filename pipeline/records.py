@@ -31,7 +31,7 @@ class Failure:
     stage: str  # list, read, decode or embed
     reason: str  # a stable code
     message: str
-    sha256: str | None = None
+    sha256: str | None = None  # of the bytes that failed, where they could be read
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.metrics import count_embedded, count_failure
-from imgindex.models.engines import EngineChoice, available_cores, load_engine
+from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
 from imgindex.parts import Parts, PartWriter
 from imgindex.progress import EMBEDDING
@@ -111,12 +111,10 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
         self._choice = settings.engine
         self._threads = settings.threads
         self._images = settings.images
-
-    def start_bundle(self) -> None:
-        # Not the engine, and not in setup(): a worker that gets nothing to embed does not load the backbone.
         self._embedder: UnitEmbedder | None = None
 
     def process(self, files: list[ImageFile]) -> Iterator[EmbeddedUnit]:
+        # Not in setup(): a worker that gets nothing to embed does not load the backbone.
         if self._embedder is None:
             self._embedder = self._new_embedder()
         for unit in self._embedder.embed(files):
@@ -134,6 +132,11 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
             count_failure(failure)
         return unit
 
+    def teardown(self) -> None:
+        if self._embedder is not None:
+            self._embedder.close()
+            self._embedder = None
+
     def _new_embedder(self) -> UnitEmbedder:
         threads = self._threads or available_cores()
         engine = load_engine(self._choice, threads)
@@ -142,8 +145,9 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
                 f"this worker's {self._choice.name} has spec {engine.spec.digest}, the launcher's "
                 f"has {self._spec_digest}; give both the same weights"
             )
+        smaller = partial(load_smaller_engine, self._choice, threads)
         write = partial(store.write_rows, self._directory)
-        return UnitEmbedder(engine, self._images, threads, write, EMBEDDING.advance)
+        return UnitEmbedder(engine, smaller, self._images, threads, write, EMBEDDING.advance)
 
 
 @dataclass

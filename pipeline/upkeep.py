@@ -1,5 +1,6 @@
 """Upkeep of an output between builds: verify its bytes, roll back, prune what is old."""
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -19,7 +20,9 @@ from imgindex.generation import (
 )
 from imgindex.lock import writer_lock
 from imgindex.opened import read_basis, read_digests
-from imgindex.records import ImageFile, ShardSummary, StoredImage, WrittenFile
+from imgindex.records import ImageFile, KnownFailure, ShardSummary, StoredImage, WrittenFile
+
+logger = logging.getLogger(__name__)
 
 # Generations and chunks that are younger are never pruned: a reader may be about to open the one, a build
 # that died may have left the other for the next to use.
@@ -201,8 +204,12 @@ def _forget(directory: str, listed: set[tuple[str, str | None]], before: float) 
         path = storage.join(directory, name)
         if storage.modified(path) >= before:
             continue
-        known = list(failures.read(directory, name))
-        if known and listed.isdisjoint((failed.uri, failed.failure.sha256) for failed in known):
+        known: list[KnownFailure] = []
+        try:
+            known += failures.read(directory, name)
+        except DamagedError as error:
+            logger.warning("%s: deleted, what it held is tried again", error)
+        if listed.isdisjoint((failed.uri, failed.sha256) for failed in known):
             storage.delete(path)
             forgotten += len(known)
     return forgotten

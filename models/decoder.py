@@ -1,0 +1,217 @@
+"""`decode` in a process of its own: an image that crashes, hangs or inflates its decoder fails alone.
+
+The parent keeps one end of a socket, and the child has the other as its stdin. The child answers until the
+parent closes its end or dies. A message is a header in JSON and a body of bytes.
+"""
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from imgindex.errors import WorkerError
+from imgindex.models.preprocess import LARGEST_MAX_PIXELS, DecodedImage, DecodeError, decode
+
+# -P: what lies in the working directory must not pass for a module.
+COMMAND = (sys.executable, "-P", "-m", "imgindex.models.decoder")
+
+# Seconds for one image. At Pillow's limit of pixels a PNG took up to 29 on a core that others used too.
+TIME_LIMIT = 120.0
+
+# Bytes of data that a child may hold. At Pillow's limit of pixels JPEG, PNG, GIF and TIFF take up to 1.4 GiB,
+# AVIF 1.9, WebP 2.8 and JPEG 2000 3.3, besides the file, which is of 0.25 at most by default.
+MEMORY_LIMIT = 4 << 30
+
+# Seconds for Python to start and to import what decodes; and for a process that has crashed to be gone.
+_START_LIMIT = 120.0
+_DEATH_LIMIT = 10.0
+
+# Seconds after which a child ends itself: whoever has asked must have been killed meanwhile.
+_ORPHAN_LIMIT = 300
+
+Message = tuple[dict[str, Any], bytes]
+
+_LENGTHS = struct.Struct("<IQ")  # of the header and of the body
+
+
+class DecoderProcess:
+    """Decodes as `preprocess.decode` does, but in a child process; for one thread at a time.
+
+    The child starts with the first image, and anew after one that it did not survive.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND, time_limit: float = TIME_LIMIT) -> None:
+        """`command` runs `serve`; `time_limit` is in seconds and for each image."""
+        self._command = command
+        self._time_limit = time_limit
+        self._child: _Child | None = None
+
+    def decode(
+        self, data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIXELS
+    ) -> DecodedImage:
+        """See `preprocess.decode`.
+
+        Raises:
+          DecodeError: for the reasons of `preprocess.decode`, and `crashed` and `timed_out`.
+          WorkerError: the child does not start.
+        """
+        child = self._running_child()
+        try:
+            answer, pixels = child.ask(({"size": size, "max_pixels": max_pixels}, data))
+        except TimeoutError as error:
+            self.close()
+            raise DecodeError("timed_out", f"not decoded within {self._time_limit:g} seconds") from error
+        except (OSError, EOFError) as error:
+            self._child = None
+            raise DecodeError("crashed", f"the decoder died: {child.cause_of_death()}") from error
+        except BaseException:
+            self.close()  # the next image must not get this one's answer
+            raise
+        if "reason" in answer:
+            raise DecodeError(**answer)
+        return DecodedImage(np.frombuffer(pixels, np.uint8).reshape(*size, 3), **answer)
+
+    def _running_child(self) -> "_Child":
+        if self._child is not None and not self._child.is_running():  # it was killed between two images
+            self.close()
+        if self._child is None:
+            self._child = _Child(self._command, self._time_limit)
+        return self._child
+
+    def close(self) -> None:
+        """Ends the child."""
+        if self._child is not None:
+            self._child.kill()
+            self._child = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Child:
+    """A running child and the connection to it."""
+
+    def __init__(self, command: Sequence[str], time_limit: float) -> None:
+        self._connection, its_stdin = socket.socketpair()
+        self._stream = self._connection.makefile("rb")
+        with its_stdin, tempfile.TemporaryFile() as complaints:
+            try:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=its_stdin.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=complaints,
+                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                    # Out of reach of Ctrl-C, which is for the parent to answer. In a session of its own Linux
+                    # would besides give it as much of the CPU as all of the parent's threads together.
+                    process_group=0,
+                )
+            except OSError as error:
+                raise WorkerError(f"cannot start {command[0]} to decode images: {error.strerror}") from error
+            its_stdin.close()
+            self._connection.settimeout(_START_LIMIT)
+            try:
+                _receive(self._stream)
+            except (OSError, EOFError) as error:
+                cause = self.cause_of_death()
+                complaints.seek(0)
+                lines = complaints.read().decode(errors="replace").splitlines() or [cause]
+                raise WorkerError(f"the process that decodes images does not start: {lines[-1]}") from error
+        self._connection.settimeout(time_limit)
+
+    def ask(self, question: Message) -> Message:
+        """The answer to `question`. Raises TimeoutError; where it died, another OSError or EOFError."""
+        _send(self._connection, question)
+        return _receive(self._stream)
+
+    def is_running(self) -> bool:
+        """Whether it has not died yet."""
+        return self._process.poll() is None
+
+    def cause_of_death(self) -> str:
+        """What ended a child that no longer answers."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_DEATH_LIMIT)
+        self.kill()
+        code = self._process.returncode
+        return f"exit code {code}" if code >= 0 else f"signal {-code} ({signal.strsignal(-code)})"
+
+    def kill(self) -> None:
+        """Ends it at once, and leaves nothing of it behind."""
+        self._process.kill()
+        self._process.wait()
+        self._stream.close()
+        self._connection.close()
+
+
+def serve() -> None:
+    """Decodes what comes in on stdin, a socket, until the parent is gone. The child's whole life."""
+    _restrict()
+    with (
+        contextlib.suppress(EOFError, ConnectionError),
+        socket.socket(fileno=0) as connection,
+        connection.makefile("rb") as stream,
+    ):
+        _send(connection, ({}, b""))  # ready
+        while True:
+            question = _receive(stream)
+            signal.alarm(_ORPHAN_LIMIT)
+            _send(connection, _answer(*question))
+            signal.alarm(0)
+
+
+def _restrict() -> None:
+    given = [limit for limit in resource.getrlimit(resource.RLIMIT_DATA) if limit != resource.RLIM_INFINITY]
+    limit = min([MEMORY_LIMIT, *given])
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        # Where memory runs out all the same, Linux should end a child, and not its parent.
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    os.dup2(1, 2)  # decoders warn on stderr; stdout goes nowhere
+
+
+def _answer(question: dict[str, Any], data: bytes) -> Message:
+    try:
+        image = decode(data, tuple(question["size"]), question["max_pixels"])
+    except DecodeError as error:
+        return {"reason": error.reason, "message": str(error)}, b""
+    return {"width": image.width, "height": image.height}, image.pixels.tobytes()
+
+
+def _send(connection: socket.socket, message: Message) -> None:
+    header, body = message
+    encoded = json.dumps(header).encode()
+    connection.sendall(_LENGTHS.pack(len(encoded), len(body)) + encoded)
+    connection.sendall(body)
+
+
+def _receive(stream: io.BufferedReader) -> Message:
+    header, body = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
+    return json.loads(_read(stream, header)), _read(stream, body)
+
+
+def _read(stream: io.BufferedReader, count: int) -> bytes:
+    data = stream.read(count)
+    if len(data) < count:
+        raise EOFError("the connection was closed")
+    return data
+
+
+if __name__ == "__main__":
+    serve()
