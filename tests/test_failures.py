@@ -24,6 +24,7 @@ from imgindex.generation import Output, current_name
 from imgindex.launch import refresh
 from imgindex.publish import Outcome
 from imgindex.records import Failure, ImageFile, KnownFailure
+from imgindex.sealed import seal
 
 ODD = "ä 猫/b\n.png"
 
@@ -182,7 +183,7 @@ def build(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     copy = tmp_path / "copy"
     shutil.copytree(base, copy, symlinks=True)  # with the times of the files
     (manifest,) = copy.rglob("manifest.json")
-    manifest.write_text(manifest.read_text().replace(str(base), str(copy)))
+    manifest.write_bytes(seal(json.loads(manifest.read_text().replace(str(base), str(copy)))))
     reads: list[str] = []
     read_regular = storage.read_regular
 
