@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -82,6 +83,17 @@ def test_what_lasts(stage: str, reason: str, lasts: bool) -> None:
     assert failures.is_lasting(Failure("a", stage, reason, "", "aa")) is lasts
     # Nothing lasts that is not known to be of these bytes.
     assert not failures.is_lasting(Failure("a", stage, reason, ""))
+
+
+def test_the_reasons_in_the_docs() -> None:
+    text = (Path(__file__).parent.parent / "docs" / "failures.md").read_text()
+    rows = re.findall(r"^\| (\w+) \| (.*?) \| .*? \| (.*?) \|$", text, re.M)[1:]
+    named = {(stage, reason): then for stage, cell, then in rows for reason in re.findall(r"`(\w+)`", cell)}
+    assert len(named) > 15
+    for (stage, reason), then in named.items():
+        assert (then == "remembers") is failures.is_lasting(Failure("a", stage, reason, "", "aa")), reason
+    (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    exec(compile(example, "docs/failures.md", "exec"), {})
 
 
 FILES = st.builds(ImageFile, st.sampled_from("abc"), st.just(""), st.integers(0, 1), st.sampled_from("12"))
