@@ -1,5 +1,6 @@
 """One preprocessing for indexing and for queries: encoded image bytes to RGB pixels of a fixed size."""
 
+import functools
 import io
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     if not data:
         raise DecodeError("empty", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise DecodeError(
                     "too_many_pixels",
@@ -64,11 +65,30 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
+        if _is_cut_off(data):
+            raise DecodeError("truncated", "the file ends before what its header names") from error
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
         message = f"{type(error).__name__}: {error}"
-        truncated = isinstance(error, OSError | EOFError) and "truncated" in str(error).lower()
+        truncated = "truncated" in message.lower() or _is_cut_off(data)
         raise DecodeError("truncated" if truncated else "undecodable", message) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow reads, but for EPS: it would run a program, Ghostscript, on the file."""
+    Image.preinit()  # the common ones first, as Pillow itself has it
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a WebP ends before its own length, or a TIFF before its directory: Pillow names neither."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return len(data) <= int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big")
+    return False
 
 
 def upright_rgb(image: Image.Image, size: tuple[int, int]) -> Pixels:
@@ -108,7 +128,9 @@ _TRANSPOSITIONS = {
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any of Pillow's modes to 8-bit RGB."""
+    """Converts any of Pillow's modes to 8-bit RGB. Raises ValueError where a palette is missing."""
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("the file holds no palette")  # Pillow would make it black
     if image.mode.startswith("I") or image.mode == "F":
         image = _to_8_bit(image)
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
