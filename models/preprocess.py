@@ -1,5 +1,6 @@
 """One preprocessing for indexing and for queries: encoded image bytes to RGB pixels of a fixed size."""
 
+import functools
 import io
 import math
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     if not data:
         raise DecodeError("empty", "the file is empty")
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
             if image.width * image.height > max_pixels:
                 raise DecodeError(
                     "too_many_pixels",
@@ -70,16 +71,35 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
     except Image.DecompressionBombError as error:
         raise DecodeError("too_many_pixels", str(error)) from error
     except UnidentifiedImageError as error:
+        if _is_cut_off(data):
+            raise DecodeError("truncated", "the file ends before what its header names") from error
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
-        raise DecodeError(_reason(error), f"{type(error).__name__}: {error}") from error
+        raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}") from error
 
 
-def _reason(error: Exception) -> str:
-    said = str(error).lower() if isinstance(error, OSError | EOFError) else ""
-    if isinstance(error, MemoryError) or "out of memory" in said:
+def _reason(error: Exception, data: bytes) -> str:
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and "out of memory" in said):
         return "out_of_memory"
-    return "truncated" if "truncated" in said else "undecodable"
+    return "truncated" if "truncated" in said or _is_cut_off(data) else "undecodable"
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that Pillow reads, but for EPS: it would run a program, Ghostscript, on the file."""
+    Image.preinit()  # the common ones first, as Pillow itself has it
+    Image.init()
+    return tuple(name for name in Image.ID if name != "EPS")
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a WebP ends before its own length, or a TIFF before its directory: Pillow names neither."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return len(data) < 8 + int.from_bytes(data[4:8], "little")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return len(data) <= int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big")
+    return False
 
 
 def upright_rgb(image: Image.Image, size: tuple[int, int]) -> Pixels:
@@ -119,7 +139,9 @@ _TRANSPOSITIONS = {
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any of Pillow's modes to 8-bit RGB."""
+    """Converts any of Pillow's modes to 8-bit RGB. Raises ValueError where a palette is missing."""
+    if image.mode == "P" and image.palette is None:
+        raise ValueError("the file holds no palette")  # Pillow would make it black
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     # Wide integers and floats have no fixed black and white: their own range becomes it.

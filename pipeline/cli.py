@@ -134,6 +134,8 @@ def _set_up_logging(verbose: bool) -> None:
     # Beam logs what a worker raises, with its traceback, before the launcher can say it in one line.
     logging.getLogger().setLevel(logging.INFO if verbose else logging.CRITICAL)
     logging.getLogger("imgindex").setLevel(logging.INFO)
+    # Pillow warns of files that it reads nevertheless.
+    logging.captureWarnings(True)
 
 
 def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:

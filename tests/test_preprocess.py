@@ -365,8 +365,8 @@ class TestRefused:
             ("GIF", {}, "truncated"),
             ("BMP", {}, "truncated"),
             ("TIFF", {}, "truncated"),
-            ("TIFF", {"compression": "tiff_lzw"}, None),
-            ("WEBP", {}, None),
+            ("TIFF", {"compression": "tiff_lzw"}, "truncated"),
+            ("WEBP", {}, "truncated"),
         ],
     )
     @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -379,7 +379,7 @@ class TestRefused:
             self.assert_refused_or_whole(data[:-cut])
         with pytest.raises(DecodeError) as caught:
             decode(data[: len(data) // 2], (8, 8))
-        assert caught.value.reason in ({reason} if reason else REASONS)
+        assert caught.value.reason == reason
 
     @pytest.mark.parametrize("form", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP"])
     @given(data=st.data())

@@ -1,10 +1,13 @@
 """Loaded by every Python process of a build under test: a quick engine, and a place to stay at for ever.
 
 ``IMGINDEX_TEST_STOP`` names the place, ``IMGINDEX_TEST_REACHED`` the FIFO that is told when it is reached.
+``IMGINDEX_TEST_PEAK`` is a file that is told, in KiB, how much memory each process has used at once.
 """
 
+import atexit
 import logging
 import os
+import re
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +25,18 @@ import imgindex.transforms
 from imgindex.models.spec import Spec
 
 logging.getLogger().removeHandler(quiet)
+
+
+def tell_peak() -> None:
+    # Not getrusage: that counts what the process was before it became Python, a fork of the tests.
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
+    with Path(os.environ["IMGINDEX_TEST_PEAK"]).open("a") as file:
+        file.write(f"{peak}\n")
+
+
+if "IMGINDEX_TEST_PEAK" in os.environ:
+    atexit.register(tell_peak)
+
 imgindex.transforms.UNIT_IMAGES = 8
 STOP = os.environ.get("IMGINDEX_TEST_STOP")
 
