@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from imgindex import storage
-from imgindex.errors import InputError
+from imgindex.errors import InputError, printable
 from imgindex.names import uri_of
 from imgindex.outage import READS
 from imgindex.records import Failure, ImageFile
@@ -102,7 +102,7 @@ def _walk(root: str) -> Iterator[str]:
     seen: set[tuple[int, int]] = set()
 
     def refuse(error: OSError) -> None:
-        raise InputError(f"cannot list {error.filename}: {error.strerror}") from error
+        raise InputError(f"cannot list {printable(error.filename)}: {error.strerror}") from error
 
     for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
         status = os.stat(folder)

@@ -4,7 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 
-from imgindex.errors import InputError
+from imgindex.errors import InputError, printable
 from imgindex.retries import is_transient
 
 # So many reads in a row that have failed, each after its retries, are no accident.
@@ -33,8 +33,8 @@ class Reads:
                 self._forget()
                 raise InputError(
                     f"the input's storage is out of order: {LIMIT} reads in a row have failed, the last, of "
-                    f"{path}, with {error.strerror or error}; what was embedded is kept, build again when it "
-                    "is back"
+                    f"{printable(path)}, with {error.strerror or error}; what was embedded is kept, build "
+                    "again when it is back"
                 ) from error
             raise
         self._forget()
