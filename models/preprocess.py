@@ -80,7 +80,9 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
 
 def _reason(error: Exception, data: bytes) -> str:
     said = str(error).lower()
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and "out of memory" in said):
+    # Pillow's code of its own for it is -9, which its TIFF reader does not translate.
+    out_of_memory = isinstance(error, OSError) and ("out of memory" in said or said == "decoder error -9")
+    if isinstance(error, MemoryError) or out_of_memory:
         return "out_of_memory"
     return "truncated" if "truncated" in said or _is_cut_off(data) else "undecodable"
 

@@ -1,12 +1,15 @@
 """The command line: exit codes, messages for people, and that nothing is published on the way to them."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from trapped import trap
 
 from imgindex.cli import main
 
@@ -72,6 +75,59 @@ def test_a_few_bad_files_are_listed_by_reason(photos, tmp_path, capsys):
         ("empty.jpg", "empty"),
         ("text.jpg", "not_an_image"),
     ]
+
+
+def test_images_that_crash_their_decoder_are_listed_and_end_no_build(photos, tmp_path):
+    traps = {f"a{number}.png": trap("segfault", number) for number in range(3)}  # the first of the listing
+    for name, data in traps.items():
+        (tmp_path / "in").mkdir(exist_ok=True)
+        (tmp_path / "in" / name).write_bytes(data)
+    for path in photos.rglob("*.png"):
+        (tmp_path / "in" / path.name).write_bytes(path.read_bytes())
+    # Every Python that is started reads traps; only decoders may, for whoever does dies.
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys; sys.path.append({str(Path(__file__).parent)!r}); import trapped; trapped.register()"
+    )
+    arguments = ["--input", str(tmp_path / "in"), "--output", str(tmp_path / "o"), *BUNDLED]
+    arguments += ["--set", "publish.max_failure_rate=0.5"]
+
+    def build(*flags):
+        return subprocess.run(
+            [sys.executable, "-m", "imgindex", "build", *arguments, *flags],
+            env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    estimated = build("--dry_run")
+    assert estimated.returncode == 0, estimated.stderr
+    assert "images/s on 8 of them" in estimated.stdout
+    built = build()
+    assert built.returncode == 0, built.stderr
+    assert "8 listed, 5 indexed, 3 failed" in built.stdout
+    assert "decode/crashed" in built.stdout
+    (listed,) = (tmp_path / "o").rglob("failures-*.jsonl")
+    assert [json.loads(line) for line in listed.read_text().splitlines()] == [
+        {
+            "uri": name,
+            "stage": "decode",
+            "reason": "crashed",
+            "message": "the decoder died: signal 11 (Segmentation fault)",
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        for name, data in traps.items()
+    ]
+
+
+def test_an_engine_that_always_fails_ends_the_build(photos, tmp_path, capsys, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the device\nis gone")
+
+    monkeypatch.setattr("imgindex.models.openvino_engine.OpenVinoEngine.embed", fail)
+    arguments = ["build", "--input", str(photos), "--output", str(tmp_path / "o"), *BUNDLED]
+    assert main([*arguments, "--set", "engine.precision=float32"]) == 3
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "imgindex: openvino fails for every image, also for a black one: RuntimeError: the device is gone"
+    )
+    assert published(tmp_path) == []
 
 
 @pytest.mark.parametrize(

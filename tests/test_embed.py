@@ -1,24 +1,27 @@
 """Embedding a unit: every file ends as one row or one failure, and the rows hold their own features."""
 
 import hashlib
+import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trapped
 from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex import chunks, outage, store
 from imgindex.config import ImagesConfig
 from imgindex.embed import UnitEmbedder
-from imgindex.errors import InputError
+from imgindex.errors import InputError, OutputError, WorkerError
+from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
-from imgindex.records import EmbeddedUnit, ImageFile, StoredImage
+from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
 
 MAX_BYTES = 100_000
 
@@ -43,6 +46,10 @@ class MeanEngine:
         self.batches += 1
         quarters = pixels.reshape(-1, 2, 4, 2, 3, 3).astype(np.float32).mean(axis=(2, 4))
         return quarters.reshape(-1, self.feature_dim)
+
+    @classmethod
+    def smaller(cls, batch_size: int) -> "MeanEngine":
+        return cls(batch_size // 2)
 
 
 def mean_feature(data: bytes) -> np.ndarray:
@@ -84,6 +91,10 @@ def files(
     return listed
 
 
+def digest_of(file: ImageFile) -> str:
+    return hashlib.sha256(Path(file.path).read_bytes()).hexdigest()
+
+
 def make_black(path: Path) -> None:
     from PIL import Image
 
@@ -102,21 +113,47 @@ FAILURES = {
 }
 
 
+class KeptDecoder(DecoderProcess):
+    """Outlives the embedders that use it, for it takes longer to start than they to embed a few images."""
+
+    def close(self) -> None:
+        pass
+
+
+DECODERS = [KeptDecoder(trapped.COMMAND) for _ in range(2)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ends_decoders() -> Iterator[None]:
+    yield
+    for decoder in DECODERS:
+        DecoderProcess.close(decoder)
+
+
 def embed_units(
-    units: Sequence[list[ImageFile]], engine: MeanEngine, directory: str
+    units: Sequence[list[ImageFile]],
+    engine: MeanEngine,
+    directory: str,
+    decoder: Callable[[], DecoderProcess] | None = None,
 ) -> tuple[list[EmbeddedUnit], list[int]]:
     """The units, and what `advance` was told."""
     advanced: list[int] = []
     limits = ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000)
     write = partial(store.write_rows, directory)
-    embedder = UnitEmbedder(engine, limits, 2, write, advanced.append)
-    embedded = [unit for files in units for unit in embedder.embed(files)]
-    return [*embedded, *embedder.finish()], advanced
+    decoder = decoder or iter(DECODERS).__next__
+    with UnitEmbedder(engine, engine.smaller, limits, 2, write, advanced.append, decoder) as embedder:
+        embedded = [unit for files in units for unit in embedder.embed(files)]
+        return [*embedded, *embedder.finish()], advanced
 
 
-def embed(listed: list[ImageFile], engine: MeanEngine, directory: str) -> tuple[EmbeddedUnit, list[int]]:
+def embed(
+    listed: list[ImageFile],
+    engine: MeanEngine,
+    directory: str,
+    decoder: Callable[[], DecoderProcess] | None = None,
+) -> tuple[EmbeddedUnit, list[int]]:
     """A single unit, and what `advance` was told."""
-    (unit,), advanced = embed_units([listed], engine, directory)
+    (unit,), advanced = embed_units([listed], engine, directory, decoder)
     return unit, advanced
 
 
@@ -135,12 +172,12 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
         stage, reason, message = FAILURES[failure.uri]
         assert (failure.stage, failure.reason) == (stage, reason)
         assert message in failure.message
+        digest = None if stage == "read" else digest_of(files[failure.uri])
+        assert failure.sha256 == digest
     # What has failed for its bytes is told with the version that holds them.
     assert {known.uri for known in unit.known} == {"empty.png", "truncated.jpg", "text.png", "black.png"}
     for known in unit.known:
         assert known.failure in unit.failures
-        data = Path(files[known.uri].path).read_bytes()
-        assert known.failure.sha256 == hashlib.sha256(data).hexdigest()
         assert (known.size, known.version) == (files[known.uri].size, "1")
     for row, feature in zip(images.to_pylist(), features, strict=True):
         data = Path(files[row["uri"]].path).read_bytes()
@@ -251,12 +288,87 @@ def test_nothing_is_written_where_every_image_fails(files: dict[str, ImageFile],
     assert not (tmp_path / "store").exists()
 
 
-def test_an_engine_that_fails_is_no_failure_of_an_image(files: dict[str, ImageFile], tmp_path: Path) -> None:
+def features_of(unit: EmbeddedUnit, directory: str) -> dict[str, bytes]:
+    """The bits of each image's feature, by uri."""
+    if not unit.images:
+        return {}
+    rows = [image.row for image in unit.images]
+    features = store.read_features(directory, unit.images[0].chunk, rows)
+    return {image.uri: feature.tobytes() for image, feature in zip(unit.images, features, strict=True)}
+
+
+def listed_traps(folder: Path, **deeds: bytes) -> list[ImageFile]:
+    listed = []
+    for name, data in deeds.items():
+        (folder / name).write_bytes(data)
+        listed.append(ImageFile(name, str(folder / name), len(data), "1"))
+    return listed
+
+
+def test_a_decoder_that_crashes_hangs_or_takes_all_memory_fails_that_image_alone(
+    files: dict[str, ImageFile], tmp_path: Path
+) -> None:
+    good = [file for uri, file in files.items() if uri.startswith("good/")]
+    traps = listed_traps(
+        tmp_path,
+        segfault=trapped.trap("segfault"), hang=trapped.trap("hang"), memory=trapped.trap("memory"),
+        exit=trapped.trap("exit", "3"), segfault_too=trapped.trap("segfault", "again"),
+    )  # fmt: skip
+    twin = replace(traps[0], uri="twin")
+    traps[0] = replace(traps[0], duplicates=(twin,))
+    listed = [traps[0], *good[:4], traps[1], traps[2], *good[4:], traps[3], traps[4]]
+    decoder = partial(DecoderProcess, trapped.COMMAND, time_limit=5)
+    before = trapped.children(os.getpid())
+    unit, advanced = embed(listed, MeanEngine(4), f"{tmp_path}/store", decoder)
+    assert trapped.children(os.getpid()) == before
+    assert sum(advanced) == len(listed) + 1
+    expected = {
+        "segfault": "crashed", "twin": "crashed", "hang": "timed_out", "memory": "out_of_memory",
+        "exit": "crashed", "segfault_too": "crashed",
+    }  # fmt: skip
+    assert {failure.uri: failure.reason for failure in unit.failures} == expected
+    assert {failure.stage for failure in unit.failures} == {"decode"}
+    digests = {file.uri: digest_of(file) for file in [*traps, twin]}
+    assert {failure.uri: failure.sha256 for failure in unit.failures} == digests
+    without, _ = embed(good, MeanEngine(4), f"{tmp_path}/store")
+    # The same chunk: the same images in the same order, with the same bits.
+    assert unit.images == without.images
+    assert len(unit.images) == len(good)
+
+
+def test_an_image_that_makes_the_engine_fail_fails_alone(files: dict[str, ImageFile], tmp_path: Path) -> None:
+    class Picky(MeanEngine):
+        def embed(self, pixels: np.ndarray) -> np.ndarray:
+            features = super().embed(pixels)
+            if (abs(features - picked).max(axis=1) < 0.1).any():
+                raise RuntimeError("Exception from somewhere:\n  not this one")
+            return features
+
+    names = sorted(uri for uri in files if uri.startswith("good/"))
+    guilty = replace(files[names[5]], duplicates=(replace(files[names[5]], uri="twin.png"),))
+    data = Path(guilty.path).read_bytes()
+    picked = MeanEngine(1).embed(decode(data, MeanEngine.image_size).pixels[np.newaxis])
+    directory = f"{tmp_path}/store"
+    healthy, _ = embed([files[name] for name in names], MeanEngine(4), directory)
+    expected = features_of(healthy, directory)
+    del expected[names[5]]
+    unit, advanced = embed(
+        [guilty if name == names[5] else files[name] for name in names], Picky(4), directory
+    )
+    assert features_of(unit, directory) == expected
+    assert sum(advanced) == len(names) + 1
+    message = "RuntimeError: Exception from somewhere: not this one"
+    assert list(unit.failures) == [
+        Failure(uri, "embed", "engine_error", message, digest_of(guilty)) for uri in (names[5], "twin.png")
+    ]
+
+
+def test_an_engine_that_always_fails_ends_the_run(files: dict[str, ImageFile], tmp_path: Path) -> None:
     class Broken(MeanEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
-            raise MemoryError("no memory")
+            raise RuntimeError("no device")
 
-    with pytest.raises(MemoryError):
+    with pytest.raises(WorkerError, match=r"mean fails for every image.*no device"):
         embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store")
     assert not (tmp_path / "store").exists()
 
@@ -274,14 +386,43 @@ def test_a_storage_that_is_gone_ends_the_embedding_and_what_waits(
 
     monkeypatch.setattr("imgindex.storage.read_regular", fail)
     monkeypatch.setattr("imgindex.loading.READS", outage.Reads())
-    embedder = UnitEmbedder(MeanEngine(16), ImagesConfig(), 1, lambda rows, features: (), lambda count: None)
+    embedder = UnitEmbedder(
+        MeanEngine(16), MeanEngine.smaller, ImagesConfig(), 1, lambda rows, features: (), lambda count: None
+    )
     with pytest.raises(InputError, match=f"{outage.LIMIT} reads in a row"):
         list(embedder.embed([files["good/0.png"]] * 200))
     assert len(begun) <= outage.LIMIT + 1
     ended.set()
     # Of what waits nothing is begun either.
-    embedder._decoders.shutdown()
+    embedder.close()
     assert len(begun) <= outage.LIMIT + 1
+
+
+@pytest.mark.parametrize("fits", [1, 2, 5])
+def test_batches_that_do_not_fit_into_memory_are_made_smaller(
+    fits: int, files: dict[str, ImageFile], tmp_path: Path
+) -> None:
+    class Heavy(MeanEngine):
+        def embed(self, pixels: np.ndarray) -> np.ndarray:
+            if len(pixels) > fits:
+                raise MemoryError(f"{len(pixels)} images")
+            return super().embed(pixels)
+
+    directory = f"{tmp_path}/store"
+    units = [[files[f"good/{n}.png"]] * 3 for n in (0, 5, 10)]
+    listed = sorted(files)
+    healthy, _ = embed_units([[files[uri] for uri in listed], *units], MeanEngine(16), directory)
+    embedded, _ = embed_units([[files[uri] for uri in listed], *units], Heavy(16), directory)
+    assert len(embedded) == 4
+    assert [(u.images, u.failures) for u in embedded] == [(u.images, u.failures) for u in healthy]
+
+
+def test_a_failed_write_ends_decoders_and_threads(files: dict[str, ImageFile], tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("no directory")
+    threads, before = threading.active_count(), trapped.children(os.getpid())
+    with pytest.raises(OutputError):
+        embed([files["good/0.png"]], MeanEngine(1), f"{tmp_path}/store", DecoderProcess)
+    assert (threading.active_count(), trapped.children(os.getpid())) == (threads, before)
 
 
 def test_images_of_another_filesystem(

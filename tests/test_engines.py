@@ -108,6 +108,44 @@ class TestEngine:
         np.testing.assert_array_equal(pixels, PIXELS[:BATCH])
 
 
+class TestMemory:
+    """The frameworks run out of memory in ways of their own; out of an engine comes a MemoryError."""
+
+    def test_openvino_where_the_system_gives_no_more(self, cache):
+        load_engine(choice("openvino"), 2)  # converted
+        code = (
+            "import re, resource; from pathlib import Path\n"
+            "from imgindex.models.engines import EngineChoice, load_engine\n"
+            f"small = EngineChoice('MobileNetV2', 'none', 'avg', {SIZE}, 'openvino', 'float32', 1)\n"
+            "load_engine(small, 2)\n"
+            "held = int(re.search(r'VmSize:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]) << 10\n"
+            "resource.setrlimit(resource.RLIMIT_AS, (held + (300 << 20),) * 2)\n"
+            f"large = EngineChoice('MobileNetV2', 'none', 'avg', {SIZE}, 'openvino', 'float32', 4096)\n"
+            "print(load_engine(large, 2).batch_size)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert 1 <= int(done.stdout) < 4096
+        assert "4096 images do not fit into memory at once: going on with batches of 2048" in done.stderr
+
+    def test_openvino_fails_otherwise(self):
+        engine = engines._create(choice("openvino"), 2)
+        with pytest.raises(RuntimeError):
+            engine.embed(np.zeros((BATCH, SIZE, SIZE, 4), np.uint8))
+
+    def test_tensorflow(self, monkeypatch):
+        import tensorflow as tf
+
+        def exhaust(_):
+            raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+        engine = load_engine(choice("tensorflow"), 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(engine, "_run", exhaust)  # TensorFlow on a CPU does not survive it, a GPU is rare
+            with pytest.raises(MemoryError, match="OOM when allocating"):
+                engine.embed(PIXELS[:BATCH])
+        assert engine.embed(PIXELS[:BATCH]).shape == (BATCH, 1280)
+
+
 class TestLoadEngine:
     @pytest.mark.parametrize("name", ["tensorflow", "openvino"])
     def test_loaded_once_in_a_process_from_any_thread(self, name):

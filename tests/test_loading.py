@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,19 @@ from imgindex import loading, outage
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
 from imgindex.loading import hash_file, load_image
+from imgindex.models.decoder import DecoderProcess
 from imgindex.outage import Reads
 from imgindex.records import Failure, ImageFile
 
 SIZE = (8, 8)
 LIMITS = ImagesConfig(max_bytes=10_000)
+DECODER = DecoderProcess()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _ends_decoder() -> Iterator[None]:
+    yield
+    DECODER.close()
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +52,9 @@ def file(tmp_path: Path, image_bytes: Callable[..., bytes]) -> ImageFile:
 def load(file: ImageFile) -> Any:
     """What loading gives; a load that hangs fails the test instead of stopping it."""
     loaded: list[Any] = []
-    thread = threading.Thread(target=lambda: loaded.append(load_image(file, SIZE, LIMITS)), daemon=True)
+    thread = threading.Thread(
+        target=lambda: loaded.append(load_image(file, SIZE, LIMITS, DECODER)), daemon=True
+    )
     thread.start()
     thread.join(60)
     assert loaded, "it waits"
@@ -204,14 +214,14 @@ def test_a_file_that_has_become_another_good_image(file: ImageFile, image_bytes:
 class TestOutage:
     def test_many_reads_in_a_row_that_fail_end_the_run(self, file: ImageFile, monkeypatch: Any) -> None:
         refuse(OSError(errno.ENOTCONN, "Transport endpoint is not connected"), monkeypatch)
-        reasons = [load_image(file, SIZE, LIMITS) for _ in range(outage.LIMIT - 1)]
+        reasons = [load_image(file, SIZE, LIMITS, DECODER) for _ in range(outage.LIMIT - 1)]
         assert {failure.reason for failure in reasons if isinstance(failure, Failure)} == {"unreadable"}
         with pytest.raises(
             InputError, match=rf"{file.path}, with Transport endpoint.*what was embedded is kept"
         ):
-            load_image(file, SIZE, LIMITS)
+            load_image(file, SIZE, LIMITS, DECODER)
         # A run that begins when it is back begins anew.
-        assert isinstance(load_image(file, SIZE, LIMITS), Failure)
+        assert isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)
 
     def test_hashing_counts_too(self, file: ImageFile, monkeypatch: Any) -> None:
         refuse(OSError(errno.EIO, "Input/output error"), monkeypatch)
@@ -225,8 +235,8 @@ class TestOutage:
             with monkeypatch.context() as patch:
                 refuse(OSError(errno.EIO, "Input/output error"), patch)
                 for _ in range(outage.LIMIT - 1):
-                    assert isinstance(load_image(file, SIZE, LIMITS), Failure)
-            assert not isinstance(load_image(file, SIZE, LIMITS), Failure)
+                    assert isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)
+            assert not isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)
 
     @pytest.mark.parametrize("error", [FileNotFoundError(2, "gone"), PermissionError(13, "no")])
     def test_what_is_wrong_with_the_files_is_no_outage(
@@ -234,4 +244,4 @@ class TestOutage:
     ) -> None:
         refuse(error, monkeypatch)
         for _ in range(3 * outage.LIMIT):
-            assert isinstance(load_image(file, SIZE, LIMITS), Failure)
+            assert isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms, ImageOps, features
 
 from imgindex.models.preprocess import DecodeError, decode
 
-REASONS = {"empty", "not_an_image", "too_many_pixels", "truncated", "undecodable"}
+REASONS = {"empty", "not_an_image", "too_many_pixels", "truncated", "out_of_memory", "undecodable"}
 ORIENTATION = 0x0112
 HEIGHT, WIDTH = 24, 36
 
@@ -202,6 +202,29 @@ class TestModes:
             assert image.n_frames == 3
         assert_pixels(data, np.full((10, 20, 3), (255, 0, 0)))
 
+    # Converted in several strips, the last of which is not whole.
+    @pytest.mark.parametrize("shape", [(1500, 1999), (2, 1_100_000), (1_100_000, 2)])
+    def test_large_images_as_small_ones(self, shape):
+        grey, alpha = noise(*shape), noise(*shape)[::-1]
+        with_alpha = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
+        assert_pixels(encoded(with_alpha, "PNG", compress_level=1), on_white(repeated(grey), alpha), 1)
+        wide = grey.astype(np.int32) * 1000
+        wide[0, 0], wide[-1, -1] = -255_000, 510_000
+        expected = ((wide + 255_000.0) / 765_000 * 255).round()
+        assert_pixels(encoded(Image.fromarray(wide), "TIFF"), repeated(expected))
+        deep = Image.frombytes("I;16", shape[::-1], (grey.astype("<u2") * 257).tobytes())
+        assert_pixels(encoded(deep, "TIFF"), repeated(grey))
+
+    @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"])
+    @pytest.mark.parametrize("shape", [(1, 1), (1, 65_000), (65_000, 1)])
+    def test_the_smallest_and_the_narrowest(self, form, shape):
+        if form == "WEBP" and max(shape) > 16_383:
+            pytest.skip("WebP has no such images")
+        image = decode(encoded(Image.new("RGB", shape, (200, 30, 60)), form), (8, 9))
+        assert (image.width, image.height) == shape
+        assert image.pixels.shape == (8, 9, 3)
+        assert np.abs(image.pixels - np.array([200.0, 30, 60])).max() <= 30  # a GIF's colours are few
+
     def test_decoded_images_stack(self):
         images = [Image.fromarray(GREY), Image.fromarray(RGB), Image.new("RGBA", (5, 70))]
         stacked = np.stack([decode(encoded(image, "PNG"), (8, 9)).pixels for image in images])
@@ -315,6 +338,16 @@ class TestOrientation:
         np.testing.assert_array_equal(
             damaged.pixels, decode(encoded(image, form, **FORMS[form]), (16, 16)).pixels
         )
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("profile", [b"no profile", b"\0" * 200, b"\xff" * 70_000])
+def test_damaged_colour_profile_does_not_spoil_the_pixels(form, profile):
+    damaged, whole = (
+        decode(encoded(Image.fromarray(RGB), form, **FORMS[form], **options), (16, 16))
+        for options in ({"icc_profile": profile}, {})
+    )
+    np.testing.assert_array_equal(damaged.pixels, whole.pixels)
 
 
 class TestRefused:

@@ -1,0 +1,263 @@
+"""Decoding in another process: the same pixels, and whatever an image does to it stays there."""
+
+import io
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from trapped import COMMAND, children, trap
+
+from imgindex.errors import WorkerError
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.preprocess import DecodeError, decode
+
+SIZE = (10, 14)
+
+
+@pytest.fixture
+def decoder() -> Iterator[DecoderProcess]:
+    with DecoderProcess(COMMAND) as decoder:
+        yield decoder
+
+
+def child_of(decoder: DecoderProcess, good: bytes) -> int:
+    """The process that a decoder has started for the image `good`."""
+    before = children(os.getpid())
+    decoder.decode(good, SIZE)
+    (child,) = children(os.getpid()) - before
+    return child
+
+
+def reason(decoder: DecoderProcess, data: bytes) -> tuple[str, str]:
+    with pytest.raises(DecodeError) as caught:
+        decoder.decode(data, SIZE)
+    return caught.value.reason, str(caught.value)
+
+
+def assert_decodes(decoder: DecoderProcess, data: bytes) -> None:
+    image, expected = decoder.decode(data, SIZE), decode(data, SIZE)
+    np.testing.assert_array_equal(image.pixels, expected.pixels, strict=True)
+    assert (image.width, image.height) == (expected.width, expected.height)
+
+
+class TestDecodes:
+    @pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF"])
+    def test_the_same_pixels_and_size(self, decoder, image_bytes, kind):
+        assert_decodes(decoder, image_bytes(1, (31, 17), kind))
+
+    def test_thousands_of_images_in_one_process(self, decoder, image_bytes):
+        images = [image_bytes(seed, (5 + seed, 9)) for seed in range(40)]
+        expected = [decode(data, SIZE).pixels for data in images]
+        child = child_of(decoder, images[0])
+        for number in range(3000):
+            pixels = decoder.decode(images[number % 40], SIZE).pixels
+            np.testing.assert_array_equal(pixels, expected[number % 40])
+        assert child in children(os.getpid())
+
+    def test_images_larger_than_what_a_socket_holds(self, decoder):
+        noise = np.random.default_rng(0).integers(0, 256, (1500, 1400, 3), np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, "BMP")
+        image = decoder.decode(file.getvalue(), (1500, 1400))
+        np.testing.assert_array_equal(image.pixels, noise)
+
+    def test_the_same_reasons(self, decoder, image_bytes):
+        truncated = image_bytes(1, (90, 90), "JPEG")[:900]
+        for data, expected in ((b"", "empty"), (b"text", "not_an_image"), (truncated, "truncated")):
+            with pytest.raises(DecodeError) as caught:
+                decode(data, SIZE)
+            assert reason(decoder, data) == (expected, str(caught.value))
+
+    def test_max_pixels(self, decoder, image_bytes):
+        data = image_bytes(1, (30, 10))
+        assert decoder.decode(data, SIZE, 300).width == 30
+        with pytest.raises(DecodeError, match=r"30 x 10 .* \(299\)") as caught:
+            decoder.decode(data, SIZE, 299)
+        assert caught.value.reason == "too_many_pixels"
+
+
+class TestSurvives:
+    @pytest.mark.parametrize(
+        ("image", "expected", "message"),
+        [
+            (trap("segfault"), "crashed", "signal 11 (Segmentation fault)"),
+            (trap("abort"), "crashed", "signal 6 (Aborted)"),
+            (trap("exit", "7"), "crashed", "exit code 7"),
+            (trap("exit", "0"), "crashed", "exit code 0"),
+            (trap("memory"), "out_of_memory", "MemoryError"),
+        ],
+    )
+    def test_an_image_that_its_decoder_does_not(self, decoder, image_bytes, image, expected, message):
+        good = image_bytes(1)
+        for _ in range(2):
+            found, said = reason(decoder, image)
+            assert found == expected
+            assert message in said
+            assert_decodes(decoder, good)
+
+    def test_an_image_that_hangs(self, image_bytes):
+        good = image_bytes(1)
+        with DecoderProcess(COMMAND, time_limit=3) as decoder:
+            first = child_of(decoder, good)
+            assert reason(decoder, trap("hang")) == ("timed_out", "not decoded within 3 seconds")
+            assert first not in children(os.getpid())
+            assert_decodes(decoder, good)
+
+    def test_being_killed_over_an_image(self, decoder, image_bytes, tmp_path):
+        good, fifo = image_bytes(1), tmp_path / "fifo"
+        child = child_of(decoder, good)
+        os.mkfifo(fifo)
+        with ThreadPoolExecutor() as thread:
+            found = thread.submit(reason, decoder, trap("hang", fifo))
+            assert fifo.read_text() == "caught"
+            os.kill(child, signal.SIGKILL)
+            assert found.result() == ("crashed", "the decoder died: signal 9 (Killed)")
+        assert_decodes(decoder, good)
+
+    def test_being_killed_between_two_images(self, decoder, image_bytes):
+        good = image_bytes(1)
+        child = child_of(decoder, good)
+        waiting = os.pidfd_open(child)
+        os.kill(child, signal.SIGKILL)
+        select.select([waiting], [], [])
+        os.close(waiting)
+        assert_decodes(decoder, good)
+        assert child not in children(os.getpid())
+
+    def test_what_decoders_print(self, decoder, capfd):
+        image = decoder.decode(trap("talk"), SIZE)
+        assert (image.pixels == [255, 0, 0]).all()
+        assert (image.width, image.height) == (1, 1)
+        assert capfd.readouterr() == ("", "")
+
+    def test_an_interruption_of_its_parent(self, decoder, image_bytes, tmp_path):
+        good, fifo = image_bytes(1), tmp_path / "fifo"
+        child = child_of(decoder, good)
+        os.mkfifo(fifo)
+
+        def interrupt() -> None:
+            fifo.read_text()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+        with ThreadPoolExecutor() as thread:
+            thread.submit(interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                decoder.decode(trap("hang", fifo), SIZE)
+        assert child not in children(os.getpid())
+        assert_decodes(decoder, good)
+
+
+def limited(spare: int) -> tuple[str, ...]:
+    """The command of a child that has so many more bytes than it starts with."""
+    code = (
+        "import re; from pathlib import Path; from imgindex.models import decoder;"
+        "held = int(re.search(r'VmData:\\s*(\\d+)', Path('/proc/self/status').read_text())[1]);"
+        f"decoder.MEMORY_LIMIT = held * 1024 + {spare}; decoder.serve()"
+    )
+    return (sys.executable, "-c", code)
+
+
+# In memory an RGB image takes four bytes a pixel, and TIFF's decoder a strip of three besides.
+@pytest.mark.parametrize(
+    ("form", "options", "bytes_a_pixel"),
+    [
+        ("PNG", {}, 4),
+        ("BMP", {}, 4),
+        ("TIFF", {"compression": "tiff_adobe_deflate"}, 4),
+        ("TIFF", {"compression": "tiff_adobe_deflate", "strip_size": 1 << 30}, 7),
+    ],
+)
+def test_images_that_need_more_memory_than_there_is(form, options, bytes_a_pixel, image_bytes):
+    file = io.BytesIO()
+    Image.new("RGB", (2500, 2000)).save(file, form, **options)
+    data, pixels = file.getvalue(), 2500 * 2000
+    with DecoderProcess(limited(len(data) + (bytes_a_pixel - 1) * pixels)) as decoder:
+        assert reason(decoder, data)[0] == "out_of_memory"
+        assert_decodes(decoder, image_bytes(1))
+    with DecoderProcess(limited(len(data) + (bytes_a_pixel + 3) * pixels)) as decoder:
+        assert_decodes(decoder, data)
+
+
+class TestEnds:
+    def test_with_its_parent_object(self, decoder, image_bytes):
+        child = child_of(decoder, image_bytes(1))
+        decoder.close()
+        assert child not in children(os.getpid())
+        decoder.close()
+        assert_decodes(decoder, image_bytes(1))
+
+    def test_with_a_parent_that_is_killed(self, image_bytes, tmp_path):
+        image = tmp_path / "image.png"
+        image.write_bytes(image_bytes(1))
+        code = (
+            "import sys, time; from pathlib import Path; from imgindex.models.decoder import DecoderProcess;"
+            "decoder = DecoderProcess(); decoder.decode(Path(sys.argv[1]).read_bytes(), (8, 8));"
+            "print('ready', flush=True); time.sleep(1000)"
+        )
+        with subprocess.Popen([sys.executable, "-c", code, image], stdout=subprocess.PIPE) as parent:
+            assert parent.stdout
+            assert parent.stdout.readline() == b"ready\n"
+            (child,) = children(parent.pid)
+            ended = os.pidfd_open(child)
+            parent.kill()
+        assert select.select([ended], [], [], 60)[0], f"process {child} lives on"
+        os.close(ended)
+
+    def test_by_itself_where_it_hangs_and_nobody_is_left_to_kill_it(self):
+        code = (
+            "import trapped; from imgindex.models import decoder; trapped.register();"
+            "decoder._ORPHAN_LIMIT = 1; decoder.serve()"
+        )
+        command = (
+            sys.executable,
+            "-c",
+            f"import sys; sys.path.append({str(Path(__file__).parent)!r}); {code}",
+        )
+        with DecoderProcess(command) as decoder:
+            assert reason(decoder, trap("hang")) == ("crashed", "the decoder died: signal 14 (Alarm clock)")
+
+    def test_not_by_a_ctrl_c_that_is_for_its_parent(self, decoder, image_bytes):
+        child = child_of(decoder, image_bytes(1))
+        assert os.getpgid(child) != os.getpgrp()
+        assert os.getsid(child) == os.getsid(0)
+
+
+class TestProcess:
+    def test_is_small(self, decoder, image_bytes):
+        child = child_of(decoder, image_bytes(1))
+        assert "Threads:\t1\n" in Path(f"/proc/{child}/status").read_text()
+        code = (
+            "import sys, imgindex.models.decoder;"
+            "print({'apache_beam', 'tensorflow', 'keras', 'openvino', 'pyarrow', 'scipy'} & {*sys.modules})"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert done.stdout == "set()\n"
+
+    @pytest.mark.parametrize(
+        ("command", "message"),
+        [
+            ((sys.executable, "-c", "import no_such_module"), "does not start: .*'no_such_module'"),
+            ((sys.executable, "-c", ""), "does not start: exit code 0"),
+            (("/no/such/program",), "cannot start /no/such/program .*: No such file"),
+        ],
+    )
+    def test_that_does_not_start(self, command, message, image_bytes):
+        before = children(os.getpid())
+        with DecoderProcess(command) as decoder, pytest.raises(WorkerError, match=message):
+            decoder.decode(image_bytes(1), SIZE)
+        assert children(os.getpid()) == before
+
+    def test_does_not_import_what_lies_in_the_working_directory(self, image_bytes, tmp_path, monkeypatch):
+        (tmp_path / "numpy.py").write_text("raise SystemExit('wrong numpy')")
+        monkeypatch.chdir(tmp_path)
+        with DecoderProcess() as decoder:
+            assert_decodes(decoder, image_bytes(1))
