@@ -33,6 +33,10 @@ class WeightsUnavailableError(ImgindexError):
     """The ImageNet weights could not be downloaded."""
 
 
+class MachineError(ImgindexError):
+    """This machine, or what is installed on it, cannot build an index."""
+
+
 class PublishRefusedError(ImgindexError):
     """A publish check refused; the generation before it stays live."""
 

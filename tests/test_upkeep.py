@@ -61,7 +61,9 @@ def generate(output: str, number: int, uris: str, spec: str = "spec", version: s
         },
         "engine": {"name": "openvino", "precision": "float32", "batch_size": 16},
         "input_root": "/photos",
-        "config": {"input": "/photos", "backbone": backbone, "pca": {"dims": 4, "whiten": False}, "index": {}},
+        "config": {
+            "input": "/photos", "backbone": backbone, "pca": {"dims": 4, "whiten": False}, "index": {},
+        },
         "ledger": {**dict.fromkeys((*counts, "reused", "damaged_chunks"), 0), "failed_by_reason": {}},
         "feature_dim": 16,
         "dims": 4,
