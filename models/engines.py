@@ -106,7 +106,7 @@ def choose_engine(
     Raises:
       UsageError: the precision is none of the engine's.
     """
-    on_gpu = _gpu_driver() and engine != "openvino" and has_gpu()
+    on_gpu = gpu_driver() and engine != "openvino" and has_gpu()
     engine = ("tensorflow" if on_gpu else "openvino") if engine == "auto" else engine
     batch_size = batch_size or (_GPU_BATCH_SIZE if on_gpu else _CPU_BATCH_SIZE)
     smaller = "float16" if on_gpu else "bfloat16"
@@ -210,7 +210,7 @@ def _create(choice: EngineChoice, threads: int) -> Engine:
     return TensorFlowEngine(load_backbone(*backbone), choice.precision, choice.batch_size, threads)
 
 
-def _gpu_driver() -> bool:
+def gpu_driver() -> bool:
     """Whether it is worth loading TensorFlow to ask it for a GPU."""
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/kfd").exists()
 

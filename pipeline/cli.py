@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgindex import interrupt
-from imgindex.errors import DamagedError, ImgindexError, UsageError, printable
+from imgindex.errors import DamagedError, ImgindexError, MachineError, UsageError, printable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -120,6 +120,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     prune = upkeep("prune", "Delete old generations, and what of the store they alone used.", _prune)
     prune.add_argument("--keep", metavar="N", type=int, required=True, help="how many of the newest stay")
+
+    doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
+    doctor.set_defaults(run=_doctor)
+    doctor.add_argument(
+        "output", metavar="OUT", nargs="?", help="where the index would lie (default: the current directory)"
+    )
 
     demo = command("demo", "Make sample images, index them and search: a first look in one command.")
     demo.set_defaults(run=_demo)
@@ -238,6 +244,18 @@ def _prune(known: argparse.Namespace) -> None:
         f"deleted {len(pruned.generations)} generations, and {pruned.rows} features that no other uses "
         f"from {pruned.chunks} chunks of the store; forgot {pruned.failures} failures"
     )
+
+
+def _doctor(known: argparse.Namespace) -> None:
+    from imgindex.doctor import describe, examine
+
+    problems = 0
+    for finding in examine(known.output):
+        print(printable(describe(finding)), flush=True)
+        problems += finding.level == "problem"
+    if problems:
+        raise MachineError(f"a build would fail here: {problems} problems")
+    print("a build can run here")
 
 
 def _demo(known: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import reprlib
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -164,7 +165,19 @@ def load_config(path: Path | None = None, assignments: Sequence[str] = ()) -> Co
 
 
 # Beside its own errors PyYAML lets out what its constructors trip over, such as the date 2024-99-99.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
+_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+
+# A short file of aliases may stand for more than fits into memory.
+_abridged = reprlib.Repr()
+_abridged.maxlevel, _abridged.maxstring, _abridged.maxother = 2, 200, 200
+
+
+def _shown(value: Any) -> str:
+    """`value` as messages show it."""
+    try:
+        return _abridged.repr(value)
+    except ValueError:  # Python writes no whole number of thousands of digits, but 1:1:1:… makes one
+        return "a number of too many digits"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -179,7 +192,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path}: is not valid YAML: {where}") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
-        raise UsageError(f"--config {path}: expected sections such as `pca:`, got {content!r}")
+        raise UsageError(f"--config {path}: expected sections such as `pca:`, got {_shown(content)}")
     return content
 
 
@@ -193,7 +206,7 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
         if is_dataclass(hints[name]):
             parsed[name] = _parse_section(name, hints[name], value)
         elif not _is_a(value, hints[name]):
-            raise UsageError(f"{name} is {value!r}; expected {_describe(hints[name])}")
+            raise UsageError(f"{name} is {_shown(value)}; expected {_describe(hints[name])}")
         else:
             parsed[name] = value
     return Config(**parsed)
@@ -202,7 +215,7 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
 def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise UsageError(f"config section {section!r} must hold keys, got {values!r}")
+        raise UsageError(f"config section {section!r} must hold keys, got {_shown(values)}")
     hints = typing.get_type_hints(kind)
     for key, value in values.items():
         if key not in hints:
@@ -213,7 +226,7 @@ def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
         elif hints[key] is float and isinstance(value, int) and not isinstance(value, bool):
             values = {**values, key: _as_float(value)}
         if not _is_a(values[key], hints[key]):
-            raise UsageError(f"{section}.{key} is {value!r}; expected {_describe(hints[key])}")
+            raise UsageError(f"{section}.{key} is {_shown(value)}; expected {_describe(hints[key])}")
     return kind(**values)
 
 
@@ -267,4 +280,4 @@ def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
 
 def _check_range(key: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise UsageError(f"{key} is {value}; expected a value from {low} to {high}")
+        raise UsageError(f"{key} is {_shown(value)}; expected a value from {low} to {high}")

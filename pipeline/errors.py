@@ -39,6 +39,10 @@ class WorkerError(ImgindexError):
     """A worker cannot do its part: its engine fails whatever it is given, or nothing decodes there."""
 
 
+class MachineError(ImgindexError):
+    """This machine, or what is installed on it, cannot build an index."""
+
+
 class PublishRefusedError(ImgindexError):
     """A publish check refused; the generation before it stays live."""
 

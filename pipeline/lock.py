@@ -19,6 +19,8 @@ from imgindex.errors import OutputError
 from imgindex.interrupt import undone
 
 _NAME = ".lock"
+_NAMES, _TIMES = ("owner", "host"), ("since", "renewed")
+_LAST_DATE = 1e11  # that time.localtime takes; in seconds
 
 # An object store has no locks. A writer renews its lease; one that has not been renewed for so long is void.
 LEASE_SECONDS = 120.0
@@ -53,9 +55,12 @@ def _parse(data: bytes) -> dict[str, Any]:
     """What a lock says of its holder; nothing where it cannot be read, as while it is being written."""
     try:
         content = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict) or not all(isinstance(content.get(name), str) for name in _NAMES):
+        return {}
+    times = [content.get(name, 0) for name in _TIMES]
+    return content if all(isinstance(at, int | float) and 0 <= at < _LAST_DATE for at in times) else {}
 
 
 @contextlib.contextmanager

@@ -1,0 +1,136 @@
+"""Whether an output's filesystem does what a build relies on: replacing, syncing, locking, and room."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from imgindex import storage
+from imgindex.background import beside
+from imgindex.errors import OutputError
+from imgindex.findings import Finding
+from imgindex.lock import writer_lock
+
+# How often a file is replaced while another thread reads it.
+_REPLACEMENTS = 100
+_SCARCE_BYTES, _AMPLE_BYTES = 64 << 20, 1 << 30
+
+_ELSEWHERE = "put the output on another filesystem"
+
+
+def check_output(output: str | None) -> Iterator[Finding]:
+    """Tries, in a directory that goes again, what a build does to `output`; by default here.
+
+    Raises OutputError where nothing can be written.
+    """
+    if output is not None and not storage.is_local(output):
+        yield check_object_store(output)
+        return
+    place = _existing(Path(output).expanduser()) if output is not None else _here()
+    yield check_space(place)
+    with _scratch(place) as folder:
+        yield check_replacing(folder)
+        yield check_syncing(folder)
+        yield check_locking(str(folder))
+
+
+def _here() -> Path:
+    here = Path.cwd()
+    return here if os.access(here, os.W_OK) else Path(tempfile.gettempdir())
+
+
+def _existing(path: Path) -> Path:
+    """`path`, or the directory in which a build would make it."""
+    path = path.absolute()
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+@contextlib.contextmanager
+def _scratch(place: Path) -> Iterator[Path]:
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=".imgindex-doctor-", dir=place)
+    except OSError as error:
+        raise OutputError(f"cannot write {place}: {error.strerror}") from error
+    with folder as name:
+        yield Path(name)
+
+
+def check_space(place: Path) -> Finding:
+    """How much room there is."""
+    free = shutil.disk_usage(place).free
+    found = f"{free / 2**30:.1f} GiB are free in {place}"
+    if free >= _AMPLE_BYTES:
+        return Finding("ok", "space", found)
+    advice = "a build with --dry_run says how much it needs: free some, or choose another output"
+    return Finding("problem" if free < _SCARCE_BYTES else "warning", "space", found, advice)
+
+
+def check_replacing(folder: Path, write: Callable[[str, bytes], None] = storage.write_bytes) -> Finding:
+    """Whether a file that is replaced is at every moment the old one or the new one."""
+    path = folder / "CURRENT"
+    contents = [letter * 4096 for letter in (b"a", b"b")]
+    write(str(path), contents[0])
+    wrong: list[str] = []
+
+    def read(stop: threading.Event) -> None:
+        while not (wrong or stop.is_set()):
+            try:
+                if path.read_bytes() not in contents:
+                    wrong.append("half of it")
+            except OSError as error:
+                wrong.append(str(error))
+
+    with beside(read):
+        for number in range(_REPLACEMENTS):
+            write(str(path), contents[number % 2])
+    if wrong:
+        found = f"whoever reads a file while it is replaced finds: {wrong[0]}"
+        return Finding("problem", "replacing", found, _ELSEWHERE)
+    return Finding("ok", "replacing", "a file that is replaced is the old one or the new one at any moment")
+
+
+def check_syncing(folder: Path) -> Finding:
+    """Whether written bytes can be made to outlive a crash of the machine."""
+    started = time.monotonic()
+    try:
+        with (folder / "synced").open("wb") as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Finding("problem", "syncing", f"fsync does not work: {error.strerror}", _ELSEWHERE)
+    return Finding("ok", "syncing", f"fsync works, in {1000 * (time.monotonic() - started):.1f} ms")
+
+
+def check_locking(output: str) -> Finding:
+    """Whether a second writer is refused."""
+    try:
+        with writer_lock(output):
+            try:
+                with writer_lock(output):
+                    return Finding("problem", "locking", "two builds could write at once", _ELSEWHERE)
+            except OutputError:
+                return Finding("ok", "locking", "a second build is refused while one writes")
+    except OutputError as error:
+        return Finding("problem", "locking", str(error), _ELSEWHERE)
+
+
+def check_object_store(output: str) -> Finding:
+    """Whether an object store takes, lists, replaces, gives back and deletes a file."""
+    folder = storage.join(output, f".imgindex-doctor-{uuid.uuid4().hex}")
+    path = storage.join(folder, "probe.txt")
+    try:
+        for content in (b"old", b"new"):
+            storage.write_bytes(path, content)
+        same = storage.read_bytes(path) == b"new" and storage.list_names(folder, ".txt") == ["probe.txt"]
+        storage.delete(path)
+    except (OSError, OutputError) as error:
+        return Finding("problem", "store", f"{output}: {error}", "check its name and your rights to it")
+    if not same:
+        return Finding("problem", "store", f"{output} does not give back what was written", _ELSEWHERE)
+    return Finding("ok", "store", f"{output} takes, replaces, lists and deletes files")
