@@ -54,9 +54,9 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         stored = (
             files.pipeline
-            | beam.Create([self.directory])
-            | beam.FlatMap(chunks.names)
-            | beam.Reshuffle()
+            | "LocateStore" >> beam.Create([self.directory])
+            | "ListChunks" >> beam.FlatMap(chunks.names)
+            | "SpreadChunks" >> beam.Reshuffle()
             | "ReadKeys" >> beam.FlatMap(_read_keys, self.directory)
         )
         diff = (
@@ -71,7 +71,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         )
         hashed = (
             by_size.suspects
-            | beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
+            | "BatchSuspects" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
             | "SpreadSuspects" >> beam.Reshuffle()
             | "Hash"
             >> beam.FlatMap(_hash_files, self.images, self.threads).with_outputs("unreadable", main="hashed")
@@ -86,7 +86,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             | "BatchCopies" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
             | "Copy" >> beam.Map(store.copy_rows, self.directory)
         )
-        new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
+        new = (by_size.fresh, hashed.unreadable, matched.leaders) | "FlattenNew" >> beam.Flatten()
         return Delta(new, diff.found, copied)
 
 
@@ -122,11 +122,12 @@ class _JoinBy(beam.PTransform):  # type: ignore[misc]
     def expand(self, sides: tuple[Any, Any]) -> Any:
         left, right = sides
         return (
-            left | "Left" >> beam.ParDo(_GatherBy(self.bucket, 0)),
-            right | "Right" >> beam.ParDo(_GatherBy(self.bucket, 1)),
-        ) | beam.Flatten() | beam.GroupByKey()  # fmt: skip
+            left | "GatherLeft" >> beam.ParDo(_GatherBy(self.bucket, 0)),
+            right | "GatherRight" >> beam.ParDo(_GatherBy(self.bucket, 1)),
+        ) | "FlattenSides" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()  # fmt: skip
 
 
+@beam.typehints.with_output_types(tuple[int, Any])  # a key whose coder every runner knows
 class _GatherBy(beam.DoFn):  # type: ignore[misc]
     """Gathers a bundle's elements by bucket, so that they are shuffled in batches."""
 
@@ -221,8 +222,9 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         before = (
             held.pipeline
-            | beam.Create(list(self.metadata))  # spreads them over workers where there are several
-            | beam.FlatMap(shards.read_digests)
+            # Spreads them over workers where there are several.
+            | "LocateShards" >> beam.Create(list(self.metadata))
+            | "ReadDigests" >> beam.FlatMap(shards.read_digests)
         )
         now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
         return (
@@ -259,7 +261,12 @@ class GroupByChunk(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, held: Any) -> Any:
         """Applies the transform."""
-        return held | beam.FlatMap(_rows_by_chunk) | beam.GroupByKey() | beam.MapTuple(_sorted_rows)
+        return (
+            held
+            | "SplitByChunk" >> beam.FlatMap(_rows_by_chunk)
+            | "GroupRows" >> beam.GroupByKey()
+            | "SortRows" >> beam.MapTuple(_sorted_rows)
+        )
 
 
 def _rows_by_chunk(images: Iterable[StoredImage]) -> Iterable[tuple[str, list[int]]]:
