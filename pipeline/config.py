@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from imgindex import storage
 from imgindex.errors import UsageError
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
@@ -139,7 +140,7 @@ class Config:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
 
-def load_config(path: Path | None = None, assignments: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path | None = None, assignments: Sequence[str] = ()) -> Config:
     """The defaults, changed by the YAML file at `path`, then by `assignments` ``section.key=value``.
 
     Raises:
@@ -167,9 +168,9 @@ def load_config(path: Path | None = None, assignments: Sequence[str] = ()) -> Co
 _YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = storage.read_bytes(str(path)).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read: {error}") from error
     try:
