@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest lint clean
+.PHONY: demo test test-long test-lowest test-dataflow lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
@@ -24,9 +24,16 @@ test-lowest:
 	$(VENV)-lowest/bin/pip install --quiet --constraint constraints-lowest.txt --editable '.[test]'
 	$(VENV)-lowest/bin/pytest
 
+# The job for Dataflow, made without it, by the Beam of the image.
+BEAM := $(shell sed -n 's/^ARG BEAM_VERSION=//p' dataflow/Dockerfile)
+test-dataflow: $(VENV)/installed-test
+	$(BIN)/pip install -qq --editable '.[dataflow]' 'apache-beam==$(BEAM)'
+	$(BIN)/pytest -m dataflow
+
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/hadolint dataflow/Dockerfile
 	rm -rf build/typed
 	$(BIN)/python setup.py --quiet build_py --build-lib build/typed
 	$(BIN)/mypy

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     )
     from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
     from imgindex.errors import ImgindexError
-    from imgindex.launch import build, refresh
+    from imgindex.launch import build, refresh, submit
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
     from imgindex.search import Index, Neighbor, Result
@@ -61,13 +61,14 @@ __all__ = [
     "build",
     "load_config",
     "refresh",
+    "submit",
 ]
 
 _MODULES = {
     "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
     "delta": ["CompareGenerations", "DiffAgainstStore", "GroupByChunk"],
     "errors": ["ImgindexError"],
-    "launch": ["build", "refresh"],
+    "launch": ["build", "refresh", "submit"],
     "models.engines": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],
     "search": ["Index", "Neighbor", "Result"],

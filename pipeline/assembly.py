@@ -26,8 +26,8 @@ from imgindex.transforms import (
 )
 
 
-def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
-    """Adds the build that `plan` describes to `pipeline`."""
+def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
+    """Adds the build that `plan` describes to `pipeline`; gives one None when it has published or refused."""
     config = plan.config
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
     delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(
@@ -73,7 +73,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> None:
     rows = total | "CountRows" >> beam.Map(lambda tally: 0 if nothing_changed(plan, tally) else tally.held)
     basis, verdict = frozen_or_fitted(selection, compared.news, plan)
     written, shards = index_half(selection, rows, basis, plan)
-    _ = (
+    return (
         pipeline
         | "Once" >> beam.Create([plan])
         | "Publish"
@@ -90,7 +90,11 @@ def frozen_or_fitted(
         why = "pca.refit is always" if pca.refit == "always" else "there was no basis for this recipe"
         verdict = selection.pipeline | "Refit" >> beam.Create([Verdict(True, why)])
         return _fit(selection, plan), verdict
-    frozen = selection.pipeline | beam.Create([previous.basis]) | "ReadBasis" >> beam.Map(read_basis)
+    frozen = (
+        selection.pipeline
+        | "LocateBasis" >> beam.Create([previous.basis])
+        | "ReadBasis" >> beam.Map(read_basis)
+    )
     if pca.refit == "never":
         verdict = selection.pipeline | "Keep" >> beam.Create([Verdict(False, "pca.refit is never")])
         return frozen, verdict

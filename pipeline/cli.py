@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     build = command("build", "Build or refresh an index.", epilog=_BUILD_EPILOG)
     build.add_argument("--input", metavar="DIR|GLOB", help="a directory of images, or a quoted glob")
     build.add_argument("--output", metavar="OUT", help="the directory to write the index to")
-    build.add_argument("--config", metavar="FILE", type=Path, help="a YAML file of settings")
+    build.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     build.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting, as in "
         "--set pca.dims=64; may be repeated",
@@ -157,10 +157,15 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         _beam_options(rest)
         print(describe_build(config, known.retry_failed))
         return
-    from imgindex.launch import refresh
+    from imgindex.launch import is_detached, refresh, submit
     from imgindex.summary import describe_generation, describe_unchanged
 
-    outcome = refresh(config, _beam_options(rest), known.force, retry_failed=known.retry_failed)
+    options = _beam_options(rest)
+    if is_detached(options):
+        generation = submit(config, options, known.force, retry_failed=known.retry_failed)
+        print(f"submitted: {generation} goes live in {config.output} when the job ends well")
+        return
+    outcome = refresh(config, options, known.force, retry_failed=known.retry_failed)
     if outcome.published:
         print(describe_generation(str(config.output), outcome.manifest))
     else:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from imgindex import storage
 from imgindex.errors import UsageError
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
@@ -140,7 +141,7 @@ class Config:
     publish: PublishConfig = field(default_factory=PublishConfig)
 
 
-def load_config(path: Path | None = None, assignments: Sequence[str] = ()) -> Config:
+def load_config(path: str | Path | None = None, assignments: Sequence[str] = ()) -> Config:
     """The defaults, changed by the YAML file at `path`, then by `assignments` ``section.key=value``.
 
     Raises:
@@ -180,9 +181,9 @@ def _shown(value: Any) -> str:
         return "a number of too many digits"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = storage.read_bytes(str(path)).decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read: {error}") from error
     try:

@@ -76,9 +76,9 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         keys = (
             files.pipeline
-            | beam.Create([self.directory])
-            | beam.FlatMap(_names, self.retry_failed)
-            | beam.Reshuffle()
+            | "LocateStore" >> beam.Create([self.directory])
+            | "ListChunks" >> beam.FlatMap(_names, self.retry_failed)
+            | "SpreadChunks" >> beam.Reshuffle()
             | "ReadKeys"
             >> beam.FlatMap(_read_keys, self.directory, self.feature_dim).with_outputs(
                 "damaged", main="stored"
@@ -97,7 +97,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         )
         hashed = (
             by_size.suspects
-            | beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
+            | "BatchSuspects" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
             | "SpreadSuspects" >> beam.Reshuffle()
             | "Hash"
             >> beam.FlatMap(_hash_files, self.images, self.threads).with_outputs("unreadable", main="hashed")
@@ -112,8 +112,8 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             | "BatchCopies" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
             | "Copy" >> beam.FlatMap(_copy, self.directory).with_outputs("failed", main="copied")
         )
-        failed = (diff.failed, copied.failed) | "Failed" >> beam.Flatten()
-        new = (by_size.fresh, hashed.unreadable, matched.leaders) | "New" >> beam.Flatten()
+        failed = (diff.failed, copied.failed) | "FlattenFailed" >> beam.Flatten()
+        new = (by_size.fresh, hashed.unreadable, matched.leaders) | "FlattenNew" >> beam.Flatten()
         return Delta(
             new,
             diff.found,
@@ -186,11 +186,12 @@ class _JoinBy(beam.PTransform):  # type: ignore[misc]
     def expand(self, sides: tuple[Any, Any]) -> Any:
         left, right = sides
         return (
-            left | "Left" >> beam.ParDo(_GatherBy(self.bucket, 0)),
-            right | "Right" >> beam.ParDo(_GatherBy(self.bucket, 1)),
-        ) | beam.Flatten() | beam.GroupByKey()  # fmt: skip
+            left | "GatherLeft" >> beam.ParDo(_GatherBy(self.bucket, 0)),
+            right | "GatherRight" >> beam.ParDo(_GatherBy(self.bucket, 1)),
+        ) | "FlattenSides" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()  # fmt: skip
 
 
+@beam.typehints.with_output_types(tuple[int, Any])  # a key whose coder every runner knows
 class _GatherBy(beam.DoFn):  # type: ignore[misc]
     """Gathers a bundle's elements by bucket, so that they are shuffled in batches."""
 
@@ -312,8 +313,9 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         before = (
             held.pipeline
-            | beam.Create(list(self.metadata))  # spreads them over workers where there are several
-            | beam.FlatMap(read_digests)
+            # Spreads them over workers where there are several.
+            | "LocateShards" >> beam.Create(list(self.metadata))
+            | "ReadDigests" >> beam.FlatMap(read_digests)
         )
         now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
         return (
@@ -350,7 +352,12 @@ class GroupByChunk(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, held: Any) -> Any:
         """Applies the transform."""
-        return held | beam.FlatMap(_rows_by_chunk) | beam.GroupByKey() | beam.MapTuple(_sorted_rows)
+        return (
+            held
+            | "SplitByChunk" >> beam.FlatMap(_rows_by_chunk)
+            | "GroupRows" >> beam.GroupByKey()
+            | "SortRows" >> beam.MapTuple(_sorted_rows)
+        )
 
 
 def _rows_by_chunk(images: Iterable[StoredImage]) -> Iterable[tuple[str, list[int]]]:

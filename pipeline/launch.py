@@ -1,12 +1,20 @@
 """Builds an index: prepares, runs the pipeline, and says in our own errors what became of it."""
 
+import contextlib
 import logging
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
-from apache_beam import Pipeline
-from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions
+from apache_beam import Map, Pipeline, Reshuffle
+from apache_beam.options.pipeline_options import (
+    DebugOptions,
+    DirectOptions,
+    GoogleCloudOptions,
+    PipelineOptions,
+    SetupOptions,
+    StandardOptions,
+)
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
@@ -15,15 +23,18 @@ from imgindex.assembly import assemble
 from imgindex.checks import CHECKS
 from imgindex.config import Config
 from imgindex.errors import ImgindexError, UsageError
-from imgindex.generation import Output, delete_unfinished
+from imgindex.generation import delete_unfinished
 from imgindex.lock import writer_lock
 from imgindex.models.engines import available_cores
 from imgindex.plan import Plan
 from imgindex.prepare import check_input, make_plan, resolve
 from imgindex.progress import EMBEDDING, shown
-from imgindex.publish import Outcome, outcome
+from imgindex.publish import Outcome, conclude, is_finished, outcome
 
 logger = logging.getLogger(__name__)
+
+# Dataflow's experiment for one Python process on a machine, whose threads share what is loaded.
+_ONE_PROCESS = "no_use_multiple_sdk_containers"
 
 
 def build(
@@ -60,6 +71,43 @@ def refresh(
       OutputError: the output cannot be written, or another build is writing it.
       PublishRefusedError: a publish check refused; what was live before still is.
     """
+    with _planned(config, options, force, retry_failed) as (pipeline, plan):
+        delete_unfinished(plan.output)
+        assemble(pipeline, plan)
+        _run(pipeline, plan)
+        return outcome(plan)
+
+
+def submit(
+    config: Config, options: PipelineOptions, force: Collection[str] = (), *, retry_failed: bool = False
+) -> str:
+    """Hands a build to a runner that goes on without this process; returns the generation's name.
+
+    The pipeline itself fails where `refresh` would refuse. It does not hold the output's lock: what others
+    have half-written stays, and no build that is waited for may write the same output meanwhile.
+
+    Raises what `refresh` raises.
+    """
+    with _planned(config, options, force, retry_failed) as (pipeline, plan):
+        published = assemble(pipeline, plan)
+        # Apart from publishing, so that a runner that retries a refusal does not publish again.
+        _ = published | "Settle" >> Reshuffle() | "Conclude" >> Map(_conclude, plan)
+        _run(pipeline, plan, wait=False)
+        return plan.generation
+
+
+def is_detached(options: PipelineOptions) -> bool:
+    """Whether a build with `options` is to be submitted and not waited for."""
+    # What Dataflow's template launcher runs writes the job to this location, and the launcher starts it.
+    template = options.view_as(GoogleCloudOptions).template_location
+    return bool(template or options.view_as(StandardOptions).no_wait_until_finish)
+
+
+@contextlib.contextmanager
+def _planned(
+    config: Config, options: PipelineOptions | None, force: Collection[str], retry_failed: bool
+) -> Iterator[tuple[Pipeline, Plan]]:
+    """Yields a new pipeline and the plan of the build, with the output locked."""
     unknown = sorted(set(force) - set(CHECKS))
     if unknown:
         raise UsageError(f"unknown check {unknown[0]!r}; expected one of {', '.join(CHECKS)}")
@@ -68,20 +116,22 @@ def refresh(
     pipeline = _new_pipeline(options)
     check_input(config)
     with writer_lock(str(config.output)):
-        delete_unfinished(Output(str(config.output)))
         plan = make_plan(config, _worker_threads(options), force, retry_failed)
         logger.info("building generation %s in %s", plan.generation, config.output)
-        assemble(pipeline, plan)
-        _run(pipeline, plan)
-        return outcome(plan)
+        yield pipeline, plan
 
 
-def _run(pipeline: Pipeline, plan: Plan) -> None:
+def _conclude(_: None, plan: Plan) -> None:
+    conclude(plan)
+
+
+def _run(pipeline: Pipeline, plan: Plan, wait: bool = True) -> None:
     result = None
     try:
         with shown(EMBEDDING):
             result = pipeline.run()
-            result.wait_until_finish()
+            if wait:
+                result.wait_until_finish()
     except BaseException as error:
         _give_up(plan, result)
         known = _known_error(error)
@@ -92,6 +142,9 @@ def _run(pipeline: Pipeline, plan: Plan) -> None:
 
 def _new_pipeline(options: PipelineOptions) -> Pipeline:
     runner = options.view_as(StandardOptions).runner
+    setup = options.view_as(SetupOptions)
+    # Dataflow's default pickles the launcher's __main__, which holds nothing that a worker needs.
+    setup.save_main_session = bool(setup.save_main_session)
     try:
         # Beam's own choice among local runners depends on what it can download, so imgindex makes it.
         return Pipeline(runner=FnApiRunner() if runner is None else None, options=options)
@@ -102,10 +155,17 @@ def _new_pipeline(options: PipelineOptions) -> Pipeline:
 
 def _worker_threads(options: PipelineOptions) -> int | None:
     """The cores of a worker: a share of this machine's where it runs several, None for all it has."""
+    if _is_dataflow(options) and not options.view_as(DebugOptions).lookup_experiment(_ONE_PROCESS):
+        return 1  # it starts a process, and so a worker, on each core of a machine
     direct = options.view_as(DirectOptions)
     if direct.direct_running_mode != "multi_processing":
         return None  # the workers of one process share one engine
     return max(1, available_cores() // (direct.direct_num_workers or available_cores()))
+
+
+def _is_dataflow(options: PipelineOptions) -> bool:
+    runner = options.view_as(StandardOptions).runner or ""
+    return runner.rpartition(".")[2].lower() in ("dataflow", "dataflowrunner")
 
 
 def _give_up(plan: Plan, result: PipelineResult | None) -> None:
@@ -113,8 +173,8 @@ def _give_up(plan: Plan, result: PipelineResult | None) -> None:
     try:
         if result is not None and not PipelineState.is_terminal(result.state):
             result.cancel()
-        # A generation that an interruption came too late for is live, or was.
-        if not storage.exists(plan.output.manifest(plan.generation)):
+        # An interruption came too late for what is live, or was; of what was refused a message names a file.
+        if not is_finished(plan):
             storage.delete_tree(plan.directory)
     except Exception:  # must not hide why the build failed
         logger.exception("could not clean up %s", plan.directory)

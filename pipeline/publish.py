@@ -119,6 +119,13 @@ def _write_outcome(plan: Plan, content: dict[str, Any]) -> None:
     storage.write_bytes(storage.join(plan.directory, _OUTCOME), json.dumps(content).encode())
 
 
+def is_finished(plan: Plan) -> bool:
+    """Whether `finish` has published the generation, or recorded why not."""
+    return storage.exists(plan.output.manifest(plan.generation)) or storage.exists(
+        storage.join(plan.directory, _OUTCOME)
+    )
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a build came to."""
@@ -134,14 +141,26 @@ def outcome(plan: Plan) -> Outcome:
     Raises:
       PublishRefusedError, InputError: `finish` refused, with its reason.
     """
-    path = storage.join(plan.directory, _OUTCOME)
-    if not storage.exists(path):
+    unchanged = conclude(plan)
+    if unchanged is None:
         manifest = read_manifest(plan.output, plan.generation)
         return Outcome(manifest, manifest["ledger"], True)
-    content = json.loads(storage.read_bytes(path))
+    return Outcome(read_manifest(plan.output), unchanged, False)
+
+
+def conclude(plan: Plan) -> dict[str, Any] | None:
+    """Deletes what `finish` left that nobody can use. Gives the ledger where nothing had changed, else None.
+
+    Raises what `outcome` does. A runner that retries may run it again.
+    """
+    path = storage.join(plan.directory, _OUTCOME)
+    if not storage.exists(path):
+        return None
+    content: dict[str, Any] = json.loads(storage.read_bytes(path))
     if "unchanged" in content:
         storage.delete_tree(plan.directory)
-        return Outcome(read_manifest(plan.output), content["unchanged"], False)
+        ledger: dict[str, Any] = content["unchanged"]
+        return ledger
     # What nobody can use goes; the list of failures, which the message names, stays.
     for folder in ("index", "metadata", "pca"):
         storage.delete_tree(storage.join(plan.directory, folder))

@@ -57,8 +57,9 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         return (
             pbegin
-            | beam.Create([self.source])
-            | beam.FlatMap(_list_tagged, self.extensions).with_outputs("failures", main="files")
+            | "LocateInput" >> beam.Create([self.source])
+            | "ListFiles"
+            >> beam.FlatMap(_list_tagged, self.extensions).with_outputs("failures", main="files")
         )
 
 
@@ -92,9 +93,9 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
         return (
             files
             | "Expect" >> beam.Map(_expect)
-            | beam.BatchElements(min_batch_size=UNIT_IMAGES, max_batch_size=UNIT_IMAGES)
+            | "BatchImages" >> beam.BatchElements(min_batch_size=UNIT_IMAGES, max_batch_size=UNIT_IMAGES)
             # A unit of its own to retry, and no chunk of work that only one worker can take.
-            | beam.Reshuffle()
+            | "SpreadUnits" >> beam.Reshuffle()
             | "EmbedUnits" >> beam.ParDo(_EmbedUnits(self))
         )
 
@@ -161,7 +162,7 @@ class ReadFeatures(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, selection: Any) -> Any:
         """Applies the transform."""
-        return selection | beam.Map(_read_features, self.directory)
+        return selection | "ReadChunks" >> beam.Map(_read_features, self.directory)
 
 
 def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Features:
@@ -253,7 +254,9 @@ class ProjectFeatures(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, selection: Any) -> Any:
         """Applies the transform."""
-        return selection | beam.FlatMap(_project_chunk, self.directory, self.basis, self.shard_count)
+        return selection | "ProjectChunks" >> beam.FlatMap(
+            _project_chunk, self.directory, self.basis, self.shard_count
+        )
 
 
 def _project_chunk(
@@ -290,7 +293,7 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
         return (
             rows
             | "WriteParts" >> beam.ParDo(_WriteParts(self.generation))
-            | beam.GroupByKey()
+            | "GroupByShard" >> beam.GroupByKey()
             | "BuildShards" >> beam.ParDo(_BuildShards(self), self.shard_count)
         )
 
