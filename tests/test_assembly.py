@@ -12,14 +12,15 @@ from imgindex.assembly import assemble
 from imgindex.config import BackboneConfig, Config, EngineConfig, PcaConfig
 from imgindex.plan import Plan, Previous
 from imgindex.prepare import make_plan
+from imgindex.records import WrittenFile
 
 BEFORE = Previous(
     name="20260101T000000Z-00000000",
     indexed=10,
     failed=0,
-    metadata=("metadata-00000-of-00001.parquet",),
+    metadata=(WrittenFile("metadata-00000-of-00001.parquet", 1, ""),),
     same_recipe=True,
-    basis="basis.npz",
+    basis=WrittenFile("basis.npz", 1, ""),
     fitted_in="20260101T000000Z-00000000",
     fitted_images=10,
 )

@@ -235,7 +235,7 @@ class TestOutput:
             except FileNotFoundError:
                 looked.set()
                 raise
-            if data == hole:
+            if hole is not None and len(data) < 4096:  # the hole, or the file before it is in there
                 looked.set()
             return data
 

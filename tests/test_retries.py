@@ -170,7 +170,7 @@ PATH = "mem://bucket/place/file.txt"
 # What storage does on another filesystem, and the one of Beam's operations that it needs for it.
 OPERATIONS: list[tuple[str, Callable[[], Any], Any]] = [
     ("open", lambda: storage.read_bytes(PATH), b"data"),
-    ("open", lambda: storage.read_written(PATH), b"data"),
+    ("open", lambda: storage.read_written(PATH, 1 << 20), b"data"),
     ("open", lambda: storage.read_regular(PATH, 2), b"dat"),
     ("match", lambda: storage.list_names("mem://bucket/place", ".txt"), ["file.txt"]),
     ("match", lambda: storage.list_folders("mem://bucket"), ["place"]),
