@@ -217,6 +217,19 @@ def test_where_the_same_files_fail_again_nothing_is_read_nor_published(build: Bu
     assert sorted(build.output.rglob("*")) == before
 
 
+def test_one_bad_file_in_the_place_of_another_is_published(build: Build) -> None:
+    (build.photos / "text.jpg").rename(build.photos / "other.jpg")
+    outcome, read = build.run()
+    assert (outcome.published, read) == (True, ["other.jpg"])
+    expected = BAD | {"other.jpg": "not_an_image"}
+    del expected["text.jpg"]
+    assert build.listed() == {
+        "link.jpg": "list/unreadable", **{uri: f"decode/{reason}" for uri, reason in expected.items()},
+    }  # fmt: skip
+    outcome, read = build.run()
+    assert (outcome.published, read) == (False, [])
+
+
 def test_bad_bytes_are_known_under_any_name_and_time(build: Build, image_bytes: Callable[..., bytes]) -> None:
     (build.photos / "text.jpg").rename(build.photos / "renamed.jpg")
     os.utime(build.photos / "cut.jpg", (1e9, 1e9))
