@@ -21,7 +21,7 @@ from imgindex.upkeep import verify
 IMAGES = 24
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
-    "truncated": lambda data: data[:-1],
+    "truncated": lambda data: data[:-2],
     "cut in half": lambda data: data[: len(data) // 2],
     "altered": lambda data: data[:9] + bytes([data[9] ^ 1]) + data[10:],
     "empty": lambda data: b"",
@@ -115,13 +115,13 @@ def test_a_refresh_of_a_damaged_generation_is_refused(
 ) -> None:
     (path,) = output.rglob(which)
     damage(path, how)
-    live = (output / "CURRENT").read_bytes()
+    live = (output / "CURRENT").stat()
     # Something new, so that the build needs all that it goes on from.
     shutil.copytree(photos, tmp_path / "photos")
     shutil.copyfile(photos / "00.png", tmp_path / "photos" / "new.png")
     with pytest.raises(DamagedError, match=which):
         refresh(replace(CONFIG, input=str(tmp_path / "photos"), output=str(output)))
-    assert (output / "CURRENT").read_bytes() == live
+    assert (output / "CURRENT").stat().st_mtime_ns == live.st_mtime_ns
     assert len(list((output / "generations").iterdir())) == 1
     assert main(["verify", str(output)]) == 3
     printed = capsys.readouterr()
