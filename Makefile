@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest test-dataflow lint clean
+.PHONY: demo test test-long soak test-lowest test-dataflow lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
@@ -16,6 +16,11 @@ test: $(VENV)/installed-test
 KILLS ?= 30
 test-long: $(VENV)/installed-test
 	IMGINDEX_KILLS=$(KILLS) $(BIN)/pytest -m long
+
+# Refreshes in a row, with kills, bad files and damage between them: about a quarter of an hour.
+ROUNDS ?= 50
+soak: $(VENV)/installed-test
+	IMGINDEX_SOAK_ROUNDS=$(ROUNDS) $(BIN)/pytest -m long -s tests/test_soak.py
 
 # The same tests with the oldest libraries that pyproject.toml allows.
 test-lowest:

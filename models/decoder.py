@@ -91,7 +91,10 @@ class DecoderProcess:
         if self._child is not None and not self._child.is_running():  # it was killed between two images
             self.close()
         if self._child is None:
-            self._child = _Child(self._command, self._time_limit)
+            try:
+                self._child = _Child(self._command, self._time_limit)
+            except WorkerError:  # whatever killed it need not kill the next
+                self._child = _Child(self._command, self._time_limit)
         return self._child
 
     def close(self) -> None:

@@ -8,12 +8,13 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.failures import fingerprint
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
 from imgindex.opened import read_basis
 from imgindex.plan import Plan
 from imgindex.publish import finish, nothing_changed
-from imgindex.records import EmbeddedUnit, ShardSummary, StoredImage, Tally, WrittenBasis
+from imgindex.records import EmbeddedUnit, Failure, ShardSummary, StoredImage, Tally, WrittenBasis
 from imgindex.shards import shard_count_of
 from imgindex.transforms import (
     EmbedImages,
@@ -54,7 +55,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
         | "CountFiles" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
         | "TallyFiles" >> beam.Map(lambda count: Tally({"listed": count})),
         listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1})),
-        failures | "TallyFailures" >> beam.Map(lambda _: Tally({"failed": 1})),
+        failures | "TallyFailures" >> beam.Map(_tally_of_failure),
         delta.found | "TallyReused" >> beam.Map(_tally_of_found),
         delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),
         delta.damaged | "TallyDamaged" >> beam.Map(lambda _: Tally({"damaged_chunks": 1})),
@@ -142,6 +143,10 @@ def index_half(
         | "WriteBasis" >> beam.Map(_write_basis, plan.directory)
     )
     return written, shards
+
+
+def _tally_of_failure(failure: Failure) -> Tally:
+    return Tally({"failed": 1}, failures=fingerprint(failure))
 
 
 def _tally_of_found(found: list[StoredImage]) -> Tally:

@@ -80,7 +80,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             | "ListChunks" >> beam.FlatMap(_names, self.retry_failed)
             | "SpreadChunks" >> beam.Reshuffle()
             | "ReadKeys"
-            >> beam.FlatMap(_read_keys, self.directory, self.feature_dim).with_outputs(
+            >> beam.FlatMap(_read_keys, self.directory, self.feature_dim, self.images).with_outputs(
                 "damaged", main="stored"
             )
         )
@@ -131,12 +131,13 @@ def _names(directory: str, retry_failed: bool) -> list[str]:
     return chunks.names(directory) + ([] if retry_failed else failures.names(directory))
 
 
-def _read_keys(name: str, directory: str, feature_dim: int | None) -> Iterator[Any]:
+def _read_keys(name: str, directory: str, feature_dim: int | None, limits: ImagesConfig) -> Iterator[Any]:
+    """What of a file of the store is within `limits`, which may have been others when it was written."""
     try:
         if failures.holds(name):
-            yield from failures.read(directory, name)
+            yield from (known for known in failures.read(directory, name) if known.size <= limits.max_bytes)
         else:
-            yield from store.read_keys(directory, name, feature_dim)
+            yield from store.read_keys(directory, name, feature_dim, limits)
     except DamagedError as error:
         logger.warning("%s: what it held is tried again", error)
         # It can never become right again, for its name says what it should hold.

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
@@ -97,7 +97,7 @@ class UnitEmbedder:
         for file in files:
             while len(self._loading) >= _BATCHES_AHEAD * self._batches.engine.batch_size:
                 yield from self._take_loaded()
-            self._loading.append((unit, file, self._threads.submit(self._load, file)))
+            self._start_loading(unit, file)
 
     def finish(self) -> Iterator[EmbeddedUnit]:
         """Gives the units that are still under way. Raises what `embed` does."""
@@ -121,6 +121,9 @@ class UnitEmbedder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _start_loading(self, unit: _Unit, file: ImageFile) -> None:
+        self._loading.append((unit, file, self._threads.submit(self._load, file)))
+
     def _load(self, file: ImageFile) -> LoadedImage | Failure:
         decoder = self._decoders.get()
         try:
@@ -135,11 +138,18 @@ class UnitEmbedder:
         except InputError:
             # What waits would fail as slowly as what has failed.
             self._threads.shutdown(wait=False, cancel_futures=True)
+            self._write_unfinished(unit)
             raise
         if isinstance(loaded, Failure):
-            files = (file, *file.duplicates)
-            unit.fail(files, loaded)
-            yield from self._count(unit, len(files))
+            # Its duplicates are other files, which can perhaps be read.
+            failed: tuple[ImageFile, ...] = (file,)
+            if loaded.stage != "read":
+                failed += file.duplicates
+            elif file.duplicates:
+                leader, *others = file.duplicates
+                self._start_loading(unit, replace(leader, duplicates=tuple(others)))
+            unit.fail(failed, loaded)
+            yield from self._count(unit, len(failed))
             return
         self._batch.append((unit, loaded))
         if len(self._batch) >= self._batches.engine.batch_size:
@@ -164,6 +174,19 @@ class UnitEmbedder:
             else:
                 unit.fail(rows, Failure(rows[0].uri, "embed", error.reason, error.message, rows[0].sha256))
             yield from self._count(unit, len(rows))
+
+    def _write_unfinished(self, unit: _Unit) -> None:
+        """Writes what is embedded of `unit` and those behind it, in a run that ends before they are done."""
+        units = [unit, *(each for each, _, _ in self._loading)]
+        units += [each for batch in (*self._embedding, self._batch) for each, _ in batch]
+        if self._batch:
+            self._start_batch()
+        while self._embedding:
+            for _ in self._take_embedded():
+                pass  # it is written
+        for each in {id(each): each for each in units}.values():
+            if each.rows and not each.is_done():
+                self._write(each.rows, np.stack(each.features))
 
     def _count(self, unit: _Unit, images: int) -> Iterator[EmbeddedUnit]:
         self._advance(images)

@@ -4,6 +4,7 @@ They lie in Parquet files that, as chunks do, appear whole or not at all and are
 their bytes. What depends on the config, as on `images.max_pixels`, and what may pass is never there.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +34,12 @@ _LASTING = frozenset({
 def is_lasting(failure: Failure) -> bool:
     """Whether the same bytes will fail again."""
     return failure.sha256 is not None and (failure.stage, failure.reason) in _LASTING
+
+
+def fingerprint(failure: Failure) -> int:
+    """A digest of what a failure says, but for its message. Sums of them are equal for equal failures."""
+    parts = failure.uri, failure.stage, failure.reason, failure.sha256
+    return int.from_bytes(hashlib.sha256(json.dumps(parts).encode()).digest()[:16])
 
 
 def write(directory: str, known: Sequence[KnownFailure]) -> None:

@@ -124,7 +124,12 @@ def _stat(path: str) -> tuple[str, _Entry]:
         return path, error
     if not stat.S_ISREG(status.st_mode):
         return path, "it is no regular file"
-    return path, (status.st_size, str(status.st_mtime_ns))
+    return path, (status.st_size, version_of(status))
+
+
+def version_of(status: os.stat_result) -> str:
+    """The version of a local file: its modification time."""
+    return str(status.st_mtime_ns)
 
 
 def _list_remote(source: str) -> Iterator[tuple[str, _Entry]]:

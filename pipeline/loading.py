@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+from pathlib import Path
 
-from imgindex import storage
+from imgindex import listing, storage
 from imgindex.config import ImagesConfig
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.preprocess import DecodeError, Pixels
+from imgindex.models.preprocess import DecodedImage, DecodeError, Pixels
 from imgindex.outage import READS
 from imgindex.records import Failure, ImageFile, ImageRow
 
@@ -31,17 +32,26 @@ def load_image(
         # Its duplicates hold what it held before.
         return _changed(file)
     try:
-        image = decoder.decode(data, image_size, limits.max_pixels)
+        image = _decode(data, image_size, limits, decoder)
     except DecodeError as error:
-        if len(data) != file.size:
-            # It may have been read while it was being written.
-            return _changed(file)
         return Failure(file.uri, "decode", error.reason, str(error), digest)
     rows = [
         ImageRow(same.uri, same.size, same.version, digest, image.width, image.height)
         for same in (file, *file.duplicates)
     ]
     return rows, image.pixels
+
+
+def _decode(
+    data: bytes, image_size: tuple[int, int], limits: ImagesConfig, decoder: DecoderProcess
+) -> DecodedImage:
+    try:
+        return decoder.decode(data, image_size, limits.max_pixels)
+    except DecodeError as error:
+        if error.reason != "crashed":
+            raise
+    # Something else may have killed it, as Linux does where memory runs out; the failure would be remembered.
+    return decoder.decode(data, image_size, limits.max_pixels)
 
 
 def hash_file(file: ImageFile, limits: ImagesConfig) -> str | None:
@@ -60,11 +70,19 @@ def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
     try:
         with READS.watched(file.path):
             data = storage.read_regular(file.path, limits.max_bytes)
+        changed = len(data) != file.size or not _is_listed_version(file)
     except OSError as error:
         return Failure(file.uri, "read", _read_reason(error), error.strerror or str(error))
     if len(data) > limits.max_bytes:
         return _too_many_bytes(file, f"it has grown from {file.size} bytes to", limits)
-    return data
+    # It may be half of what is being written. And what is stored under a version must be of that version, for
+    # the file that was listed may come back, as from a backup.
+    return _changed(file) if changed else data
+
+
+def _is_listed_version(file: ImageFile) -> bool:
+    # Only listings tell the versions of an object store. A read of one gives a whole object, old or new.
+    return not storage.is_local(file.path) or listing.version_of(Path(file.path).stat()) == file.version
 
 
 def _too_many_bytes(file: ImageFile, what: str, limits: ImagesConfig) -> Failure:

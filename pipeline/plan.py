@@ -16,7 +16,7 @@ class Previous:
 
     name: str
     indexed: int
-    failed: int
+    failures: str  # what `publish.digest_of_failures` gave for it
     metadata: tuple[WrittenFile, ...]  # its metadata shards, with their whole paths
     same_recipe: bool  # whether the same images would make the same index again
     basis: WrittenFile | None  # its PCA basis, with its whole path; None where this build cannot use it

@@ -88,7 +88,7 @@ def _previous(output: Output, manifest: dict[str, Any], config: Config, spec: Sp
     return Previous(
         name=manifest["generation"],
         indexed=manifest["ledger"]["indexed"],
-        failed=manifest["ledger"]["failed"],
+        failures=manifest.get("failures_digest", ""),  # older manifests have none: build once more
         metadata=tuple(files[shard["metadata"]] for shard in manifest["shards"]),
         same_recipe=usable
         and before["index"] == asdict(config.index)

@@ -28,7 +28,12 @@ def nothing_changed(plan: Plan, tally: Tally) -> bool:
     if previous is None or not previous.same_recipe:
         return False
     changed = sum(counts.get(kind, 0) for kind in ("added", "changed", "removed"))
-    return changed == 0 and counts.get("failed", 0) == previous.failed
+    return changed == 0 and digest_of_failures(tally) == previous.failures
+
+
+def digest_of_failures(tally: Tally) -> str:
+    """A digest of which images have failed and why, in whatever order they were counted."""
+    return f"{tally.failures % 2**128:032x}"
 
 
 def finish(
@@ -108,6 +113,7 @@ def finish(
         ],
         "basis": basis.file.path,
         "failures": failures_file.path,
+        "failures_digest": digest_of_failures(tally),
         "files": [asdict(file) for file in sorted(written, key=lambda file: file.path)],
         "libraries": library_versions(),
         "timings": _timings(plan, tally, basis, shards),

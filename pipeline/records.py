@@ -145,6 +145,7 @@ class Tally:
     span: tuple[float, float] | None = None  # of embedding, seconds since the epoch
     engine_seconds: float = 0.0
     diffed: float = 0.0  # when the last image was found in the store
+    failures: int = 0  # the sum of the failures' `failures.fingerprint`s
 
     @property
     def held(self) -> int:
@@ -159,7 +160,8 @@ class Tally:
         spans = [span for span in (self.span, other.span) if span is not None]
         span = (min(s for s, _ in spans), max(f for _, f in spans)) if spans else None
         engine_seconds = self.engine_seconds + other.engine_seconds
-        return Tally(counts, span, engine_seconds, max(self.diffed, other.diffed))
+        failures = self.failures + other.failures
+        return Tally(counts, span, engine_seconds, max(self.diffed, other.diffed), failures)
 
 
 def bucket_of(uri: str, buckets: int) -> int:

@@ -321,10 +321,12 @@ def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True
     """
     try:
         local = localize(file.path, folder)
-        found = describe(local, file.path) if every_byte else replace(file, size=local.stat().st_size)
+        is_as_written = local.stat().st_size == file.size
+        if is_as_written and every_byte:
+            is_as_written = describe(local, file.path) == file
     except OSError as error:
         raise _unreadable(file, error) from error
-    if found != file:
+    if not is_as_written:
         raise _other_bytes(file)
     return local
 

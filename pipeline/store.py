@@ -11,8 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from imgindex import chunks, tables
+from imgindex.config import ImagesConfig
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, StoredImage
 
 _COLUMNS: tables.Columns = {
@@ -72,14 +74,28 @@ def copy_rows(copies: Sequence[tuple[ImageFile, StoredImage]], directory: str) -
     )
 
 
-def read_keys(directory: str, chunk: str, feature_dim: int | None = None) -> Iterator[StoredImage]:
+def read_keys(
+    directory: str, chunk: str, feature_dim: int | None = None, limits: ImagesConfig | None = None
+) -> Iterator[StoredImage]:
     """Which version of which image each row of a chunk holds, whose features have `feature_dim` values.
 
-    Raises DamagedError before the first row.
+    Rows of images beyond `limits` are left out. Raises DamagedError before the first row.
     """
-    keys = _read(directory, chunk, feature_dim).select(_KEYS).to_pydict()
+    table = _read(directory, chunk, feature_dim)
+    keys = table.select(_KEYS).to_pydict()
+    beyond = set() if limits is None else set(_rows_beyond(table, limits))
     for row, (uri, size, version, sha256) in enumerate(zip(*(keys[name] for name in _KEYS), strict=True)):
-        yield StoredImage(uri, size, version, sha256, chunk, row)
+        if row not in beyond:
+            yield StoredImage(uri, size, version, sha256, chunk, row)
+
+
+def _rows_beyond(table: pa.Table, limits: ImagesConfig) -> list[int]:
+    width, height = (table[side].cast(pa.int64()) for side in ("width", "height"))
+    many_pixels = pc.greater(pc.multiply(width, height), limits.max_pixels)
+    rows: list[int] = pc.indices_nonzero(
+        pc.or_(many_pixels, pc.greater(table["size"], limits.max_bytes))
+    ).to_pylist()
+    return rows
 
 
 def read_features(directory: str, chunk: str, rows: Sequence[int]) -> npt.NDArray[np.float16]:

@@ -17,7 +17,7 @@ from imgindex.records import WrittenFile
 BEFORE = Previous(
     name="20260101T000000Z-00000000",
     indexed=10,
-    failed=0,
+    failures="",
     metadata=(WrittenFile("metadata-00000-of-00001.parquet", 1, ""),),
     same_recipe=True,
     basis=WrittenFile("basis.npz", 1, ""),

@@ -1,6 +1,7 @@
 """What has changed: against the store by name, time and content; against a generation by content."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,7 @@ class Folder:
     def file(self, uri: str, content: bytes, version: str = "1") -> ImageFile:
         path = self.root / "in" / hashlib.sha256(f"{uri} {version}".encode()).hexdigest()
         path.write_bytes(content)
+        os.utime(path, ns=(0, int(version)))
         return ImageFile(uri, str(path), len(content), version)
 
     def keep(self, *files: ImageFile) -> tuple[StoredImage, ...]:

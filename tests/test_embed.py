@@ -14,10 +14,11 @@ import trapped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import chunks, outage, store
+from imgindex import chunks, outage, storage, store
 from imgindex.config import ImagesConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import InputError, OutputError, WorkerError
+from imgindex.listing import version_of
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
@@ -83,12 +84,18 @@ def files(
         path = folder / uri
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-        listed[uri] = ImageFile(uri, str(path), len(data), "1")
-    make_black(folder / "black.png")
+        if uri == "black.png":
+            make_black(path)
+        listed[uri] = as_listed(uri, path)
     (folder / "vanished.png").unlink()
     (folder / "directory.png").unlink()
     (folder / "directory.png").mkdir()
     return listed
+
+
+def as_listed(uri: str, path: Path) -> ImageFile:
+    status = path.stat()
+    return ImageFile(uri, str(path), status.st_size, version_of(status))
 
 
 def digest_of(file: ImageFile) -> str:
@@ -178,7 +185,7 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
     assert {known.uri for known in unit.known} == {"empty.png", "truncated.jpg", "text.png", "black.png"}
     for known in unit.known:
         assert known.failure in unit.failures
-        assert (known.size, known.version) == (files[known.uri].size, "1")
+        assert (known.size, known.version) == (files[known.uri].size, files[known.uri].version)
     for row, feature in zip(images.to_pylist(), features, strict=True):
         data = Path(files[row["uri"]].path).read_bytes()
         number = int(Path(row["uri"]).stem)
@@ -189,13 +196,10 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
 
 
 def test_the_chunk_holds_the_listed_size_and_version(files: dict[str, ImageFile], tmp_path: Path) -> None:
-    # The file has changed since it was listed: the next listing must find it changed.
-    listed = replace(files["good/0.png"], size=7, version="0")
+    listed = files["good/0.png"]
     unit, _ = embed([listed], MeanEngine(4), str(tmp_path))
-    assert unit.images
-    digest = hashlib.sha256(Path(listed.path).read_bytes()).hexdigest()
     chunk = unit.images[0].chunk
-    expected = StoredImage("good/0.png", 7, "0", digest, chunk, 0)
+    expected = StoredImage(listed.uri, listed.size, listed.version, digest_of(listed), chunk, 0)
     assert list(store.read_keys(str(tmp_path), chunk)) == list(unit.images) == [expected]
 
 
@@ -301,7 +305,7 @@ def listed_traps(folder: Path, **deeds: bytes) -> list[ImageFile]:
     listed = []
     for name, data in deeds.items():
         (folder / name).write_bytes(data)
-        listed.append(ImageFile(name, str(folder / name), len(data), "1"))
+        listed.append(as_listed(name, folder / name))
     return listed
 
 
@@ -451,13 +455,14 @@ def test_duplicates_share_the_feature_or_the_failure_of_their_leader(
     assert engine.batches == 1
     assert sum(advanced) == 12
     assert [(image.uri, image.version) for image in unit.images] == [
-        ("good/0.png", "1"), ("good/0.png-0", "0"), ("good/0.png-1", "1"), ("good/0.png-2", "2"),
-    ]  # fmt: skip
+        ("good/0.png", files["good/0.png"].version),
+        *((f"good/0.png-{number}", f"{number}") for number in range(3)),
+    ]
     assert len({image.sha256 for image in unit.images}) == 1
     features = store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1, 2, 3])
     assert len({feature.tobytes() for feature in features}) == 1
     expected = sorted(
-        (f"{uri}{end}", reason, end[1:] or "1")
+        (f"{uri}{end}", reason, end[1:] or files[uri].version)
         for uri, reason in (("text.png", "not_an_image"), ("black.png", "no_direction"))
         for end in ("", "-0", "-1", "-2")
     )
@@ -465,13 +470,42 @@ def test_duplicates_share_the_feature_or_the_failure_of_their_leader(
     assert sorted((known.uri, known.failure.reason, known.version) for known in unit.known) == expected
 
 
-def test_a_file_that_changed_since_it_was_hashed_fails_with_its_duplicates(
+def test_a_file_that_cannot_be_read_fails_without_its_duplicates(
     files: dict[str, ImageFile], tmp_path: Path
 ) -> None:
-    duplicate = replace(files["good/0.png"], uri="twin.png")
-    listed = replace(files["good/0.png"], sha256="00" * 32, duplicates=(duplicate,))
-    unit, _ = embed([listed], MeanEngine(2), str(tmp_path))
-    assert unit.images == ()
-    assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [
-        ("good/0.png", "read", "changed"), ("twin.png", "read", "changed"),
+    good = files["good/0.png"]
+    digest = digest_of(good)
+    gone, twin, last = (replace(file, sha256=digest) for file in (
+        files["vanished.png"], replace(good, uri="twin.png"), replace(good, uri="last.png")
+    ))  # fmt: skip
+    other = replace(files["good/5.png"], sha256=digest)  # has changed since it was hashed
+    listed = replace(gone, duplicates=(other, twin, last))
+    unit, advanced = embed([listed, files["good/1.jpeg"]], MeanEngine(2), str(tmp_path))
+    assert sorted((image.uri, image.sha256) for image in unit.images) == [
+        ("good/1.jpeg", digest_of(files["good/1.jpeg"])), ("last.png", digest), ("twin.png", digest),
     ]  # fmt: skip
+    assert [(f.uri, f.stage, f.reason) for f in unit.failures] == [
+        ("vanished.png", "read", "vanished"), ("good/5.png", "read", "changed"),
+    ]  # fmt: skip
+    assert sum(advanced) == 5
+
+
+def test_what_is_embedded_when_the_storage_goes_is_kept(
+    files: dict[str, ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgindex.loading.READS", outage.Reads())
+    good = [file for uri, file in sorted(files.items()) if uri.startswith("good/")]
+    directory = str(tmp_path / "store")
+    read_regular = storage.read_regular
+
+    def fail(path: str, limit: int) -> bytes:
+        if path == "gone":
+            raise OSError(5, "Input/output error")
+        return read_regular(path, limit)
+
+    monkeypatch.setattr("imgindex.storage.read_regular", fail)
+    gone = replace(good[0], path="gone")
+    with pytest.raises(InputError, match="what was embedded is kept"):
+        embed_units([good[:4], [*good[4:], *[gone] * 40]], MeanEngine(4), directory)
+    kept = [image.uri for name in chunks.names(directory) for image in store.read_keys(directory, name)]
+    assert sorted(kept) == [file.uri for file in good]

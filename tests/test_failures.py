@@ -217,6 +217,19 @@ def test_where_the_same_files_fail_again_nothing_is_read_nor_published(build: Bu
     assert sorted(build.output.rglob("*")) == before
 
 
+def test_one_bad_file_in_the_place_of_another_is_published(build: Build) -> None:
+    (build.photos / "text.jpg").rename(build.photos / "other.jpg")
+    outcome, read = build.run()
+    assert (outcome.published, read) == (True, ["other.jpg"])
+    expected = BAD | {"other.jpg": "not_an_image"}
+    del expected["text.jpg"]
+    assert build.listed() == {
+        "link.jpg": "list/unreadable", **{uri: f"decode/{reason}" for uri, reason in expected.items()},
+    }  # fmt: skip
+    outcome, read = build.run()
+    assert (outcome.published, read) == (False, [])
+
+
 def test_bad_bytes_are_known_under_any_name_and_time(build: Build, image_bytes: Callable[..., bytes]) -> None:
     (build.photos / "text.jpg").rename(build.photos / "renamed.jpg")
     os.utime(build.photos / "cut.jpg", (1e9, 1e9))
@@ -252,6 +265,30 @@ def test_what_fails_for_a_limit_is_tried_again(build: Build, image_bytes: Callab
     outcome, read = build.run()
     assert read == ["long.png", "wide.png"]
     assert outcome.ledger["indexed"] == GOOD + 2
+
+
+def test_what_is_beyond_a_limit_that_was_lowered_fails(
+    build: Build, image_bytes: Callable[..., bytes]
+) -> None:
+    heavy, wide = build.photos / "heavy.png", build.photos / "wide.png"
+    heavy.write_bytes(image_bytes(100) + bytes(20_000))
+    wide.write_bytes(image_bytes(101, (70, 70)))
+    (build.photos / "garbage.png").write_bytes(bytes(30_000))
+    outcome, _ = build.run()
+    assert outcome.ledger["indexed"] == GOOD + 2
+    lower = imgindex.ImagesConfig(max_bytes=19_000, max_pixels=4899)
+    outcome, read = build.run(replace(build.config, images=lower))
+    assert outcome.ledger["indexed"] == GOOD
+    assert read == ["wide.png"]
+    expected = {
+        "heavy": "read/too_many_bytes",
+        "garbage": "read/too_many_bytes",
+        "wide": "decode/too_many_pixels",
+    }
+    listed = build.listed()
+    assert {uri: listed[f"{uri}.png"] for uri in expected} == expected
+    outcome, read = build.run()  # the features are still there
+    assert (outcome.ledger["indexed"], outcome.ledger["embedded"], read) == (GOOD + 2, 0, [])
 
 
 def test_what_may_pass_is_tried_again(

@@ -16,8 +16,10 @@ import pytest
 from imgindex import loading, outage
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
+from imgindex.listing import version_of
 from imgindex.loading import hash_file, load_image
 from imgindex.models.decoder import DecoderProcess
+from imgindex.models.preprocess import DecodeError
 from imgindex.outage import Reads
 from imgindex.records import Failure, ImageFile
 
@@ -46,7 +48,13 @@ def file(tmp_path: Path, image_bytes: Callable[..., bytes]) -> ImageFile:
     """A good image as it was listed."""
     data = image_bytes(1)
     (tmp_path / "a.png").write_bytes(data)
-    return ImageFile("a.png", f"{tmp_path}/a.png", len(data), "1")
+    return listed(tmp_path / "a.png")
+
+
+def listed(path: Path) -> ImageFile:
+    """A file as a listing finds it now."""
+    status = path.stat()
+    return ImageFile(path.name, str(path), status.st_size, version_of(status))
 
 
 def load(file: ImageFile) -> Any:
@@ -168,7 +176,7 @@ def test_a_disk_that_fails_for_good(file: ImageFile, waits: list[float], monkeyp
 
 def test_an_empty_file(file: ImageFile) -> None:
     Path(file.path).write_bytes(b"")
-    failure = load(replace(file, size=0))
+    failure = load(listed(Path(file.path)))
     assert (failure.stage, failure.reason) == ("decode", "empty")
     assert failure.sha256 == hashlib.sha256(b"").hexdigest()
 
@@ -189,8 +197,8 @@ def test_of_a_file_that_has_grown_too_large_little_is_read(file: ImageFile) -> N
 
 def test_an_object_that_has_grown_too_large(memory: Any) -> None:
     memory["mem://bucket/a.png"] = bytes(10_001), 1.0
-    listed = ImageFile("a.png", "mem://bucket/a.png", 5, "1")
-    assert failure_of(listed)[:2] == ("read", "too_many_bytes")
+    small = ImageFile("a.png", "mem://bucket/a.png", 5, "1")
+    assert failure_of(small)[:2] == ("read", "too_many_bytes")
 
 
 @pytest.mark.parametrize("size", [0, 100])
@@ -199,16 +207,43 @@ def test_a_file_that_is_not_all_there_yet(size: int, file: ImageFile) -> None:
     os.truncate(file.path, size)
     failure = load(file)
     assert (failure.stage, failure.reason, failure.sha256) == ("read", "changed", None)
-    settled = load(replace(file, size=size))
+    settled = load(listed(Path(file.path)))
     assert (settled.stage, settled.reason) == ("decode", "truncated" if size else "empty")
 
 
+CHANGED = ("read", "changed", "it changed during the build; the next one takes it")
+
+
 def test_a_file_that_has_become_another_good_image(file: ImageFile, image_bytes: Any) -> None:
-    data = image_bytes(2, (50, 40))
-    Path(file.path).write_bytes(data)
-    (row,), _ = load(file)
-    # Under what it was listed as, so that the next listing finds it changed.
-    assert (row.size, row.version, row.sha256) == (file.size, "1", hashlib.sha256(data).hexdigest())
+    Path(file.path).write_bytes(image_bytes(2, (50, 40)))
+    assert failure_of(file) == CHANGED
+    (row,), _ = load(listed(Path(file.path)))
+    assert (row.width, row.height) == (50, 40)
+
+
+def test_a_file_in_whose_place_another_of_its_size_is(file: ImageFile) -> None:
+    # Stored under what was listed, it would be taken for that when that comes back.
+    os.utime(file.path, ns=(1, 1))
+    assert failure_of(file) == CHANGED
+
+
+def test_a_decoder_that_something_else_has_killed_is_asked_again(file: ImageFile) -> None:
+    class Killed(DecoderProcess):
+        deaths = 0
+
+        def decode(self, *arguments: Any) -> Any:
+            Killed.deaths += 1
+            if Killed.deaths <= kills:
+                raise DecodeError("crashed", "the decoder died: signal 9 (Killed)")
+            return DECODER.decode(*arguments)
+
+    kills = 1
+    (row,), _ = load_image(file, SIZE, LIMITS, Killed())
+    assert row.uri == "a.png"
+    kills, Killed.deaths = 9, 0
+    failure = load_image(file, SIZE, LIMITS, Killed())
+    assert isinstance(failure, Failure)
+    assert (failure.reason, Killed.deaths) == ("crashed", 2)
 
 
 class TestOutage:

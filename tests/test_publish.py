@@ -22,13 +22,14 @@ from imgindex.errors import (
     OutputError,
     PublishRefusedError,
 )
+from imgindex.failures import fingerprint
 from imgindex.generation import Output, current_name, new_name, publish, read_manifest
 from imgindex.models.annoy_index import EFFORTS
 from imgindex.models.drift import Verdict
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.plan import Plan, Previous
-from imgindex.publish import finish, nothing_changed, outcome
+from imgindex.publish import digest_of_failures, finish, nothing_changed, outcome
 from imgindex.records import Failure, ShardSummary, Tally, VectorRows, WrittenBasis
 from imgindex.sealed import seal
 from imgindex.shards import write_shard
@@ -42,7 +43,9 @@ ODD = "x/\"quoted\" 'é' 猫\n\t\\ \u2028 <b>.jpg"
 def previous_of(root: str, name: str, **changes: Any) -> Previous:
     """The live generation, of 100 images, in the eyes of the next build."""
     metadata = (WrittenFile(Output(root).generation(name) + "/metadata/m", 1, X),)
-    return replace(Previous(name, 100, 0, metadata, False, None, name, 100), **changes)
+    return replace(
+        Previous(name, 100, digest_of_failures(Tally()), metadata, False, None, name, 100), **changes
+    )
 
 
 def plan_of(root: str, previous: str | None = None, force: Collection[str] = (), **limits: float) -> Plan:
@@ -344,13 +347,10 @@ def test_a_shard_that_was_found_wrong_is_not_published(tmp_path: Path) -> None:
     [
         ({}, {"unchanged": 100, "reused": 100}, True),
         ({}, {"unchanged": 100, "copied": 3, "reused": 97}, True),  # touched
-        ({"failed": 2}, {"unchanged": 100, "failed": 2}, True),
         ({"same_recipe": False}, {"unchanged": 100}, False),
         ({}, {"unchanged": 100, "added": 1}, False),
         ({}, {"unchanged": 99, "changed": 1}, False),
         ({}, {"unchanged": 100, "removed": 1}, False),
-        ({}, {"unchanged": 100, "failed": 1}, False),
-        ({"failed": 1}, {"unchanged": 100}, False),
     ],
 )
 def test_nothing_is_published_where_nothing_changed(
@@ -368,6 +368,37 @@ def test_nothing_is_published_where_nothing_changed(
         assert found.ledger["unchanged"] == 100
         assert not Path(plan.directory).exists()
         assert current_name(plan.output) == before
+
+
+BAD = Failure("a.jpg", "decode", "truncated", "after 7 bytes", "aa")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "unchanged"),
+    [
+        ([], [], True),
+        ([BAD, replace(BAD, uri="b.jpg")], [replace(BAD, uri="b.jpg"), BAD], True),
+        ([BAD], [replace(BAD, message="after 8 bytes")], True),
+        ([], [BAD], False),
+        ([BAD], [], False),
+        ([BAD], [replace(BAD, uri="b.jpg")], False),
+        ([BAD], [replace(BAD, stage="read")], False),
+        ([BAD], [replace(BAD, reason="undecodable")], False),
+        ([BAD], [replace(BAD, sha256="bb")], False),
+        ([BAD], [replace(BAD, sha256=None)], False),
+        ([BAD], [BAD, BAD], False),
+    ],
+)
+def test_other_failures_are_a_change(
+    before: list[Failure], now: list[Failure], unchanged: bool, tmp_path: Path
+) -> None:
+    def tally_of(failures: list[Failure]) -> Tally:
+        tallies = (Tally({"failed": 1}, failures=fingerprint(failure)) for failure in failures)
+        return sum(tallies, Tally({"unchanged": 100}))
+
+    listed = digest_of_failures(tally_of(before))
+    previous = previous_of(str(tmp_path), new_name(SPEC.digest), same_recipe=True, failures=listed)
+    assert nothing_changed(replace(plan_of(str(tmp_path)), previous=previous), tally_of(now)) == unchanged
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from sklearn.decomposition import PCA
 from imgindex import store
 from imgindex.chunks import names
 from imgindex.config import IndexConfig, PcaConfig
+from imgindex.listing import version_of
 from imgindex.models.engines import EngineChoice, embed_all, load_engine
 from imgindex.models.pca import Moments, fit_basis, normalize
 from imgindex.models.preprocess import decode
@@ -105,8 +106,9 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
     engine = load_engine(ENGINE, THREADS)
     for number in range(10):
         data = image_bytes(number, (40, 50), "JPEG") if number != 3 else b"no image"
-        (tmp_path / f"{number}.jpg").write_bytes(data)
-        files.append(ImageFile(f"{number}.jpg", f"{tmp_path}/{number}.jpg", len(data), "1"))
+        path = tmp_path / f"{number}.jpg"
+        path.write_bytes(data)
+        files.append(ImageFile(path.name, str(path), len(data), version_of(path.stat())))
         if number != 3:
             # Alone in its batch: a feature does not depend on its neighbors.
             pixels = decode(data, (32, 32)).pixels[np.newaxis]

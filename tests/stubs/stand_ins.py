@@ -1,0 +1,86 @@
+"""A quick engine for builds under test, and a place for them to stay at for ever.
+
+``IMGINDEX_TEST_STOP`` names the place, ``IMGINDEX_TEST_REACHED`` the FIFO that is told when it is reached.
+``IMGINDEX_TEST_PEAK`` is a file that is told how much memory each ``build`` and each ``decoder`` has used at
+once, in KiB.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import re
+import threading
+from pathlib import Path
+from typing import Any, NoReturn
+
+# Beam logs while it is imported, which would set up the logging that the command sets up later.
+quiet = logging.NullHandler()
+logging.getLogger().addHandler(quiet)
+
+import numpy as np
+import quarters
+
+import imgindex.prepare
+import imgindex.shards
+import imgindex.transforms
+from imgindex.models import decoder
+
+logging.getLogger().removeHandler(quiet)
+
+
+def tell_peak(kind: str, process: int) -> None:
+    # Not getrusage: that counts what the process was before it became Python, a fork of the tests.
+    peaks = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{process}/status").read_text(), re.M)
+    with Path(os.environ["IMGINDEX_TEST_PEAK"]).open("a") as file:
+        file.writelines(f"{kind} {peak}\n" for peak in peaks)  # one that has died has none
+
+
+def tell_before_it_is_killed(child: Any) -> None:
+    with contextlib.suppress(FileNotFoundError):  # it has died by itself
+        tell_peak("decoder", child._process.pid)
+    kill(child)
+
+
+if "IMGINDEX_TEST_PEAK" in os.environ:
+    atexit.register(tell_peak, "build", os.getpid())
+    kill = decoder._Child.kill
+    decoder._Child.kill = tell_before_it_is_killed
+
+STOP = os.environ.get("IMGINDEX_TEST_STOP")
+
+
+def stay() -> NoReturn:
+    Path(os.environ["IMGINDEX_TEST_REACHED"]).write_text("here")
+    while True:
+        threading.Event().wait()
+
+
+class StayingEngine(quarters.QuartersEngine):
+    """Stays in its first batch after a chunk has been written, where it is told to."""
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        if STOP == "embed" and list(Path(os.environ["IMGINDEX_TEST_STORE"]).glob("*/chunk-*")):
+            stay()
+        return super().embed(pixels)
+
+
+def stays(name: str) -> Any:
+    """A function that stays where it is called; one that writes a file leaves half of it."""
+
+    def call(_: Any, partial: Any = None, *__: Any, **___: Any) -> NoReturn:
+        if isinstance(partial, Path):
+            partial.write_bytes(b"half of")
+        stay()
+
+    return call
+
+
+quarters.install(StayingEngine)
+PLACES = {
+    "list": (imgindex.prepare, "list_images"),
+    "pca": (imgindex.transforms, "fit_basis"),
+    "annoy": (imgindex.shards, "build_shard"),
+}
+if STOP in PLACES:
+    setattr(*PLACES[STOP], stays(STOP))
