@@ -127,6 +127,15 @@ class ShardSummary:
 
 
 @dataclass(frozen=True)
+class FailureList:
+    """A written list of failures of a generation."""
+
+    file: WrittenFile
+    by_reason: Mapping[str, int]  # how many of them, by stage/reason
+    problems: tuple[str, ...] = ()  # what is wrong with the file as it was read back
+
+
+@dataclass(frozen=True)
 class WrittenBasis:
     """The written PCA basis of a generation."""
 

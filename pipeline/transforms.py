@@ -13,7 +13,7 @@ import numpy.typing as npt
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import failures, listing, shards, store
+from imgindex import failure_lists, failures, listing, shards, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
@@ -25,6 +25,7 @@ from imgindex.progress import EMBEDDING
 from imgindex.records import (
     EmbeddedUnit,
     Failure,
+    FailureList,
     ImageFile,
     ShardSummary,
     VectorRows,
@@ -149,6 +150,52 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
         smaller = partial(load_smaller_engine, self._choice, threads)
         write = partial(store.write_rows, self._directory)
         return UnitEmbedder(engine, smaller, self._images, threads, write, EMBEDDING.advance)
+
+
+@dataclass
+class WriteFailures(beam.PTransform):  # type: ignore[misc]
+    """Writes `Failure`s as the lists of a generation; gives `FailureList`s.
+
+    `list_count`, a singleton, is how many lists there are to be; each comes, also where it is empty.
+    """
+
+    generation: str
+    list_count: AsSingleton
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, failed: Any) -> Any:
+        """Applies the transform."""
+        pairs = tuple[int, Any]  # whose coder every runner knows
+        return (
+            (
+                failed.pipeline
+                | "Once" >> beam.Create([None])
+                | "NumberLists" >> beam.FlatMap(_every_list, self.list_count).with_output_types(pairs),
+                failed
+                | "SpreadOverLists" >> beam.Map(_in_its_list, self.list_count).with_output_types(pairs),
+            )
+            | "FlattenLists" >> beam.Flatten()
+            | "GroupByList" >> beam.GroupByKey()
+            | "WriteLists" >> beam.Map(_write_list, self.generation, self.list_count)
+        )
+
+
+def _every_list(_: None, list_count: int) -> Iterator[tuple[int, tuple[Failure, ...]]]:
+    return ((number, ()) for number in range(list_count))
+
+
+def _in_its_list(failure: Failure, list_count: int) -> tuple[int, tuple[Failure, ...]]:
+    return failure_lists.list_of(failure, list_count), (failure,)
+
+
+def _write_list(
+    element: tuple[int, Iterable[tuple[Failure, ...]]], generation: str, list_count: int
+) -> FailureList:
+    number, parts = element
+    failed = (failure for part in parts for failure in part)
+    return failure_lists.write_list(generation, number, list_count, failed)
 
 
 @dataclass
