@@ -43,6 +43,8 @@ def write_shard(
     shard_count: int,
     batches: Iterable[VectorRows],
     config: IndexConfig,
+    *,
+    on_disk: bool = False,
 ) -> ShardSummary:
     """Writes the shard of `batches`, its items in the order of their uris, and checks it as it lies there.
 
@@ -53,6 +55,7 @@ def write_shard(
       shard: from 0 to `shard_count` - 1.
       batches: every row of the shard, in any order, at least one; iterated twice.
       config: how to index.
+      on_disk: have Annoy build in the file, where it would take too much memory.
     """
     tables = []
     dims = 0
@@ -72,6 +75,7 @@ def write_shard(
         build_shard(
             _numbered(batches, items), partial,
             items=len(items), dims=dims, metric=config.metric, trees=trees, seed=config.seed,
+            on_disk=on_disk,
         )  # fmt: skip
         return measure_recall(AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items)))
 

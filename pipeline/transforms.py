@@ -13,14 +13,14 @@ import numpy.typing as npt
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import failure_lists, failures, listing, shards, store
+from imgindex import failure_lists, failures, listing, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.metrics import count_embedded, count_failure
 from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
-from imgindex.parts import Parts, PartWriter
+from imgindex.parts import Part, Parts, PartWriter
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
     EmbeddedUnit,
@@ -31,6 +31,7 @@ from imgindex.records import (
     VectorRows,
     bucket_of,
 )
+from imgindex.shard_memory import default_limit, write_within
 
 # Images that are embedded, stored and, when a worker dies, embedded again together.
 UNIT_IMAGES = 512
@@ -323,6 +324,8 @@ def _project_chunk(
 class WriteIndex(beam.PTransform):  # type: ignore[misc]
     """Writes `VectorRows` as Annoy and metadata shards of a generation; gives `ShardSummary`s.
 
+    A worker builds shards side by side as far as its cores and `index.memory` go.
+
     Takes a PCollection of ``(shard, VectorRows)`` and `shard_count`, a singleton. What `parts.directory`
     names below `generation` may be deleted once all summaries are there.
     """
@@ -352,7 +355,7 @@ class _WriteParts(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         self._writer = PartWriter(self._generation)
 
-    def process(self, element: tuple[int, VectorRows]) -> Iterator[tuple[int, str]]:
+    def process(self, element: tuple[int, VectorRows]) -> Iterator[tuple[int, Part]]:
         yield from self._writer.add(*element)
 
     def finish_bundle(self) -> Iterator[Any]:
@@ -369,14 +372,19 @@ class _BuildShards(beam.DoFn):  # type: ignore[misc]
         self._threads = settings.threads
 
     def start_bundle(self) -> None:
-        self._pool = ThreadPoolExecutor(self._threads or available_cores(), "shard")
+        threads = self._threads or available_cores()
+        memory = self._config.memory
+        self._limit = memory if isinstance(memory, int) else default_limit(threads)
+        self._pool = ThreadPoolExecutor(threads, "shard")
         self._shards: list[Future[ShardSummary]] = []
 
-    def process(self, element: tuple[int, Iterable[str]], shard_count: int) -> None:
-        shard, names = element
-        parts = Parts(self._generation, names)
+    def process(self, element: tuple[int, Iterable[Part]], shard_count: int) -> None:
+        shard, parts = element
+        rows = Parts(self._generation, list(parts))
         self._shards.append(
-            self._pool.submit(shards.write_shard, self._generation, shard, shard_count, parts, self._config)
+            self._pool.submit(
+                write_within, self._limit, self._generation, shard, shard_count, rows, self._config
+            )
         )
 
     def finish_bundle(self) -> Iterator[Any]:
