@@ -30,12 +30,15 @@ from imgindex.records import (
 
 logger = logging.getLogger(__name__)
 
-# Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
+# Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
-_BUCKETS = 256
+_BUCKETS = 4096
 
 # Images that wait to be shuffled, in a worker: a bundle may be the whole listing.
-_WAITING_IMAGES = 16_384
+_WAITING_IMAGES = 65_536
+
+# Images in one element that a join gives.
+_ELEMENT_IMAGES = 4096
 
 # Images that are hashed or copied together, and again when a worker dies.
 _UNIT_IMAGES = 512
@@ -235,8 +238,12 @@ def _diff_bucket(joined: _Joined) -> Iterator[Any]:
     yield from untried
     for failure in failed:
         yield TaggedOutput("failed", failure)
-    if found:
-        yield TaggedOutput("found", found)
+    for some in _in_elements(found):
+        yield TaggedOutput("found", some)
+
+
+def _in_elements(images: list[StoredImage]) -> Iterator[list[StoredImage]]:
+    return (images[start : start + _ELEMENT_IMAGES] for start in range(0, len(images), _ELEMENT_IMAGES))
 
 
 def _find_suspects(joined: _Joined) -> Iterator[Any]:
@@ -338,8 +345,8 @@ def _compare_bucket(joined: _Joined) -> Iterator[Any]:
         if kind != "unchanged":
             news.append(image)
     counts["removed"] = len(before) - kept
-    if news:
-        yield TaggedOutput("news", news)
+    for some in _in_elements(news):
+        yield TaggedOutput("news", some)
     yield Tally(counts)
 
 
