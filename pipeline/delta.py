@@ -19,6 +19,7 @@ from imgindex.metrics import count_failure
 from imgindex.models.engines import available_cores
 from imgindex.opened import read_digests
 from imgindex.records import (
+    JOIN_BUCKETS,
     ImageFile,
     IndexedImage,
     KnownFailure,
@@ -29,10 +30,6 @@ from imgindex.records import (
 )
 
 logger = logging.getLogger(__name__)
-
-# Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
-# into a worker's memory, few enough that an element is a batch and not an image.
-_BUCKETS = 4096
 
 # Images that wait to be shuffled, in a worker: a bundle may be the whole listing.
 _WAITING_IMAGES = 65_536
@@ -160,15 +157,15 @@ def _images_and_failures(stored: Iterable[_Stored]) -> tuple[list[StoredImage], 
 
 
 def _uri_bucket(image: ImageFile | _Stored | IndexedImage) -> int:
-    return bucket_of(image.uri, _BUCKETS)
+    return bucket_of(image.uri, JOIN_BUCKETS)
 
 
 def _size_bucket(image: ImageFile | _Stored) -> int:
-    return bucket_of(str(image.size), _BUCKETS)
+    return bucket_of(str(image.size), JOIN_BUCKETS)
 
 
 def _digest_bucket(image: ImageFile | _Stored) -> int:
-    return bucket_of(str(image.sha256), _BUCKETS)
+    return bucket_of(str(image.sha256), JOIN_BUCKETS)
 
 
 # A bucket, and what of one side falls into it: 0 is the left side, 1 the right.

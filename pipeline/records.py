@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+# Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
+# into a worker's memory, few enough that an element is a batch and not an image.
+JOIN_BUCKETS = 4096
+
 
 # Not with slots: it is pickled by the million, which for slots runs in Python.
 @dataclass(frozen=True)

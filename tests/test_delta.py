@@ -273,7 +273,7 @@ def test_against_no_images_all_is_removed(place: str) -> None:
 def test_no_element_that_a_join_gives_holds_a_whole_bucket(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta, "_BUCKETS", 1)
+    monkeypatch.setattr(delta, "JOIN_BUCKETS", 1)
     monkeypatch.setattr(delta, "_ELEMENT_IMAGES", 3)
     files = [folder.file(f"{n}.jpg", b"%d" % n) for n in range(10)]
     stored = folder.keep(*files)
