@@ -57,6 +57,7 @@ def ours(store: Path, output: Path) -> None:
         generation="benchmark",
         previous=None,
         spec=Spec("synthetic", "", (1, 1), "avg", "", ""),
+        feature_dim=FEATURE_DIM,
         engine=EngineChoice("synthetic", "none", "avg", None, "openvino", "float32", 16),
         threads=None,
         started=started,

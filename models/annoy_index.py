@@ -1,5 +1,6 @@
 """One Annoy shard: building it from vectors, opening and searching it, exact search beside it."""
 
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -51,27 +52,45 @@ def build_shard(
     metric: Metric,
     trees: int,
     seed: int,
+    on_disk: bool = False,
 ) -> None:
     """Writes an Annoy file of `items` vectors, at least one.
 
     Each of `blocks` is item numbers [n] and their vectors [n, dims]; each item from 0 to `items` - 1 comes
     once, in any order. The file's bytes depend on vectors and arguments alone: Annoy's builds are
-    reproducible on one thread. Raises OutputError where Annoy cannot write `path`.
+    reproducible on one thread, in memory or, for `on_disk`, in the mapped file, whose pages the system can
+    take back. Raises OutputError where Annoy cannot write `path`.
     """
     from annoy import AnnoyIndex
 
     index = AnnoyIndex(dims, metric)
     index.set_seed(seed)  # before the first item, as Annoy wants it
+    if on_disk:
+        _prepare_file(path, build_bytes(items, dims, trees))
+        index.on_disk_build(str(path))
     index.add_item(items - 1, [0.0] * dims)  # room for all at once, where it would grow again and again
     for numbers, vectors in blocks:
         # Lists: Annoy takes an array's values one NumPy scalar at a time.
         for item, vector in zip(numbers.tolist(), vectors.tolist(), strict=True):
             index.add_item(item, vector)
     index.build(trees, n_jobs=1)
+    if on_disk:
+        index.unload()
+        return
     try:
         index.save(str(path))
     except OSError as error:
         raise OutputError(f"Annoy could not write {path}: {error}") from error
+
+
+def _prepare_file(path: Path, size: int) -> None:
+    """Makes an empty file that Annoy can map. Raises OutputError where it could not grow to `size` bytes."""
+    # A mapped file that the disk has no room for ends the process.
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise OutputError(f"{path.parent} has {free} bytes free, of {size} that a shard is built in")
+    # Annoy would make it for its owner alone.
+    path.touch()
 
 
 class AnnoyShard:
@@ -238,3 +257,8 @@ def estimate_bytes(items: int, dims: int, trees: int) -> int:
     node = 12 + 4 * dims
     leaves = max(1.0, 1.5 * items / (dims + 2))
     return round(node * (items + 2 * trees * leaves))
+
+
+def build_bytes(items: int, dims: int, trees: int) -> int:
+    """At most what Annoy takes to build a file, in bytes: it makes room for 1.3 times what it has."""
+    return round(1.3 * estimate_bytes(items, dims, trees))

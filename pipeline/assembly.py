@@ -8,6 +8,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.failure_lists import list_count_of
 from imgindex.failures import fingerprint
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
@@ -23,6 +24,7 @@ from imgindex.transforms import (
     ListImages,
     ProjectFeatures,
     ReadFeatures,
+    WriteFailures,
     WriteIndex,
 )
 
@@ -65,6 +67,11 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
     total = tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies).without_defaults()
     tally = AsSingleton(total, default_value=Tally())
 
+    list_count = total | "CountLists" >> beam.Map(lambda tally: list_count_of(tally.counts.get("failed", 0)))
+    lists = failures | "WriteFailures" >> WriteFailures(
+        plan.directory, AsSingleton(list_count, default_value=list_count_of(0))
+    )
+
     # A refresh that changes nothing ends here.
     selection = (
         held
@@ -78,7 +85,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
         pipeline
         | "Once" >> beam.Create([plan])
         | "Publish"
-        >> beam.Map(finish, tally, AsList(failures), AsList(written), AsList(verdict), AsList(shards))
+        >> beam.Map(finish, tally, AsList(lists), AsList(written), AsList(verdict), AsList(shards))
     )
 
 

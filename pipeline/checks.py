@@ -7,7 +7,7 @@ from typing import Any
 from imgindex import storage
 from imgindex.models.annoy_index import RECALL_K
 from imgindex.plan import Plan
-from imgindex.records import ShardSummary, WrittenFile
+from imgindex.records import FailureList, ShardSummary, WrittenBasis
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,20 @@ class Finished:
     plan: Plan
     ledger: Mapping[str, Any]
     shards: Sequence[ShardSummary]
-    files: Sequence[WrittenFile]  # beside the shards'
+    basis: WrittenBasis
+    failures: Sequence[FailureList]
     recall: float
-    failures_path: str
+
+    @property
+    def failures_path(self) -> str:
+        """Where the failures are listed."""
+        return path_of(self.plan, self.failures)
+
+
+def path_of(plan: Plan, failures: Sequence[FailureList]) -> str:
+    """The file that lists the failures, or the folder of several."""
+    path = failures[0].file.path if len(failures) == 1 else "failures"
+    return storage.join(plan.directory, path)
 
 
 def refusal(finished: Finished) -> str | None:
@@ -44,9 +55,9 @@ def _ledger(finished: Finished) -> str | None:
 
 
 def _files(finished: Finished) -> str | None:
-    problems = [problem for shard in finished.shards for problem in shard.problems]
-    faults = (storage.fault_of(finished.plan.directory, file) for file in finished.files)
-    problems += [fault for fault in faults if fault is not None]
+    problems = [problem for written in (*finished.shards, *finished.failures) for problem in written.problems]
+    fault = storage.fault_of(finished.plan.directory, finished.basis.file)
+    problems += [] if fault is None else [fault]
     if not problems:
         return None
     return f"{'; '.join(problems[:3])} ({len(problems)} in all); build again"

@@ -101,6 +101,7 @@ class IndexConfig:
     items_per_shard: int = 1_000_000
     seed: int = 0
     target_recall: float = 0.95
+    memory: int | str = "auto"  # bytes that a worker's shards in the making take, or auto
 
     def __post_init__(self) -> None:
         _check_choice("index.metric", self.metric, METRICS)
@@ -111,6 +112,10 @@ class IndexConfig:
         _check_range("index.items_per_shard", self.items_per_shard, 1, 1_000_000_000)
         _check_range("index.seed", self.seed, 0, 2**31 - 1)
         _check_range("index.target_recall", self.target_recall, 0.0, 1.0)
+        if isinstance(self.memory, int):
+            _check_range("index.memory", self.memory, 1 << 20, 1 << 50)
+        elif self.memory != "auto":
+            raise UsageError(f"index.memory is {self.memory!r}; expected a whole number of bytes or auto")
 
 
 @dataclass(frozen=True)

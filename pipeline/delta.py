@@ -19,6 +19,7 @@ from imgindex.metrics import count_failure
 from imgindex.models.engines import available_cores
 from imgindex.opened import read_digests
 from imgindex.records import (
+    JOIN_BUCKETS,
     ImageFile,
     IndexedImage,
     KnownFailure,
@@ -30,12 +31,11 @@ from imgindex.records import (
 
 logger = logging.getLogger(__name__)
 
-# Into how many parts a listing is cut where it meets the store: enough that a part of 10**8 images fits
-# into a worker's memory, few enough that an element is a batch and not an image.
-_BUCKETS = 256
-
 # Images that wait to be shuffled, in a worker: a bundle may be the whole listing.
-_WAITING_IMAGES = 16_384
+_WAITING_IMAGES = 65_536
+
+# Images in one element that a join gives.
+_ELEMENT_IMAGES = 4096
 
 # Images that are hashed or copied together, and again when a worker dies.
 _UNIT_IMAGES = 512
@@ -158,15 +158,15 @@ def _images_and_failures(stored: Iterable[_Stored]) -> tuple[list[StoredImage], 
 
 
 def _uri_bucket(image: ImageFile | _Stored | IndexedImage) -> int:
-    return bucket_of(image.uri, _BUCKETS)
+    return bucket_of(image.uri, JOIN_BUCKETS)
 
 
 def _size_bucket(image: ImageFile | _Stored) -> int:
-    return bucket_of(str(image.size), _BUCKETS)
+    return bucket_of(str(image.size), JOIN_BUCKETS)
 
 
 def _digest_bucket(image: ImageFile | _Stored) -> int:
-    return bucket_of(str(image.sha256), _BUCKETS)
+    return bucket_of(str(image.sha256), JOIN_BUCKETS)
 
 
 # A bucket, and what of one side falls into it: 0 is the left side, 1 the right.
@@ -236,8 +236,12 @@ def _diff_bucket(joined: _Joined) -> Iterator[Any]:
     yield from untried
     for failure in failed:
         yield TaggedOutput("failed", failure)
-    if found:
-        yield TaggedOutput("found", found)
+    for some in _in_elements(found):
+        yield TaggedOutput("found", some)
+
+
+def _in_elements(images: list[StoredImage]) -> Iterator[list[StoredImage]]:
+    return (images[start : start + _ELEMENT_IMAGES] for start in range(0, len(images), _ELEMENT_IMAGES))
 
 
 def _find_suspects(joined: _Joined) -> Iterator[Any]:
@@ -339,8 +343,8 @@ def _compare_bucket(joined: _Joined) -> Iterator[Any]:
         if kind != "unchanged":
             news.append(image)
     counts["removed"] = len(before) - kept
-    if news:
-        yield TaggedOutput("news", news)
+    for some in _in_elements(news):
+        yield TaggedOutput("news", some)
     yield Tally(counts)
 
 

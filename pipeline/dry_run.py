@@ -1,23 +1,49 @@
-"""What a build would do, without doing it."""
+"""What a build would do and cost, without doing it."""
 
 import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
+from hashlib import blake2b
+from itertools import islice
 
-from imgindex import chunks, failures, store
+import numpy as np
+import numpy.typing as npt
+
+from imgindex import chunks, costs, failures, store
 from imgindex.config import Config
+from imgindex.costs import Workload
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name
 from imgindex.listing import list_images
-from imgindex.models.annoy_index import AUTO_TREES, estimate_bytes
-from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
+from imgindex.models.annoy_index import AUTO_TREES, EFFORTS
+from imgindex.models.engines import Engine, EngineChoice, available_cores, load_engine, load_smaller_engine
 from imgindex.prepare import check_input, engine_choice, resolve
-from imgindex.records import ImageFile, KnownFailure, StoredImage
-from imgindex.shards import shard_count_of
+from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
 from imgindex.summary import human_bytes
 
 # How many images are embedded to tell how fast this machine is.
 _TRIAL_BATCHES = 2
+
+# Files of the listing that are held at once.
+_BATCH_FILES = 65_536
+
+_Keys = npt.NDArray[np.uint64]
+
+
+@dataclass
+class Counted:
+    """What a listing comes to against the store."""
+
+    files: int = 0
+    bytes: int = 0
+    uri_bytes: int = 0
+    unusable: int = 0
+    found: int = 0
+    failed: int = 0
+    missing: int = 0
+    trial: list[ImageFile] = field(default_factory=list)  # the first that are missing
 
 
 def describe_build(config: Config, retry_failed: bool = False) -> str:
@@ -29,54 +55,107 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     check_input(config)
     choice = engine_choice(config)
     engine = load_engine(choice, available_cores())
-    listed = list(list_images(str(config.input), config.images.extensions))
-    files = [item for item in listed if isinstance(item, ImageFile)]
     output = Output(str(config.output))
     directory = output.store(engine.spec.digest)
-    stored: list[StoredImage] = []
-    damaged = []
-    for chunk in chunks.names(directory):
-        try:
-            stored += store.read_keys(directory, chunk, engine.feature_dim)
-        except DamagedError:
-            damaged.append(chunk)
-    known: list[KnownFailure] = []
-    for name in [] if retry_failed else failures.names(directory):
-        try:
-            known += failures.read(directory, name)
-        except DamagedError:
-            damaged.append(name)
-    missing, found = store.diff(files, stored)
-    missing, failed = failures.split(missing, known)
-    dims = config.pca.dims if isinstance(config.pca.dims, int) else engine.feature_dim
-    dims = min(dims, engine.feature_dim, len(files))
-    shards = shard_count_of(len(files), config.index.items_per_shard)
-    trees = config.index.trees if isinstance(config.index.trees, int) else max(AUTO_TREES)
-    index_bytes = estimate_bytes(len(files), dims, trees)
-    image_bytes = sum(file.size for file in files)
+    damaged: list[str] = []
+    stored = _stored_keys(directory, engine.feature_dim, damaged)
+    known = _failed_keys(directory, damaged) if not retry_failed else _sorted_keys([])
+    listed = list_images(str(config.input), config.images.extensions)
+    counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
+    rate, embedding = _trial(choice, counted, config)
+    work = _workload(config, counted, engine, rate)
     lines = [
-        ("input", f"{config.input}: {len(files)} images, {human_bytes(image_bytes)}"),
-        ("unusable", f"{len(listed) - len(files)} found by listing"),
+        ("input", f"{config.input}: {counted.files} images, {human_bytes(counted.bytes)}"),
+        ("unusable", f"{counted.unusable} found by listing"),
         ("live", current_name(output) or f"nothing is published in {config.output} yet"),
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),
-        ("to embed", f"{len(missing)}; {len(found)} are in the store, {len(failed)} failed before"),
-        *(("damaged", f"{chunk}, which would be dropped from the store") for chunk in damaged),
-        ("time", _estimated_time(choice, missing, config)),
-        ("store", f"about {human_bytes(len(missing) * 2 * engine.feature_dim)} more"),
-        ("index", f"{shards} shards of {dims} dimensions, about {human_bytes(index_bytes)}"),
+        ("to embed", f"{counted.missing}; {counted.found} are in the store, {counted.failed} failed before"),
+        *(("damaged", f"{name}, which would be dropped from the store") for name in damaged),
+        ("time", embedding),
+        *_costs(work, rate),
         ("dry run", "nothing was written"),
-    ]  # fmt: skip
+    ]
     return "\n".join(f"{key:<12} {text}" for key, text in lines)
 
 
-def _estimated_time(choice: EngineChoice, missing: list[ImageFile], config: Config) -> str:
-    """How long embedding takes, measured by embedding a few of the images."""
-    if not missing:
-        return "nothing to embed"
+def _key(image: ImageFile | StoredImage | KnownFailure) -> int:
+    """Eight bytes that stand for a version of an image: two of 10**9 share them once in 37 times."""
+    text = f"{image.size} {image.version} {image.uri}"
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+
+
+def _sorted_keys(images: Iterable[StoredImage | KnownFailure]) -> _Keys:
+    keys = np.fromiter(map(_key, images), np.uint64)
+    keys.sort()
+    return keys
+
+
+def _stored_keys(directory: str, feature_dim: int, damaged: list[str]) -> _Keys:
+    """The keys of what the store holds; adds the names of its damaged chunks to `damaged`."""
+
+    def images() -> Iterator[StoredImage]:
+        for name in chunks.names(directory):
+            try:
+                yield from store.read_keys(directory, name, feature_dim)
+            except DamagedError:
+                damaged.append(name)
+
+    return _sorted_keys(images())
+
+
+def _failed_keys(directory: str, damaged: list[str]) -> _Keys:
+    """The keys of the failures that the store remembers; adds the names of damaged files to `damaged`."""
+
+    def known() -> Iterator[KnownFailure]:
+        for name in failures.names(directory):
+            try:
+                yield from failures.read(directory, name)
+            except DamagedError:
+                damaged.append(name)
+
+    return _sorted_keys(known())
+
+
+def count(listed: Iterable[ImageFile | Failure], stored: _Keys, known: _Keys, trial: int) -> Counted:
+    """Counts a listing, of which a part at a time is held, against the sorted keys of a store.
+
+    At most `trial` of the files that are to be embedded are kept.
+    """
+    counted = Counted()
+    listed = iter(listed)
+    while batch := list(islice(listed, _BATCH_FILES)):
+        files = [one for one in batch if isinstance(one, ImageFile)]
+        counted.unusable += len(batch) - len(files)
+        counted.files += len(files)
+        counted.bytes += sum(file.size for file in files)
+        counted.uri_bytes += sum(len(file.uri.encode()) for file in files)
+        keys = np.fromiter(map(_key, files), np.uint64)
+        found = _are_in(keys, stored)
+        failed = ~found & _are_in(keys, known)
+        missing = ~(found | failed)
+        counted.found += int(found.sum())
+        counted.failed += int(failed.sum())
+        counted.missing += int(missing.sum())
+        room = trial - len(counted.trial)
+        counted.trial += [files[number] for number in np.flatnonzero(missing)[:room]]
+    return counted
+
+
+def _are_in(keys: _Keys, among: _Keys) -> npt.NDArray[np.bool_]:
+    if not len(among):
+        return np.zeros(len(keys), bool)
+    places = np.minimum(np.searchsorted(among, keys), len(among) - 1)
+    return among[places] == keys
+
+
+def _trial(choice: EngineChoice, counted: Counted, config: Config) -> tuple[float | None, str]:
+    """Images a second, measured by embedding a few of them, and what that says of all; None where unknown."""
+    if not counted.missing:
+        return None, "nothing to embed"
     cores = available_cores()
     engine = load_engine(choice, cores)
-    trial = missing[: _TRIAL_BATCHES * engine.streams * engine.batch_size]
+    trial = counted.trial
     with UnitEmbedder(
         engine,
         partial(load_smaller_engine, choice, cores),
@@ -90,5 +169,48 @@ def _estimated_time(choice: EngineChoice, missing: list[ImageFile], config: Conf
         units = [*embedder.embed(trial), *embedder.finish()]
     rate = len(trial) / (time.monotonic() - started)
     if sum(len(unit.failures) for unit in units) == len(trial):
-        return f"unknown: none of the first {len(trial)} images can be embedded"
-    return f"about {len(missing) / rate:.0f} s to embed, at {rate:.1f} images/s on {len(trial)} of them"
+        return None, f"unknown: none of the first {len(trial)} images can be embedded"
+    seconds = counted.missing / rate
+    return rate, f"about {seconds:.0f} s to embed, at {rate:.1f} images/s on {len(trial)} of them"
+
+
+def _workload(config: Config, counted: Counted, engine: Engine, rate: float | None) -> Workload:
+    dims = config.pca.dims if isinstance(config.pca.dims, int) else engine.feature_dim
+    return Workload(
+        images=counted.files,
+        new=counted.missing,
+        embed_seconds=available_cores() / rate if rate else 0.0,
+        feature_dim=engine.feature_dim,
+        dims=min(dims, engine.feature_dim, counted.files),
+        trees=config.index.trees if isinstance(config.index.trees, int) else max(AUTO_TREES),
+        items_per_shard=config.index.items_per_shard,
+        uri_bytes=counted.uri_bytes / counted.files,
+    )
+
+
+def _costs(work: Workload, rate: float | None) -> list[tuple[str, str]]:
+    """The model of docs/scaling.md for `work`."""
+    elapsed = costs.elapsed_seconds(work, available_cores(), in_process=True)
+    if rate is None:
+        del elapsed["embed"]
+    stages = ", ".join(f"{stage} {seconds:.3g}" for stage, seconds in elapsed.items())
+    stored = costs.stored_bytes(work)
+    new = stored["store"] * work.new // work.images
+    needed = costs.worker_bytes(work)
+    asked = [costs.nodes_asked(work, search_k) for search_k in (EFFORTS[0], EFFORTS[-1])]
+    worker, shard, on_disk = (
+        human_bytes(size)
+        for size in (max(needed["embed"], needed["join"]), needed["shard"], needed["shard on disk"])
+    )
+    index, metadata, parts = (human_bytes(stored[kind]) for kind in ("index", "metadata", "parts"))
+    return [
+        ("stages", f"about {sum(elapsed.values()):.0f} s in this process: {stages}"),
+        ("store", f"about {human_bytes(new)} more, {human_bytes(stored['store'])} in all"),
+        ("index", f"{work.shards} shards of {work.dims} dimensions, about {index}; {metadata} of metadata"),
+        ("on the way", f"{parts} of projected vectors, until it is published"),
+        ("shuffle", f"about {human_bytes(costs.shuffled_bytes(work))} between workers"),
+        ("queries", f"each inspects {asked[0]} to {asked[1]} nodes, search_k in every shard"),
+        ("memory", f"about {human_bytes(costs.in_process_bytes(work))} in this process, and its shards"),
+        ("  a worker", f"of a cluster {worker}, and its shards"),
+        ("  a shard", f"{shard}, or where that is too much {on_disk}, on disk"),
+    ]  # fmt: skip

@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from imgindex import chunks, storage, tables
-from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, WrittenFile
+from imgindex import chunks, tables
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure
 
 _KIND = "failed"
 _COLUMNS: tables.Columns = {
@@ -103,9 +103,3 @@ def first(known: Iterable[KnownFailure]) -> KnownFailure | None:
 
 def _order(failed: KnownFailure) -> tuple[str, ...]:
     return failed.uri, failed.version, failed.failure.reason, failed.failure.message
-
-
-def read_list(file: WrittenFile) -> set[tuple[str, str | None]]:
-    """The uri and SHA-256 of each failure that a generation lists. Raises DamagedError."""
-    rows = map(json.loads, storage.read_checked(file).splitlines())
-    return {(row["uri"], row["sha256"]) for row in rows}

@@ -46,7 +46,7 @@ def decode(data: bytes, generation: str) -> dict[str, Any]:
         raise ValueError("its engine has no such precision")
     described = {file["path"] for file in manifest["files"]}
     named = [shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")]
-    for path in (*named, manifest["basis"], manifest["failures"]):
+    for path in (*named, manifest["basis"], *manifest["failures"]):
         if path not in described:
             raise ValueError(f"it names {path}, which is none of its files")
     return manifest
@@ -146,7 +146,7 @@ _SHAPE = {
     "recall": {"k": _count, "recall": _number},
     "shards": [{"index": _like(_PATH), "metadata": _like(_PATH), "items": _whole(1, 2**31), "trees": _count}],
     "basis": _like(_PATH),
-    "failures": _like(_PATH),
+    "failures": [_like(_PATH)],
     "files": [{"path": _like(_PATH), "size": _count, "sha256": _like(_SHA256)}],
     "timings": lambda value: _each(_number)(value) and "total" in value,
 }

@@ -1,5 +1,6 @@
 """The files of a published generation, opened: none that is not as it was written."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,10 @@ METADATA: tables.Columns = {
     "height": pa.types.is_int32,
     "label": pa.types.is_string,
 }
+
+
+# Rows that are Python objects at once.
+_BATCH_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,12 @@ def read_basis(file: WrittenFile) -> Basis:
         raise DamagedError(f"{file.path} is damaged: {error}") from error
 
 
-def read_digests(metadata: WrittenFile) -> list[IndexedImage]:
+def read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
     """The uri and SHA-256 of each image of a metadata shard, whose path is whole. Raises DamagedError."""
     columns = {name: METADATA[name] for name in ("uri", "sha256")}
     table = _read(pa.BufferReader(storage.read_checked(metadata)), metadata, columns)
-    return list(map(IndexedImage, table["uri"].to_pylist(), table["sha256"].to_pylist()))
+    for rows in table.to_batches(_BATCH_ROWS):
+        yield from map(IndexedImage, rows["uri"].to_pylist(), rows["sha256"].to_pylist())
 
 
 def _read(

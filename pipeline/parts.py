@@ -1,7 +1,8 @@
 """Parts: files of projected vectors on their way to shards, so that no shuffle has to hold them all."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,14 @@ def directory(generation: str) -> str:
     return storage.join(generation, "parts")
 
 
+class Part(NamedTuple):
+    """A written part."""
+
+    name: str
+    rows: int
+    dims: int  # of a vector
+
+
 class PartWriter:
     """Gathers a bundle's rows by shard and writes them in parts that are worth a file."""
 
@@ -29,25 +38,25 @@ class PartWriter:
         self._directory = directory(generation)
         self._waiting: dict[int, list[VectorRows]] = defaultdict(list)
 
-    def add(self, shard: int, rows: VectorRows) -> Iterator[tuple[int, str]]:
-        """Takes rows of a shard; gives ``(shard, name)`` of the parts that were written meanwhile."""
+    def add(self, shard: int, rows: VectorRows) -> Iterator[tuple[int, Part]]:
+        """Takes rows of a shard; gives ``(shard, part)`` of the parts that were written meanwhile."""
         self._waiting[shard].append(rows)
         if _row_count(self._waiting[shard]) >= _PART_ROWS:
             yield self._write(shard)
         elif sum(map(_row_count, self._waiting.values())) >= _WAITING_ROWS:
             yield from self.flush()
 
-    def flush(self) -> Iterator[tuple[int, str]]:
+    def flush(self) -> Iterator[tuple[int, Part]]:
         """Writes whatever waits."""
         for shard in list(self._waiting):
             yield self._write(shard)
 
-    def _write(self, shard: int) -> tuple[int, str]:
+    def _write(self, shard: int) -> tuple[int, Part]:
         batches = self._waiting.pop(shard)
         images = pa.concat_tables([batch.images for batch in batches])
         vectors = np.concatenate([batch.vectors for batch in batches])
         table = images.append_column(_VECTOR, chunks.matrix_column(vectors))
-        return shard, chunks.write(self._directory, table)
+        return shard, Part(chunks.write(self._directory, table), *vectors.shape)
 
 
 def _row_count(batches: list[VectorRows]) -> int:
@@ -57,11 +66,21 @@ def _row_count(batches: list[VectorRows]) -> int:
 class Parts(Iterable[VectorRows]):
     """Parts of a generation, read one by one, as often as they are iterated."""
 
-    def __init__(self, generation: str, names: Iterable[str]) -> None:
+    def __init__(self, generation: str, parts: Sequence[Part]) -> None:
         self._directory = directory(generation)
-        self._names = list(names)
+        self._parts = parts
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return sum(part.rows for part in self._parts)
+
+    @property
+    def dims(self) -> int:
+        """The length of a vector."""
+        return self._parts[0].dims
 
     def __iter__(self) -> Iterator[VectorRows]:
-        for name in self._names:
-            table = chunks.read(self._directory, name)
+        for part in self._parts:
+            table = chunks.read(self._directory, part.name)
             yield VectorRows(table.drop_columns([_VECTOR]), chunks.matrix(table, _VECTOR))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -91,13 +91,18 @@ def _previous(output: Output, manifest: dict[str, Any], config: Config, spec: Sp
         failures=manifest.get("failures_digest", ""),  # older manifests have none: build once more
         metadata=tuple(files[shard["metadata"]] for shard in manifest["shards"]),
         same_recipe=usable
-        and before["index"] == asdict(config.index)
+        and _recipe(before["index"]) == _recipe(asdict(config.index))
         and config.pca.refit != "always"
         and manifest["input_root"] == input_root(str(config.input)),
         basis=files[manifest["basis"]] if usable else None,
         fitted_in=manifest["pca"]["fitted_in"],
         fitted_images=manifest["pca"]["fitted_images"],
     )
+
+
+def _recipe(index: Mapping[str, Any]) -> dict[str, Any]:
+    """What of the config's section decides the index: how much memory it is built in does not."""
+    return {key: value for key, value in index.items() if key != "memory"}
 
 
 def engine_choice(config: Config) -> EngineChoice:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from imgindex import parts, storage
-from imgindex.checks import Finished, reasons, refusal
+from imgindex.checks import Finished, path_of, reasons, refusal
 from imgindex.errors import ImgindexError, InputError, PublishRefusedError
 from imgindex.generation import library_versions, publish, read_manifest
 from imgindex.listing import input_root
@@ -17,7 +17,7 @@ from imgindex.manifest import SCHEMA_VERSION
 from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
 from imgindex.models.drift import Verdict
 from imgindex.plan import Plan
-from imgindex.records import Failure, ShardSummary, Tally, WrittenBasis, WrittenFile
+from imgindex.records import FailureList, ShardSummary, Tally, WrittenBasis
 
 _OUTCOME = "outcome.json"
 
@@ -39,7 +39,7 @@ def digest_of_failures(tally: Tally) -> str:
 def finish(
     plan: Plan,
     tally: Tally,
-    failures: Sequence[Failure],
+    failures: Sequence[FailureList],
     bases: Sequence[WrittenBasis],
     verdicts: Sequence[Verdict],
     shards: Sequence[ShardSummary],
@@ -54,26 +54,25 @@ def finish(
         _write_outcome(plan, {"unchanged": _ledger(tally, failures, tally.counts.get("unchanged", 0))})
         return
     shards = sorted(shards, key=lambda shard: shard.index.path)
+    failures = sorted(failures, key=lambda listed: listed.file.path)
     ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
-    failures_file = _write_failures(plan.directory, failures)
-    failures_path = storage.join(plan.directory, failures_file.path)
     if not shards:
         message = (
             f"none of the {ledger['listed']} images in {plan.input} could be indexed "
-            f"({reasons(ledger)}); see {failures_path}"
+            f"({reasons(ledger)}); see {path_of(plan, failures)}"
         )
         _write_outcome(plan, {"error": InputError.__name__, "message": message})
         return
     basis, verdict = bases[0], verdicts[0]
     recalls = _mean_recalls(shards)
     effort = cheapest_effort(recalls, plan.config.index.target_recall)
-    small_files = [basis.file, failures_file]
-    finished = Finished(plan, ledger, shards, small_files, recalls[effort], failures_path)
+    finished = Finished(plan, ledger, shards, basis, failures, recalls[effort])
     refused = refusal(finished)
     if refused is not None:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": refused})
         return
-    written = small_files + [file for shard in shards for file in (shard.index, shard.metadata)]
+    written = [basis.file, *(listed.file for listed in failures)]
+    written += [file for shard in shards for file in (shard.index, shard.metadata)]
     previous = plan.previous
     if verdict.refit or previous is None:
         fitted_in, fitted_images = plan.generation, ledger["indexed"]
@@ -112,7 +111,7 @@ def finish(
             for shard in shards
         ],
         "basis": basis.file.path,
-        "failures": failures_file.path,
+        "failures": [listed.file.path for listed in failures],
         "failures_digest": digest_of_failures(tally),
         "files": [asdict(file) for file in sorted(written, key=lambda file: file.path)],
         "libraries": library_versions(),
@@ -176,13 +175,15 @@ def conclude(plan: Plan) -> dict[str, Any] | None:
     raise kinds[content["error"]](content["message"])
 
 
-def _ledger(tally: Tally, failures: Sequence[Failure], indexed: int) -> dict[str, Any]:
+def _ledger(tally: Tally, failures: Sequence[FailureList], indexed: int) -> dict[str, Any]:
     counts = tally.counts
-    by_reason = Counter(f"{failure.stage}/{failure.reason}" for failure in failures)
+    by_reason: Counter[str] = Counter()
+    for listed in failures:
+        by_reason.update(listed.by_reason)
     return {
         "listed": counts.get("listed", 0),
         "indexed": indexed,
-        "failed": len(failures),
+        "failed": by_reason.total(),
         "failed_by_reason": dict(sorted(by_reason.items())),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
         **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused", "damaged_chunks")},
@@ -195,14 +196,6 @@ def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
     return [
         sum(shard.recalls[effort] * shard.items for shard in shards) / items for effort in range(len(EFFORTS))
     ]
-
-
-def _write_failures(directory: str, failures: Sequence[Failure]) -> WrittenFile:
-    rows = sorted(failures, key=lambda failure: (failure.uri, failure.stage))
-    lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
-    return storage.write_described(
-        directory, "failures/failures-00000-of-00001.jsonl", "".join(lines).encode()
-    )
 
 
 def _timings(

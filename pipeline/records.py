@@ -9,6 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+# Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
+# into a worker's memory, few enough that an element is a batch and not an image.
+JOIN_BUCKETS = 4096
+
 
 # Not with slots: it is pickled by the million, which for slots runs in Python.
 @dataclass(frozen=True)
@@ -124,6 +128,15 @@ class ShardSummary:
     recalls: tuple[float, ...]  # recall@10 at each of `models.annoy_index.EFFORTS`
     finished: float  # seconds since the epoch
     problems: tuple[str, ...] = ()  # what is wrong with the files as they were read back
+
+
+@dataclass(frozen=True)
+class FailureList:
+    """A written list of failures of a generation."""
+
+    file: WrittenFile
+    by_reason: Mapping[str, int]  # how many of them, by stage/reason
+    problems: tuple[str, ...] = ()  # what is wrong with the file as it was read back
 
 
 @dataclass(frozen=True)

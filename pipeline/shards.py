@@ -31,6 +31,9 @@ from imgindex.records import ShardSummary, VectorRows
 # Items of a shard that it is asked for before it is published.
 _ASKED_ITEMS = 20
 
+# The name of the folder that an image lies in, its label; nothing matches at the top of the input.
+_PARENT_FOLDER = r"(?:^|/)(?P<label>[^/]+)/[^/]*$"
+
 
 def shard_count_of(items: int, items_per_shard: int) -> int:
     """How many shards `items` images make."""
@@ -43,6 +46,8 @@ def write_shard(
     shard_count: int,
     batches: Iterable[VectorRows],
     config: IndexConfig,
+    *,
+    on_disk: bool = False,
 ) -> ShardSummary:
     """Writes the shard of `batches`, its items in the order of their uris, and checks it as it lies there.
 
@@ -53,6 +58,7 @@ def write_shard(
       shard: from 0 to `shard_count` - 1.
       batches: every row of the shard, in any order, at least one; iterated twice.
       config: how to index.
+      on_disk: have Annoy build in the file, where it would take too much memory.
     """
     tables = []
     dims = 0
@@ -72,6 +78,7 @@ def write_shard(
         build_shard(
             _numbered(batches, items), partial,
             items=len(items), dims=dims, metric=config.metric, trees=trees, seed=config.seed,
+            on_disk=on_disk,
         )  # fmt: skip
         return measure_recall(AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items)))
 
@@ -132,21 +139,19 @@ def _numbered(
 
 
 def _metadata(images: pa.Table) -> pa.Table:
-    uris = images["uri"].to_pylist()
     return pa.table(
         {
-            "item": pa.array(range(len(uris)), pa.int32()),
+            "item": pa.array(np.arange(len(images), dtype=np.int32)),
             "uri": images["uri"],
             "sha256": images["sha256"],
             "size": images["size"].cast(pa.int64()),
             "width": images["width"].cast(pa.int32()),
             "height": images["height"].cast(pa.int32()),
-            "label": pa.array([label_of(uri) for uri in uris], pa.string()),
+            "label": labels_of(images["uri"]),
         }
     )
 
 
-def label_of(uri: str) -> str | None:
-    """The name of the folder that an image lies in; None at the top of the input."""
-    folder = uri.rpartition("/")[0]
-    return folder.rpartition("/")[2] or None
+def labels_of(uris: pa.ChunkedArray) -> pa.ChunkedArray:
+    """For each image the name of the folder that it lies in; null at the top of the input."""
+    return pc.struct_field(pc.extract_regex(uris, _PARENT_FOLDER), "label")

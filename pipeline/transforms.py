@@ -13,23 +13,25 @@ import numpy.typing as npt
 from apache_beam.pvalue import AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import failures, listing, shards, store
+from imgindex import failure_lists, failures, listing, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.metrics import count_embedded, count_failure
 from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
 from imgindex.models.pca import Basis, Moments, fit_basis
-from imgindex.parts import Parts, PartWriter
+from imgindex.parts import Part, Parts, PartWriter
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
     EmbeddedUnit,
     Failure,
+    FailureList,
     ImageFile,
     ShardSummary,
     VectorRows,
     bucket_of,
 )
+from imgindex.shard_memory import default_limit, write_within
 
 # Images that are embedded, stored and, when a worker dies, embedded again together.
 UNIT_IMAGES = 512
@@ -149,6 +151,52 @@ class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
         smaller = partial(load_smaller_engine, self._choice, threads)
         write = partial(store.write_rows, self._directory)
         return UnitEmbedder(engine, smaller, self._images, threads, write, EMBEDDING.advance)
+
+
+@dataclass
+class WriteFailures(beam.PTransform):  # type: ignore[misc]
+    """Writes `Failure`s as the lists of a generation; gives `FailureList`s.
+
+    `list_count`, a singleton, is how many lists there are to be; each comes, also where it is empty.
+    """
+
+    generation: str
+    list_count: AsSingleton
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, failed: Any) -> Any:
+        """Applies the transform."""
+        pairs = tuple[int, Any]  # whose coder every runner knows
+        return (
+            (
+                failed.pipeline
+                | "Once" >> beam.Create([None])
+                | "NumberLists" >> beam.FlatMap(_every_list, self.list_count).with_output_types(pairs),
+                failed
+                | "SpreadOverLists" >> beam.Map(_in_its_list, self.list_count).with_output_types(pairs),
+            )
+            | "FlattenLists" >> beam.Flatten()
+            | "GroupByList" >> beam.GroupByKey()
+            | "WriteLists" >> beam.Map(_write_list, self.generation, self.list_count)
+        )
+
+
+def _every_list(_: None, list_count: int) -> Iterator[tuple[int, tuple[Failure, ...]]]:
+    return ((number, ()) for number in range(list_count))
+
+
+def _in_its_list(failure: Failure, list_count: int) -> tuple[int, tuple[Failure, ...]]:
+    return failure_lists.list_of(failure, list_count), (failure,)
+
+
+def _write_list(
+    element: tuple[int, Iterable[tuple[Failure, ...]]], generation: str, list_count: int
+) -> FailureList:
+    number, parts = element
+    failed = (failure for part in parts for failure in part)
+    return failure_lists.write_list(generation, number, list_count, failed)
 
 
 @dataclass
@@ -276,6 +324,8 @@ def _project_chunk(
 class WriteIndex(beam.PTransform):  # type: ignore[misc]
     """Writes `VectorRows` as Annoy and metadata shards of a generation; gives `ShardSummary`s.
 
+    A worker builds shards side by side as far as its cores and `index.memory` go.
+
     Takes a PCollection of ``(shard, VectorRows)`` and `shard_count`, a singleton. What `parts.directory`
     names below `generation` may be deleted once all summaries are there.
     """
@@ -305,7 +355,7 @@ class _WriteParts(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         self._writer = PartWriter(self._generation)
 
-    def process(self, element: tuple[int, VectorRows]) -> Iterator[tuple[int, str]]:
+    def process(self, element: tuple[int, VectorRows]) -> Iterator[tuple[int, Part]]:
         yield from self._writer.add(*element)
 
     def finish_bundle(self) -> Iterator[Any]:
@@ -322,14 +372,19 @@ class _BuildShards(beam.DoFn):  # type: ignore[misc]
         self._threads = settings.threads
 
     def start_bundle(self) -> None:
-        self._pool = ThreadPoolExecutor(self._threads or available_cores(), "shard")
+        threads = self._threads or available_cores()
+        memory = self._config.memory
+        self._limit = memory if isinstance(memory, int) else default_limit(threads)
+        self._pool = ThreadPoolExecutor(threads, "shard")
         self._shards: list[Future[ShardSummary]] = []
 
-    def process(self, element: tuple[int, Iterable[str]], shard_count: int) -> None:
-        shard, names = element
-        parts = Parts(self._generation, names)
+    def process(self, element: tuple[int, Iterable[Part]], shard_count: int) -> None:
+        shard, parts = element
+        rows = Parts(self._generation, list(parts))
         self._shards.append(
-            self._pool.submit(shards.write_shard, self._generation, shard, shard_count, parts, self._config)
+            self._pool.submit(
+                write_within, self._limit, self._generation, shard, shard_count, rows, self._config
+            )
         )
 
     def finish_bundle(self) -> Iterator[Any]:

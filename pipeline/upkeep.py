@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from imgindex import chunks, failures, shards, storage, store
+from imgindex import chunks, failure_lists, failures, shards, storage, store
 from imgindex.errors import DamagedError, OutputError, UsageError
 from imgindex.generation import (
     Output,
@@ -152,7 +152,8 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
             files, spec = files_of(layout, manifest), manifest["spec"]["digest"]
             for shard in manifest["shards"]:
                 in_use[spec].update(read_digests(files[shard["metadata"]]))
-            failed[spec].update(failures.read_list(files[manifest["failures"]]))
+            for path in manifest["failures"]:
+                failed[spec].update(failure_lists.read_list(files[path]))
         for name in old:
             # First what makes it complete, so that half of one is never taken for a generation.
             storage.delete(layout.manifest(name))

@@ -24,7 +24,7 @@ images:
   max_pixels: 178956970
   max_bytes: 268435456
 pca: {dims: 150, whiten: false, refit: auto}
-index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_recall: 0.95}
+index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_recall: 0.95, memory: auto}
 publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9}
 """
 
@@ -34,7 +34,7 @@ backbone: {name: MobileNetV2, weights: none, pooling: max, image_size: 96}
 engine: {name: tensorflow, precision: float32, batch_size: 8}
 images: {extensions: [.JPG, .x], max_pixels: 1000, max_bytes: 2000}
 pca: {dims: 0.9, whiten: true, refit: never}
-index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1}
+index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1, memory: 4294967296}
 publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5}
 """
 
@@ -124,6 +124,9 @@ def test_input_and_output_may_stand_in_the_file(tmp_path: Path) -> None:
         ("index: {trees: many}", ["index.trees", "many", "a whole number or auto"]),
         ("pca: {refit: yes}", ["pca.refit", "True", "text"]),
         ("pca: {refit: sometimes}", ["pca.refit", "sometimes", "auto, always, never"]),
+        ("index: {memory: 4GiB}", ["index.memory", "'4GiB'", "a whole number of bytes or auto"]),
+        ("index: {memory: 1000}", ["index.memory", "1000", "from 1048576"]),
+        ("index: {memory: 1.5}", ["index.memory", "1.5", "a whole number or text"]),
         ("index: {trees: 0}", ["index.trees", "0", "from 1 to 10000"]),
         ("index: {items_per_shard: -1}", ["index.items_per_shard", "-1", "from 1"]),
         ("index: {seed: 2147483648}", ["index.seed", "2147483648", "2147483647"]),

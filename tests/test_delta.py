@@ -272,6 +272,20 @@ def test_against_no_images_all_is_removed(place: str) -> None:
     assert compare(place, {"a": "1", "b": "1"}, {})[0]["removed"] == 2
 
 
+def test_no_element_that_a_join_gives_holds_a_whole_bucket(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delta, "JOIN_BUCKETS", 1)
+    monkeypatch.setattr(delta, "_ELEMENT_IMAGES", 3)
+    files = [folder.file(f"{n}.jpg", b"%d" % n) for n in range(10)]
+    stored = folder.keep(*files)
+    found = outputs(files, DiffAgainstStore(folder.store, threads=1), "found")["found"]
+    news = outputs([list(stored)], CompareGenerations([]), "news")["news"]
+    for elements in (found, news):
+        assert sorted(map(len, elements)) == [1, 3, 3, 3]
+        assert {image for images in elements for image in images} == set(stored)
+
+
 def test_rows_are_grouped_by_chunk() -> None:
     images = [StoredImage(str(n), 1, "1", "", f"chunk-{n % 3}", n) for n in range(20)]
     KEPT["grouped"] = []

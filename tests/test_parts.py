@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from imgindex import chunks, parts
 from imgindex.errors import OutputError
-from imgindex.parts import Parts, PartWriter
+from imgindex.parts import Part, Parts, PartWriter
 from imgindex.records import VectorRows
 
 
@@ -27,7 +27,7 @@ def test_every_row_comes_back_once_in_its_shard(
     tmp_path_factory: pytest.TempPathFactory, batches: list[tuple[int, int]], limit: int
 ) -> None:
     generation = str(tmp_path_factory.mktemp("generation"))
-    written: dict[int, list[str]] = defaultdict(list)
+    written: dict[int, list[Part]] = defaultdict(list)
     expected: dict[int, list[str]] = defaultdict(list)
     first = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -37,14 +37,15 @@ def test_every_row_comes_back_once_in_its_shard(
         for shard, count in batches:
             rows = rows_of(first, count)
             expected[shard] += rows.images["uri"].to_pylist()
-            for of, name in writer.add(shard, rows):
-                written[of].append(name)
+            for of, part in writer.add(shard, rows):
+                written[of].append(part)
             first += count
-        for of, name in writer.flush():
-            written[of].append(name)
+        for of, part in writer.flush():
+            written[of].append(part)
     assert written.keys() == expected.keys()
-    for shard, names in written.items():
-        found = Parts(generation, names)
+    for shard, members in written.items():
+        found = Parts(generation, members)
+        assert (found.rows, found.dims) == (len(expected[shard]), 3)
         for _ in range(2):  # as often as one likes
             uris = [uri for rows in found for uri in rows.images["uri"].to_pylist()]
             assert uris == expected[shard]
@@ -56,11 +57,12 @@ def test_every_row_comes_back_once_in_its_shard(
 
 def test_a_damaged_part_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:
     generation = tmp_path_factory.mktemp("generation")
-    ((_, name),) = [*(writer := PartWriter(str(generation))).add(0, rows_of(0, 5)), *writer.flush()]
+    ((_, part),) = [*(writer := PartWriter(str(generation))).add(0, rows_of(0, 5)), *writer.flush()]
+    name = part.name
     path = generation / "parts" / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     assert chunks.names(parts.directory(str(generation))) == [name]
     with pytest.raises(OutputError, match=f"{name} is damaged"):
-        list(Parts(str(generation), [name]))
+        list(Parts(str(generation), [part]))

@@ -22,6 +22,7 @@ from imgindex.errors import (
     OutputError,
     PublishRefusedError,
 )
+from imgindex.failure_lists import list_of, write_list
 from imgindex.failures import fingerprint
 from imgindex.generation import Output, current_name, new_name, publish, read_manifest
 from imgindex.models.annoy_index import EFFORTS
@@ -30,7 +31,7 @@ from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.plan import Plan, Previous
 from imgindex.publish import digest_of_failures, finish, nothing_changed, outcome
-from imgindex.records import Failure, ShardSummary, Tally, VectorRows, WrittenBasis
+from imgindex.records import Failure, FailureList, ShardSummary, Tally, VectorRows, WrittenBasis
 from imgindex.sealed import seal
 from imgindex.shards import write_shard
 from imgindex.storage import WrittenFile
@@ -83,13 +84,22 @@ def failures_of(count: int) -> list[Failure]:
     return [Failure(f"{i}.jpg", "decode", reasons[i % 2], "it is damaged") for i in range(count)]
 
 
+def lists_of(plan: Plan, failures: list[Failure], count: int = 1) -> list[FailureList]:
+    """Writes so many lists, the last first."""
+    return [
+        write_list(plan.directory, number, count, [one for one in failures if list_of(one, count) == number])
+        for number in reversed(range(count))
+    ]
+
+
 def run(plan: Plan, listed: int, failed: int, shards: list[ShardSummary]) -> dict[str, Any]:
     """Finishes a build, whose files hold nothing, and returns its outcome."""
     for file in [BASIS.file, *(file for shard in shards for file in (shard.index, shard.metadata))]:
         storage.write_bytes(storage.join(plan.directory, file.path), b"x" * file.size)
     counts = {"listed": listed, "failed": failed, "embedded": listed - failed, "added": listed - failed}
     tally = Tally(counts, (100.5, 101.5), 0.75)
-    finish(plan, tally, failures_of(failed), [BASIS] if shards else [], [FITTED], shards)
+    lists = lists_of(plan, failures_of(failed))
+    finish(plan, tally, lists, [BASIS] if shards else [], [FITTED], shards)
     return outcome(plan).manifest
 
 
@@ -142,7 +152,7 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
         Tally({"copied": 1}),
         Tally({"added": 40}),
     ]
-    finish(plan, sum(parts, Tally()), failures, [basis], [FITTED], shards)
+    finish(plan, sum(parts, Tally()), lists_of(plan, failures), [basis], [FITTED], shards)
     return plan, outcome(plan).manifest
 
 
@@ -216,20 +226,37 @@ def test_the_manifest_lists_every_file_with_its_size_and_sha256(
         }
     assert there == {"manifest.json", *listed}
     named = {shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")}
-    assert named | {manifest["basis"], manifest["failures"]} == set(listed)
+    assert named | {manifest["basis"], *manifest["failures"]} == set(listed)
 
 
 def test_failures_are_lines_of_json_in_the_order_of_their_uris(
     published: tuple[Plan, dict[str, Any]],
 ) -> None:
     plan, manifest = published
-    assert manifest["failures"] == "failures/failures-00000-of-00001.jsonl"
-    lines = storage.read_bytes(storage.join(plan.directory, manifest["failures"])).decode().split("\n")
+    assert manifest["failures"] == ["failures/failures-00000-of-00001.jsonl"]
+    lines = storage.read_bytes(storage.join(plan.directory, *manifest["failures"])).decode().split("\n")
     assert lines.pop() == ""
     assert [json.loads(line) for line in lines] == [
         {"uri": ODD, "stage": "decode", "reason": "empty", "message": ODD, "sha256": X},
         {"uri": "z.jpg", "stage": "read", "reason": "vanished", "message": "gone", "sha256": None},
     ]
+
+
+def test_a_manifest_names_every_list_of_failures_and_messages_their_folder(place: str) -> None:
+    failures = failures_of(30)
+    plan = plan_of(place, max_failure_rate=0.5)
+    tally = Tally({"listed": 100, "failed": 30, "embedded": 70, "added": 70}, (100.5, 101.5))
+    for each in (plan, strict := plan_of(place, max_failure_rate=0.1)):
+        storage.write_bytes(storage.join(each.directory, BASIS.file.path), b"x")
+        finish(each, tally, lists_of(each, failures, 3), [BASIS], [FITTED], shards_of(70))
+    manifest = outcome(plan).manifest
+    assert manifest["failures"] == [f"failures/failures-0000{number}-of-00003.jsonl" for number in range(3)]
+    assert manifest["ledger"]["failed_by_reason"] == {"decode/empty": 15, "decode/truncated": 15}
+    lists = [storage.read_bytes(storage.join(plan.directory, path)) for path in manifest["failures"]]
+    lines = b"".join(lists).splitlines()
+    assert sorted(json.loads(line)["uri"] for line in lines) == sorted(one.uri for one in failures)
+    with pytest.raises(PublishRefusedError, match=f"those in {strict.directory}/failures, or raise"):
+        outcome(strict)
 
 
 @pytest.mark.parametrize(

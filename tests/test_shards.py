@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from imgindex.config import IndexConfig
 from imgindex.models.annoy_index import AnnoyShard
 from imgindex.records import ShardSummary, VectorRows
-from imgindex.shards import check_shard, label_of, write_shard
+from imgindex.shards import check_shard, labels_of, write_shard
 
 DIMS = 5
 URIS = [f"{folder}{number}.jpg" for number in range(14) for folder in ("b/", "", "a/ä/", "a/")]
@@ -201,4 +201,11 @@ class TestCheckShard:
     ("uri", "label"), [("a.jpg", None), ("cats/a.jpg", "cats"), ("x/cats and dogs/a.jpg", "cats and dogs")]
 )
 def test_the_label_is_the_parent_folder(uri: str, label: str | None) -> None:
-    assert label_of(uri) == label
+    assert labels_of(pa.chunked_array([[uri]])).to_pylist() == [label]
+
+
+@given(st.lists(st.text("ab/ä.\n\\$", max_size=12), min_size=1))
+def test_labels_are_the_parent_folders(uris: list[str]) -> None:
+    folders = [uri.rpartition("/")[0].rpartition("/")[2] or None for uri in uris]
+    labels = labels_of(pa.chunked_array([uris[:2], uris[2:]], pa.string()))
+    assert (labels.type, labels.to_pylist()) == (pa.string(), folders)

@@ -1,6 +1,5 @@
 """Verify, roll back, prune: on generations and stores of known content."""
 
-import json
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from imgindex import chunks, failures, storage, store, upkeep
 from imgindex.cli import main
 from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.failure_lists import write_list
 from imgindex.generation import Output, current_name, generation_names, publish
 from imgindex.lock import writer_lock
 from imgindex.models.pca import Moments, fit_basis, normalize
@@ -65,11 +65,10 @@ def generate(
     basis = fit_basis(moments, 4)
     rows = VectorRows(images, basis.project(FEATURES[: len(uris)]))
     shard = write_shard(directory, 0, 1, [rows], IndexConfig(trees=2))
-    lines = "".join(json.dumps(asdict(failure_of(uri))) + "\n" for uri in failed)
-    written = [
-        storage.write_described(directory, "pca/basis.npz", basis.to_npz()),
-        storage.write_described(directory, "failures/failures-00000-of-00001.jsonl", lines.encode()),
+    listed = [
+        write_list(directory, number, 2, map(failure_of, failed[number::2])).file for number in range(2)
     ]
+    written = [storage.write_described(directory, "pca/basis.npz", basis.to_npz()), *listed]
     backbone = {"name": "MobileNetV2", "weights": "none", "pooling": "avg", "image_size": 32}
     counts = ("listed", "indexed", "failed", "added", "changed", "removed", "unchanged", "embedded", "copied")
     manifest = {
@@ -100,7 +99,7 @@ def generate(
             }
         ],
         "basis": written[0].path,
-        "failures": written[1].path,
+        "failures": [file.path for file in listed],
         "files": [asdict(file) for file in (shard.index, shard.metadata, *written)],
         "timings": {"total": 1.0},
     }  # fmt: skip
@@ -125,14 +124,14 @@ class TestVerify:
         generate(place, 1, "abc")
         found = verify(place)
         assert found.problems == ()
-        assert (found.files, found.chunks, found.rows) == (4, 2, 5)
+        assert (found.files, found.chunks, found.rows) == (5, 2, 5)
 
     @pytest.mark.parametrize("which", ["index", "metadata", "pca", "failures", "store"])
     @pytest.mark.parametrize("damage", ["one bit", "shorter", "gone"])
     def test_any_damage_is_named(self, which: str, damage: str, tmp_path: Path) -> None:
         keep(str(tmp_path), "spec", "abc")
         generate(str(tmp_path), 1, "abc", failed="xyz")
-        (path,) = (path for path in tmp_path.rglob(f"{which}/**/*") if path.is_file())
+        path = next(path for path in sorted(tmp_path.rglob(f"{which}/**/*")) if path.is_file())
         data = bytearray(path.read_bytes())
         if damage == "gone":
             path.unlink()
@@ -323,7 +322,7 @@ class TestPrune:
     def test_a_damaged_list_of_failures_is_named(self, place: str) -> None:
         name = generate(place, 1, "abc", failed="xyz")
         fail(place, "spec", "xyz")
-        path = storage.join(Output(place).generation(name), "failures/failures-00000-of-00001.jsonl")
+        path = storage.join(Output(place).generation(name), "failures/failures-00000-of-00002.jsonl")
         for damage in (b"{", b"[]\n", b'{"uri": "x"}\n', b"\xff\n"):
             storage.write_bytes(path, damage)
             with pytest.raises(OutputError, match=f"{path} has other bytes"):

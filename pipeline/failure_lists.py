@@ -1,0 +1,49 @@
+"""The lists of a generation's failures: files that workers write, each of a part of the uris."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+
+from imgindex import storage
+from imgindex.records import Failure, FailureList, WrittenFile, bucket_of
+
+# How many failures a list holds on average, at most: some 20 MiB.
+_LISTED_FAILURES = 65_536
+
+
+def list_count_of(failed: int) -> int:
+    """How many lists `failed` failures make; also of none there is one."""
+    return max(1, -(-failed // _LISTED_FAILURES))
+
+
+def list_of(failure: Failure, list_count: int) -> int:
+    """Which of the lists a failure is in; its uri alone decides."""
+    return bucket_of(failure.uri, list_count)
+
+
+def write_list(generation: str, number: int, list_count: int, failures: Iterable[Failure]) -> FailureList:
+    """Writes a list, whose bytes do not depend on the order of `failures`, and checks it as it lies there.
+
+    Args:
+      generation: the directory of the generation.
+      number: from 0 to `list_count` - 1.
+      list_count: how many lists there are.
+      failures: all of the list's.
+
+    Raises OutputError where it cannot be written.
+    """
+    rows = sorted(failures, key=lambda row: (row.uri, row.stage, row.reason, row.message, row.sha256 or ""))
+    lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
+    path = f"failures/failures-{number:05}-of-{list_count:05}.jsonl"
+    file = storage.write_described(generation, path, "".join(lines).encode())
+    fault = storage.fault_of(generation, file)
+    by_reason = Counter(f"{row.stage}/{row.reason}" for row in rows)
+    return FailureList(file, dict(by_reason), () if fault is None else (fault,))
+
+
+def read_list(file: WrittenFile) -> Iterator[tuple[str, str | None]]:
+    """The uri and SHA-256 of each failure in a list, whose path is whole. Raises DamagedError."""
+    for line in storage.read_checked(file).splitlines():
+        row = json.loads(line)
+        yield row["uri"], row["sha256"]
