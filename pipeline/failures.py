@@ -11,6 +11,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from imgindex import chunks, storage, tables
+from imgindex.errors import DamagedError
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, WrittenFile
 
 _KIND = "failed"
@@ -100,5 +101,9 @@ def _order(failed: KnownFailure) -> tuple[str, ...]:
 
 def read_list(file: WrittenFile) -> set[tuple[str, str | None]]:
     """The uri and SHA-256 of each failure that a generation lists. Raises DamagedError."""
-    rows = map(json.loads, storage.read_checked(file).splitlines())
-    return {(row["uri"], row["sha256"]) for row in rows}
+    data = storage.read_checked(file)
+    try:
+        rows = [json.loads(line) for line in data.splitlines()]
+        return {(row["uri"], row["sha256"]) for row in rows}
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{file.path} is damaged: it is no list of failures") from error

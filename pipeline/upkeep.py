@@ -69,7 +69,9 @@ def verify(output: str) -> Verified:
 
 def _check_generation(output: Output, manifest: Mapping[str, Any]) -> Iterator[str]:
     directory = output.generation(manifest["generation"])
-    by_path = {file["path"]: WrittenFile(**file) for file in manifest["files"]}
+    by_path = {
+        file["path"]: WrittenFile(file["path"], file["size"], file["sha256"]) for file in manifest["files"]
+    }
     for shard in manifest["shards"]:
         summary = ShardSummary(
             by_path.pop(shard["index"]), by_path.pop(shard["metadata"]), shard["items"], shard["trees"], (), 0
