@@ -20,12 +20,13 @@ SECTIONS = ("input", "output", *dict.fromkeys(key.partition(".")[0] for key in K
 
 # What YAML is made of, and what PyYAML makes other types of.
 TOKENS = st.sampled_from([
-    *SECTIONS, *(key.partition(".")[2] for key in KEYS), ": ", ":", ", ", "\n", "\n  ", "\n- ", "\t",
-    "{", "}", "[", "]", "? ", "- ", "&a ", "*a", "<<: ", "<<: [*a, *a]", "!!int ", "!!float ", "!!str ", "!!binary ",
-    "!!set ", "!!omap ", "!!pairs ", "!!timestamp ", "!!python/object:os.system ", "!", "|\n", ">-\n",
-    "'", '"', "!<tag:yaml.org,2002:merge> ", '"\\ud800"', '"\\0"', '"\\u2028"', "\\", "#", "%YAML 1.1\n", "---\n", "...\n",
-     "@", "`", "~", "null", "yes", ".nan", "-.inf", "1e999", "0x_", "0b_", "0o7", "1:1", "1:1:1.5",
-    "9" * 30, "2024-99-99", "0001-01-01 00:00:00 +23:59", "=", "\x85", "\u2028", "\ufeff", "\ud83d", "猫",
+    *SECTIONS, *(key.partition(".")[2] for key in KEYS),
+    ": ", ":", ", ", "\n", "\n  ", "\n- ", "\t", "{", "}", "[", "]", "? ", "- ", "&a ", "*a", "<<: ",
+    "<<: [*a, *a]", "!!int ", "!!float ", "!!str ", "!!binary ", "!!set ", "!!omap ", "!!pairs ",
+    "!!timestamp ", "!!python/object:os.system ", "!<tag:yaml.org,2002:merge> ", "!", "|\n", ">-\n", "'", '"',
+    '"\\ud800"', '"\\0"', '"\\u2028"', "\\", "#", "%YAML 1.1\n", "---\n", "...\n", "@", "`", "~", "=",
+    "null", "yes", ".nan", "-.inf", "1e999", "0x_", "0b_", "0o7", "1:1", "1:1:1.5", "9" * 30, "2024-99-99",
+    "0001-01-01 00:00:00 +23:59", "\x85", "\u2028", "\ufeff", "\ud83d", "猫",
 ])  # fmt: skip
 DOCUMENTS = st.lists(TOKENS | st.text(max_size=3), max_size=25).map("".join)
 
@@ -51,7 +52,7 @@ def check(path: Path | None, assignments: list[str]) -> None:
     except UsageError as error:
         message = str(error)
         assert len(message.splitlines()) == 1
-        assert len(message) < 1000
+        assert len(message) < 5000
         named = [
             f"--config {path}:",
             *(["--set "] if assignments else []),
@@ -119,7 +120,7 @@ MERGES = "".join(f"  - &x{n} {{<<: [{', '.join([f'*x{n - 1}'] * 9)}]}}\n" for n 
 
 # Short documents that stand for much, and what the refusal names.
 BOMBS = {
-    "pca: {dims: &x 1, whiten: [" + "*x, " * 10_000 + "]}": "pca.dims",
+    "pca: {dims: &x 1, whiten: [" + "*x, " * 10_000 + "]}": "pca.whiten",
     "pca:\n  dims:\n  - &x0 [1, 1]\n" + ALIASES: "pca.dims",
     "pca:\n  dims:\n  - &x0 {a: 1, b: 2}\n" + MERGES: "more than 100 keys",
     "[" * 60_000: "YAML",
