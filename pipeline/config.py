@@ -175,7 +175,7 @@ _MAX_FILE, _MAX_KEYS, _MAX_TEXT = 1 << 16, 100, 4096
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's own, but that merged mappings stay small: `<<` of aliases of aliases would fill the memory."""
+    """PyYAML's own, but mappings stay small: before 6.0.4 `<<` of aliases of aliases fills the memory."""
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Puts what the node merges into it. Raises YAMLError for more than `_MAX_KEYS` keys."""

@@ -1,6 +1,7 @@
 """Any document and any assignment: a config, or one line that names what is wrong; and little memory."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -118,11 +119,11 @@ def test_any_value_of_a_key_is_taken_or_refused_by_its_name(key: str, value: obj
 ALIASES = "".join(f"  - &x{n} [{', '.join([f'*x{n - 1}'] * 9)}]\n" for n in range(1, 30))
 MERGES = "".join(f"  - &x{n} {{<<: [{', '.join([f'*x{n - 1}'] * 9)}]}}\n" for n in range(1, 30))
 
-# Short documents that stand for much, and what the refusal names.
+# Short documents that stand for much, and what the refusal names; PyYAML 6.0.4 makes little of merges.
 BOMBS = {
     "pca: {dims: &x 1, whiten: [" + "*x, " * 10_000 + "]}": "pca.whiten",
     "pca:\n  dims:\n  - &x0 [1, 1]\n" + ALIASES: "pca.dims",
-    "pca:\n  dims:\n  - &x0 {a: 1, b: 2}\n" + MERGES: "more than 100 keys",
+    "pca:\n  dims:\n  - &x0 {a: 1, b: 2}\n" + MERGES: "pca.dims|more than 100 keys",
     "[" * 60_000: "YAML",
     "{a: " * 15_000: "YAML",
     "- " * 30_000: "YAML",
@@ -133,9 +134,9 @@ BOMBS = {
     "pca: {dims: " + "9:" * 30_000 + "9.5}": "YAML",
     "pca: {dims: 1e" + "9" * 60_000 + "}": "pca.dims",
     "pca: {? " + "9:" * 10_000 + "9 : 1}": "pca.",
-    "9:" * 10_000 + "9: 1": "unknown config section",
-    "x" * 60_000 + ": 1": "unknown config section",
-    "pca: {" + "x" * 60_000 + ": 1}": "pca.xxx",
+    "? " + "9:" * 10_000 + "9\n: 1": "unknown config section",
+    "? " + "x" * 60_000 + "\n: 1": "unknown config section",
+    "pca: {? " + "x" * 60_000 + " : 1}": "pca.xxx",
     "pca: {refit: " + "x" * 60_000 + "}": "pca.refit",
     "backbone: {name: " + "x/" * 30_000 + ".keras}": "backbone.name",
     "backbone: {name: " + "x" * 300 + ".keras}": "backbone.name",
@@ -174,7 +175,7 @@ def test_short_documents_that_stand_for_much_are_refused_within_little_memory(tm
     assert done.returncode == 0, done.stderr[-2000:]
     *messages, endless = map(json.loads, done.stdout.splitlines())
     for message, (content, named) in zip(messages, BOMBS.items(), strict=True):
-        assert named in message, (content[:60], message[:300])
+        assert re.search(named, message), (content[:60], message[:300])
         assert len(message.splitlines()) == 1
         assert len(message) < 1000
     assert "/dev/zero: is longer than" in endless

@@ -125,7 +125,7 @@ def test_rows_of_the_store_come_back(tmp_path_factory: pytest.TempPathFactory, r
     directory = str(tmp_path_factory.getbasetemp() / "rows")
     features = np.linspace(-1, 1, 3 * len(rows), dtype=np.float16).reshape(-1, 3)
     chunk = write_rows(directory, rows, features)[0].chunk
-    images, found = read_rows(directory, chunk, range(len(rows)))
+    images, found = read_rows(directory, chunk, list(range(len(rows))))
     keys = list(read_keys(directory, chunk))
     back = [
         ImageRow(key.uri, key.size, key.version, key.sha256, row["width"], row["height"])
