@@ -38,7 +38,7 @@ READERS: dict[str, Callable[[str], Any]] = {
     "quick": lambda output: search(output, True),
     "inspect": lambda output: describe_generation(output, read_manifest(Output(output))),
     "history": lambda output: describe_history(Output(output)),
-    "prune": lambda output: prune(output, 1, grace_seconds=-1),
+    "prune": lambda output: prune(output, 2, grace_seconds=-1),
     "rollback": rollback,
 }
 
