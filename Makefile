@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long soak test-lowest test-dataflow lint clean
+.PHONY: demo test test-long soak test-lowest test-dataflow fuzz lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
@@ -34,6 +34,16 @@ BEAM := $(shell sed -n 's/^ARG BEAM_VERSION=//p' dataflow/Dockerfile)
 test-dataflow: $(VENV)/installed-test
 	$(BIN)/pip install -qq --editable '.[dataflow]' 'apache-beam==$(BEAM)'
 	$(BIN)/pytest -m dataflow
+
+# The decoder on inputs that a coverage-guided fuzzer makes up, for FUZZ_SECONDS or FUZZ_RUNS inputs; -1: any number.
+# It goes on with the corpus of the last time, and keeps what it finds, both in build/fuzz.
+FUZZ_SECONDS ?= 300
+FUZZ_RUNS ?= -1
+fuzz: $(VENV)/installed
+	$(BIN)/pip install -qq --editable '.[fuzz]'
+	$(BIN)/python fuzz/seeds.py build/fuzz/seeds
+	mkdir -p build/fuzz/corpus
+	$(BIN)/python fuzz/decode.py -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) build/fuzz/corpus build/fuzz/seeds
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

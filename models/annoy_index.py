@@ -125,6 +125,8 @@ class AnnoyShard:
     def check_nodes(self) -> None:
         """Reads every node. Raises OutputError where Annoy, which checks none, would follow one astray.
 
+        So it does for vectors that are not finite, which are at no distance from anything.
+
         An item's node has one descendant. Those behind hold either as many items as they have descendants,
         where these fit in, or two nodes that were written before them: there is no way in a circle.
         """
@@ -140,6 +142,8 @@ class AnnoyShard:
             held = words[numbers[lists], first:]
             unused = np.arange(most) >= descendants[lists, np.newaxis]
             children = words[splits, first : first + 2]
+            if not np.isfinite(self.vectors[start : start + _CHECKED_NODES]).all():
+                raise OutputError(f"one of its vectors {start} to {numbers[-1]} is not finite")
             if not (
                 (descendants[numbers < items] == 1).all()
                 and (descendants[lists] >= 1).all()

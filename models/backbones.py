@@ -74,7 +74,7 @@ def check_backbone(name: str, weights: str, pooling: str, image_size: int | None
         raise UsageError(f"backbone.pooling is {pooling!r}: expected one of {', '.join(POOLINGS)}")
     size = _image_size(image_size)
     if _is_saved_model(name):
-        if not Path(name).is_file():
+        if not _is_file(name):
             raise UsageError(f"backbone.name: no such file: {name}")
         if weights not in ("imagenet", "none"):
             raise UsageError(
@@ -172,6 +172,13 @@ def _is_saved_model(name: str) -> bool:
     return name.endswith(".keras")
 
 
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except OSError:  # a name that is too long, or a folder that may not be looked into
+        return False
+
+
 def _did_you_mean(given: str, choices: Mapping[str, object] | Sequence[str]) -> str:
     by_lower = {choice.lower(): choice for choice in choices}
     close = difflib.get_close_matches(given.lower(), by_lower, n=3, cutoff=0.5)
@@ -191,7 +198,7 @@ def _check_weights(name: str, weights: str) -> None:
             f"backbone.weights is {weights!r}{_did_you_mean(weights, WEIGHTS_WORDS)}: expected "
             f"{', '.join(WEIGHTS_WORDS)} or the path of a .h5 weights file"
         )
-    if not Path(weights).is_file():
+    if not _is_file(weights):
         raise UsageError(f"backbone.weights: no such file: {weights}")
 
 

@@ -48,6 +48,10 @@ _ORPHAN_LIMIT = 300
 Message = tuple[dict[str, Any], bytes]
 
 _LENGTHS = struct.Struct("<IQ")  # of the header and of the body
+_MAX_HEADER = 1 << 16
+
+# Characters that a failure is told in; some of Pillow's errors quote the file.
+_MAX_MESSAGE = 1000
 
 
 class DecoderProcess:
@@ -73,19 +77,23 @@ class DecoderProcess:
         """
         child = self._running_child()
         try:
-            answer, pixels = child.ask(({"size": size, "max_pixels": max_pixels}, data))
+            answer = child.ask(({"size": size, "max_pixels": max_pixels}, data), 3 * size[0] * size[1])
+            outcome = _outcome(answer, size)
         except TimeoutError as error:
             self.close()
             raise DecodeError("timed_out", f"not decoded within {self._time_limit:g} seconds") from error
         except (OSError, EOFError) as error:
             self._child = None
             raise DecodeError("crashed", f"the decoder died: {child.cause_of_death()}") from error
+        except ValueError as error:
+            self.close()
+            raise DecodeError("crashed", f"the decoder gave no answer that can be read: {error}") from error
         except BaseException:
             self.close()  # the next image must not get this one's answer
             raise
-        if "reason" in answer:
-            raise DecodeError(**answer)
-        return DecodedImage(np.frombuffer(pixels, np.uint8).reshape(*size, 3), **answer)
+        if isinstance(outcome, DecodeError):
+            raise outcome
+        return outcome
 
     def _running_child(self) -> "_Child":
         if self._child is not None and not self._child.is_running():  # it was killed between two images
@@ -133,18 +141,21 @@ class _Child:
             its_stdin.close()
             self._connection.settimeout(_START_LIMIT)
             try:
-                _receive(self._stream)
-            except (OSError, EOFError) as error:
+                _receive(self._stream, 0)
+            except (OSError, EOFError, ValueError) as error:
                 cause = self.cause_of_death()
                 complaints.seek(0)
                 lines = complaints.read().decode(errors="replace").splitlines() or [cause]
                 raise WorkerError(f"the process that decodes images does not start: {lines[-1]}") from error
         self._connection.settimeout(time_limit)
 
-    def ask(self, question: Message) -> Message:
-        """The answer to `question`. Raises TimeoutError; where it died, another OSError or EOFError."""
+    def ask(self, question: Message, most: int) -> Message:
+        """The answer to `question`, of at most so many bytes in its body.
+
+        Raises TimeoutError; where it died, another OSError or EOFError; ValueError for what is no message.
+        """
         _send(self._connection, question)
-        return _receive(self._stream)
+        return _receive(self._stream, most)
 
     def is_running(self) -> bool:
         """Whether it has not died yet."""
@@ -176,7 +187,7 @@ def serve() -> None:
     ):
         _send(connection, ({}, b""))  # ready
         while True:
-            question = _receive(stream)
+            question = _receive(stream, sys.maxsize)
             signal.alarm(_ORPHAN_LIMIT)
             _send(connection, _answer(*question))
             signal.alarm(0)
@@ -197,7 +208,7 @@ def _answer(question: dict[str, Any], data: bytes) -> Message:
     try:
         image = decode(data, tuple(question["size"]), question["max_pixels"])
     except DecodeError as error:
-        return {"reason": error.reason, "message": str(error)}, b""
+        return {"reason": error.reason, "message": str(error)[:_MAX_MESSAGE]}, b""
     return {"width": image.width, "height": image.height}, image.pixels.tobytes()
 
 
@@ -208,9 +219,26 @@ def _send(connection: socket.socket, message: Message) -> None:
     connection.sendall(body)
 
 
-def _receive(stream: io.BufferedReader) -> Message:
+def _receive(stream: io.BufferedReader, most: int) -> Message:
+    """The next message, of at most `most` bytes in its body. Raises ValueError for what is none."""
     header, body = _LENGTHS.unpack(_read(stream, _LENGTHS.size))
-    return json.loads(_read(stream, header)), _read(stream, body)
+    if header > _MAX_HEADER or body > most:
+        raise ValueError(f"it promises {header} and {body} bytes")
+    try:
+        return json.loads(_read(stream, header)), _read(stream, body)
+    except RecursionError as error:
+        raise ValueError("its header is nested too deeply") from error
+
+
+def _outcome(answer: Message, size: tuple[int, int]) -> DecodedImage | DecodeError:
+    """What a child's answer says, whose memory its image may have damaged. Raises ValueError for none."""
+    match answer:
+        case {"reason": str(reason), "message": str(message), **others}, b"" if not others:
+            return DecodeError(reason, message)
+        case {"width": int(width), "height": int(height), **others}, pixels if not others:
+            if len(pixels) == 3 * size[0] * size[1] and min(width, height) > 0 and width * height < 1 << 31:
+                return DecodedImage(np.frombuffer(pixels, np.uint8).reshape(*size, 3), width, height)
+    raise ValueError("it is neither an image nor a reason")
 
 
 def _read(stream: io.BufferedReader, count: int) -> bytes:

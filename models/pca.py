@@ -16,6 +16,7 @@ import io
 import math
 import zipfile
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -230,7 +231,7 @@ class Basis:
                     components=arrays["components"],
                     explained_variance=arrays["explained_variance"],
                     explained_variance_ratio=arrays["explained_variance_ratio"],
-                    whiten=bool(arrays["whiten"]),
+                    whiten=_switch(arrays["whiten"]),
                 )
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
             raise OutputError(f"the PCA basis cannot be read: {error}") from error
@@ -240,7 +241,17 @@ class Basis:
         fits = fits and all(variance.shape == shape[:1] for variance in variances)
         if not fits or any(array.dtype != np.float32 for array in (basis.mean, basis.components, *variances)):
             raise OutputError("the PCA basis cannot be read: its arrays do not fit each other")
+        if not all(np.isfinite(array).all() for array in (basis.mean, basis.components, *variances)):
+            raise OutputError("the PCA basis cannot be read: it has values that are not finite")
+        if basis.whiten and not (basis.explained_variance > 0).all():
+            raise OutputError("the PCA basis cannot be read: it is to whiten what has no variance")
         return basis
+
+
+def _switch(value: npt.NDArray[Any]) -> bool:
+    if value.shape or value.dtype != np.bool_:
+        raise ValueError(f"whiten is {value.dtype} {list(value.shape)}")
+    return bool(value)
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from imgindex import storage
-from imgindex.errors import UsageError
+from imgindex.errors import UsageError, printable
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
 from imgindex.models.engines import ENGINES, PRECISIONS
@@ -108,7 +108,7 @@ class IndexConfig:
         if isinstance(self.trees, int):
             _check_range("index.trees", self.trees, 1, 10_000)
         elif self.trees != "auto":
-            raise UsageError(f"index.trees is {self.trees!r}; expected a whole number or auto")
+            raise UsageError(f"index.trees is {_shown(self.trees)}; expected a whole number or auto")
         _check_range("index.items_per_shard", self.items_per_shard, 1, 1_000_000_000)
         _check_range("index.seed", self.seed, 0, 2**31 - 1)
         _check_range("index.target_recall", self.target_recall, 0.0, 1.0)
@@ -157,21 +157,38 @@ def load_config(path: str | Path | None = None, assignments: Sequence[str] = ())
         key, separator, text = assignment.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (separator and dot):
-            raise UsageError(f"--set {assignment}: expected section.key=value, as in pca.dims=64")
+            raise UsageError(f"--set {_brief(assignment)}: expected section.key=value, as in pca.dims=64")
         if settings.get(section) is None:  # as in a file that says `pca:` and no more
             settings[section] = {}
         values = settings[section]
         if not isinstance(values, dict):
-            raise UsageError(f"--set {assignment}: {section!r} is no config section")
+            raise UsageError(f"--set {_brief(assignment)}: {_shown(section)} is no config section")
         try:
-            values[name] = yaml.safe_load(text)
+            values[name] = yaml.load(text, _Loader)
         except _YAML_ERRORS as error:
-            raise UsageError(f"--set {assignment}: the value is not valid YAML") from error
+            raise UsageError(f"--set {_brief(assignment)}: the value is not valid YAML") from error
     return parse_config(settings)
 
 
 # Beside its own errors PyYAML lets out what its constructors trip over, such as the date 2024-99-99.
-_YAML_ERRORS = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+_YAML_ERRORS = (
+    yaml.YAMLError, ValueError, LookupError, ArithmeticError, AttributeError, TypeError, RecursionError,
+)  # fmt: skip
+
+# Bytes of a config file, keys of a section, characters of a text (as many as of a path on Linux).
+_MAX_FILE, _MAX_KEYS, _MAX_TEXT = 1 << 16, 100, 4096
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's own, but mappings stay small: before 6.0.4 `<<` of aliases of aliases fills the memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts what the node merges into it. Raises YAMLError for more than `_MAX_KEYS` keys."""
+        super().flatten_mapping(node)
+        if len(node.value) > _MAX_KEYS:
+            what = f"found a mapping of more than {_MAX_KEYS} keys"
+            raise yaml.constructor.ConstructorError(None, None, what, node.start_mark)
+
 
 # A short file of aliases may stand for more than fits into memory.
 _abridged = reprlib.Repr()
@@ -186,16 +203,24 @@ def _shown(value: Any) -> str:
         return "a number of too many digits"
 
 
+def _brief(text: str) -> str:
+    """`text` on one line and not endless."""
+    shown = printable(" ".join(text.split()))
+    return shown if len(shown) <= 300 else f"{shown[:299]}…"
+
+
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        text = storage.read_bytes(str(path)).decode()
+        data = storage.read_start(str(path), _MAX_FILE + 1)
+        if len(data) > _MAX_FILE:
+            raise UsageError(f"--config {path}: is longer than {_MAX_FILE} bytes, which no config is")
+        text = data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read: {error}") from error
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Loader)
     except _YAML_ERRORS as error:
-        where = str(error).replace("\n", " ")
-        raise UsageError(f"--config {path}: is not valid YAML: {where}") from error
+        raise UsageError(f"--config {path}: is not valid YAML: {_brief(str(error))}") from error
     content = {} if content is None else content
     if not isinstance(content, dict):
         raise UsageError(f"--config {path}: expected sections such as `pca:`, got {_shown(content)}")
@@ -208,7 +233,7 @@ def parse_config(settings: Mapping[str, Any]) -> Config:
     parsed = {}
     for name, value in settings.items():
         if name not in hints:
-            raise UsageError(f"unknown config section {name!r}{_nearest(str(name), hints)}")
+            raise UsageError(f"unknown config section {_shown(name)}{_nearest(_key(name), hints)}")
         if is_dataclass(hints[name]):
             parsed[name] = _parse_section(name, hints[name], value)
         elif not _is_a(value, hints[name]):
@@ -225,8 +250,8 @@ def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
     hints = typing.get_type_hints(kind)
     for key, value in values.items():
         if key not in hints:
-            valid = [f"{section}.{name}" for name in hints]
-            raise UsageError(f"unknown config key '{section}.{key}'{_nearest(f'{section}.{key}', valid)}")
+            valid, given = [f"{section}.{name}" for name in hints], f"{section}.{_key(key)}"
+            raise UsageError(f"unknown config key {_shown(given)}{_nearest(given, valid)}")
         if isinstance(value, list):
             values = {**values, key: tuple(value)}
         elif hints[key] is float and isinstance(value, int) and not isinstance(value, bool):
@@ -234,6 +259,11 @@ def _parse_section(section: str, kind: type[Any], values: Any) -> Any:
         if not _is_a(values[key], hints[key]):
             raise UsageError(f"{section}.{key} is {_shown(value)}; expected {_describe(hints[key])}")
     return kind(**values)
+
+
+def _key(key: Any) -> str:
+    """A key as text; YAML's may be of any type."""
+    return key if isinstance(key, str) else _shown(key)
 
 
 def _as_float(value: int) -> float:
@@ -247,11 +277,21 @@ def _is_a(value: Any, hint: Any) -> bool:
     if isinstance(hint, types.UnionType):
         return any(_is_a(value, option) for option in typing.get_args(hint))
     if typing.get_origin(hint) is tuple:
-        return isinstance(value, tuple) and all(isinstance(item, str) for item in value)
+        return isinstance(value, tuple) and all(_is_a(item, str) for item in value)
     # bool is a subclass of int, but `trees: true` is a mistake.
     if typing.get_origin(hint) is typing.Literal:
         return isinstance(value, str)
+    if hint is str:
+        return isinstance(value, str) and _is_text(value)
     return isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+
+
+def _is_text(value: str) -> bool:
+    """Whether `value` can be written down, in a manifest as in a path."""
+    try:
+        return len(value.encode()) <= _MAX_TEXT and "\0" not in value
+    except UnicodeEncodeError:
+        return False
 
 
 _DESCRIPTIONS = {
@@ -281,7 +321,7 @@ def _nearest(given: str, valid: typing.Iterable[str]) -> str:
 
 def _check_choice(key: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise UsageError(f"{key} is {value!r}; expected one of {', '.join(choices)}")
+        raise UsageError(f"{key} is {_shown(value)}; expected one of {', '.join(choices)}")
 
 
 def _check_range(key: str, value: float, low: float, high: float) -> None:

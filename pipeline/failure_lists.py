@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
 from imgindex import storage
+from imgindex.errors import DamagedError
 from imgindex.records import Failure, FailureList, WrittenFile, bucket_of
 
 # How many failures a list holds on average, at most: some 20 MiB.
@@ -44,6 +45,10 @@ def write_list(generation: str, number: int, list_count: int, failures: Iterable
 
 def read_list(file: WrittenFile) -> Iterator[tuple[str, str | None]]:
     """The uri and SHA-256 of each failure in a list, whose path is whole. Raises DamagedError."""
-    for line in storage.read_checked(file).splitlines():
-        row = json.loads(line)
-        yield row["uri"], row["sha256"]
+    data = storage.read_checked(file)
+    try:
+        for line in data.splitlines():
+            row = json.loads(line)
+            yield row["uri"], row["sha256"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise DamagedError(f"{file.path} is damaged: it is no list of failures") from error

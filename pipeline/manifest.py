@@ -3,6 +3,7 @@
 import math
 import re
 import reprlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -44,11 +45,12 @@ def decode(data: bytes, generation: str) -> dict[str, Any]:
     engine = manifest["engine"]
     if (engine["name"], engine["precision"]) == ("openvino", "float16"):
         raise ValueError("its engine has no such precision")
-    described = {file["path"] for file in manifest["files"]}
     named = [shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")]
-    for path in (*named, manifest["basis"], *manifest["failures"]):
-        if path not in described:
-            raise ValueError(f"it names {path}, which is none of its files")
+    named += [manifest["basis"], *manifest["failures"]]
+    described = Counter(file["path"] for file in manifest["files"])
+    for path, count in Counter(named).items():
+        if (described[path], count) != (1, 1):
+            raise ValueError(f"it names {path} {count} times and describes it {described[path]} times")
     return manifest
 
 
@@ -122,13 +124,14 @@ _SHAPE = {
     },
     "input_root": _text,
     "config": {
-        "input": _optional(_text),
+        "input": _text,
         "backbone": {
             "name": _text,
             "weights": _text,
             "pooling": _text,
             "image_size": _optional(_dims),
         },
+        "images": {"max_bytes": _whole(1, 2**40)},
         "pca": {"dims": _number, "whiten": _switch},
         "index": {},
     },

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from imgindex import storage, tables
@@ -64,7 +65,10 @@ def open_shard(
         raise DamagedError(f"{index.path} is damaged: {error}") from error
     # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
     with pa.memory_map(str(storage.localize_checked(metadata, folder))) as source:
-        return OpenedShard(annoy, _read(source, metadata, METADATA, items))
+        table = _read(source, metadata, METADATA, items)
+    if not np.array_equal(table["item"].to_numpy(), np.arange(items)):
+        raise DamagedError(f"{metadata.path} is damaged: its rows are not in the order of the items")
+    return OpenedShard(annoy, table)
 
 
 def read_basis(file: WrittenFile) -> Basis:

@@ -94,6 +94,14 @@ def read_bytes(path: str) -> bytes:
     return retried(lambda: Path(path).read_bytes() if is_local(path) else _read_remote(path))
 
 
+def read_start(path: str, count: int) -> bytes:
+    """At most the first `count` bytes of a file, which may be a pipe. Raises OSErrors."""
+    if is_local(path):
+        with Path(path).open("rb") as file:
+            return file.read(count)
+    return retried(lambda: _read_remote(path, count))
+
+
 def read_regular(path: str, limit: int) -> bytes:
     """A regular file, of one that is longer than `limit` bytes the first `limit` + 1.
 

@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imgindex import chunks, tables
+from imgindex import chunks, storage, tables
 from imgindex.config import ImagesConfig
+from imgindex.errors import DamagedError
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, StoredImage
 
 _COLUMNS: tables.Columns = {
@@ -25,6 +26,8 @@ _COLUMNS: tables.Columns = {
     "width": pa.types.is_int32,
     "height": pa.types.is_int32,
 }
+# The bits of 1.0. Features are of length 1.
+_ONE = 0x3C00
 _KEYS = ["uri", "size", "etag_or_mtime", "sha256"]
 
 
@@ -114,7 +117,12 @@ def _read(directory: str, chunk: str, feature_dim: int | None = None) -> pa.Tabl
         halves = pa.types.is_fixed_size_list(kind) and pa.types.is_float16(kind.value_type)
         return halves and feature_dim in (None, kind.list_size)
 
-    return chunks.read(directory, chunk, {**_COLUMNS, "feature": is_feature})
+    table = chunks.read(directory, chunk, {**_COLUMNS, "feature": is_feature})
+    # As whole numbers, which are compared many times faster: without its sign a float16 grows with its bits.
+    magnitudes = chunks.matrix(table, "feature").view(np.uint16) & 0x7FFF
+    if magnitudes.max(initial=0) > _ONE:
+        raise DamagedError(f"{storage.join(directory, chunk)} is damaged: it has features beyond [-1, 1]")
+    return table
 
 
 def diff(

@@ -1,6 +1,7 @@
 """Upkeep of an output between builds: verify its bytes, roll back, prune what is old."""
 
 import logging
+import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -69,7 +70,9 @@ def verify(output: str) -> Verified:
 
 def _check_generation(output: Output, manifest: Mapping[str, Any]) -> Iterator[str]:
     directory = output.generation(manifest["generation"])
-    by_path = {file["path"]: WrittenFile(**file) for file in manifest["files"]}
+    by_path = {
+        file["path"]: WrittenFile(file["path"], file["size"], file["sha256"]) for file in manifest["files"]
+    }
     for shard in manifest["shards"]:
         summary = ShardSummary(
             by_path.pop(shard["index"]), by_path.pop(shard["metadata"]), shard["items"], shard["trees"], (), 0
@@ -180,7 +183,7 @@ def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tup
     newest: dict[tuple[str, str], StoredImage] = {}
     for image in (image for rows in images.values() for image in rows):
         key = image.uri, image.sha256
-        if key in in_use and (key not in newest or float(image.version) > float(newest[key].version)):
+        if key in in_use and (key not in newest or _age(image) > _age(newest[key])):
             newest[key] = image
     alive = set(newest.values())
     holed = {name: rows for name, rows in images.items() if not alive.issuperset(rows)}
@@ -196,6 +199,14 @@ def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tup
     for name in holed.keys() - written:
         storage.delete(storage.join(directory, name))
     return len(holed), sum(map(len, holed.values())) - len(kept)
+
+
+def _age(image: StoredImage) -> tuple[float, str]:
+    """Sorts versions of the same bytes, oldest first; what is no time, as no build writes it, before all."""
+    try:
+        return float(image.version), image.version
+    except ValueError:
+        return -math.inf, image.version
 
 
 def _forget(directory: str, listed: set[tuple[str, str | None]], before: float) -> int:

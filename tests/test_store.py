@@ -21,8 +21,8 @@ ROWS = [
     ImageRow("ä 猫/b\n.png", 2**40, "etag-'x'", "bb" * 32, 1, 30_000),
     ImageRow("c.jpg", 0, "", "cc" * 32, 2**31 - 1, 1),
 ]
-# Beside ordinary values: the smallest and the largest float16, and both zeros.
-FEATURES = np.array([[1, -1, 0.1, 1 / 3], [6e-8, -6e-8, 65504, -65504], [0.0, -0.0, 0.5, 1e-4]], np.float16)
+# Beside ordinary values: the smallest and the largest that features have, and both zeros.
+FEATURES = np.array([[1, -1, 0.1, 1 / 3], [6e-8, -6e-8, 1, -1], [0.0, -0.0, 0.5, 1e-4]], np.float16)
 
 
 def write_chunk(directory: str, rows: Sequence[ImageRow], features: np.ndarray) -> str:

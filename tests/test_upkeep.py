@@ -82,7 +82,8 @@ def generate(
         "engine": {"name": "openvino", "precision": "float32", "batch_size": 16},
         "input_root": "/photos",
         "config": {
-            "input": "/photos", "backbone": backbone, "pca": {"dims": 4, "whiten": False}, "index": {},
+            "input": "/photos", "backbone": backbone, "images": {"max_bytes": 1000},
+            "pca": {"dims": 4, "whiten": False}, "index": {},
         },
         "ledger": {**dict.fromkeys((*counts, "reused", "damaged_chunks"), 0), "failed_by_reason": {}},
         "feature_dim": 16,
