@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest test-dataflow lint clean
+.PHONY: demo test test-long test-lowest test-dataflow test-integration lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
@@ -29,6 +29,13 @@ BEAM := $(shell sed -n 's/^ARG BEAM_VERSION=//p' dataflow/Dockerfile)
 test-dataflow: $(VENV)/installed-test
 	$(BIN)/pip install -qq --editable '.[dataflow]' 'apache-beam==$(BEAM)'
 	$(BIN)/pytest -m dataflow
+
+# On servers of S3 and of Cloud Storage, the latter where Go can build it; what is missing is skipped and said.
+GCS_SERVER := github.com/fsouza/fake-gcs-server@v1.56.1
+test-integration: $(VENV)/installed-test
+	$(BIN)/pip install -qq --editable '.[integration]'
+	GOBIN=$(abspath $(BIN)) go install $(GCS_SERVER) || echo 'no fake-gcs-server: its tests are skipped'
+	$(BIN)/pytest -m integration
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

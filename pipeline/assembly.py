@@ -8,6 +8,7 @@ from apache_beam.pvalue import AsList, AsSingleton
 
 from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.inputs import ListImages
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
 from imgindex.opened import read_basis
@@ -19,7 +20,6 @@ from imgindex.transforms import (
     EmbedImages,
     Features,
     FitPca,
-    ListImages,
     ProjectFeatures,
     ReadFeatures,
     WriteIndex,

@@ -8,6 +8,7 @@ from imgindex.config import ImagesConfig
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError, Pixels
 from imgindex.outage import READS
+from imgindex.ranges import read_range
 from imgindex.records import Failure, ImageFile, ImageRow
 
 # An image's rows, one for each file of the same bytes, and its pixels.
@@ -59,7 +60,10 @@ def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
         return _too_many_bytes(file, f"{file.size} bytes are", limits)
     try:
         with READS.watched(file.path):
-            data = storage.read_regular(file.path, limits.max_bytes)
+            if file.offset is None:
+                data = storage.read_regular(file.path, limits.max_bytes)
+            else:
+                data = read_range(file.path, file.offset, file.size)
     except OSError as error:
         return Failure(file.uri, "read", _read_reason(error), error.strerror or str(error))
     if len(data) > limits.max_bytes:

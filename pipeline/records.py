@@ -18,9 +18,10 @@ class ImageFile:
     uri: str  # relative to the input root, /-separated: the record's key
     path: str  # where to open it
     size: int  # bytes
-    version: str  # the modification time or etag: changes when the content may have changed
+    version: str  # the modification time, and the offset if any: changes when the content may have changed
     sha256: str | None = None  # where it had to be read before
     duplicates: tuple["ImageFile", ...] = ()  # files of the same bytes, which share its feature
+    offset: int | None = None  # of its first byte, where it is a part of the file at `path`
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,11 @@ class Tally:
         span = (min(s for s, _ in spans), max(f for _, f in spans)) if spans else None
         engine_seconds = self.engine_seconds + other.engine_seconds
         return Tally(counts, span, engine_seconds, max(self.diffed, other.diffed))
+
+
+def modified_of(version: str) -> float:
+    """The modification time in an image's version, to compare with others of the same image."""
+    return float(version.partition("+")[0])
 
 
 def bucket_of(uri: str, buckets: int) -> int:

@@ -20,7 +20,14 @@ from imgindex.generation import (
 )
 from imgindex.lock import writer_lock
 from imgindex.opened import read_basis, read_digests
-from imgindex.records import ImageFile, KnownFailure, ShardSummary, StoredImage, WrittenFile
+from imgindex.records import (
+    ImageFile,
+    KnownFailure,
+    ShardSummary,
+    StoredImage,
+    WrittenFile,
+    modified_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -179,7 +186,9 @@ def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tup
     newest: dict[tuple[str, str], StoredImage] = {}
     for image in (image for rows in images.values() for image in rows):
         key = image.uri, image.sha256
-        if key in in_use and (key not in newest or float(image.version) > float(newest[key].version)):
+        if key in in_use and (
+            key not in newest or modified_of(image.version) > modified_of(newest[key].version)
+        ):
             newest[key] = image
     alive = set(newest.values())
     holed = {name: rows for name, rows in images.items() if not alive.issuperset(rows)}
