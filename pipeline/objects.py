@@ -18,6 +18,9 @@ from typing import Any, NamedTuple, Protocol
 # Sorts behind whatever may follow a prefix, where text is ordered by its UTF-8 bytes or its characters.
 LAST = "\U0010ffff"
 
+# Objects that Google Cloud Storage gives a request at most, but emulators do not keep to it.
+_PAGE = 1000
+
 # Requests that are under way at once where many objects are deleted.
 _DELETIONS = 10
 
@@ -194,9 +197,10 @@ class _Gcs:
 
     def page(self, prefix: str, after: str, limit: int | None = None) -> Page:
         bucket, name = self._split(prefix, object_optional=True)
+        limit = limit or _PAGE
         blobs = self._client.list_blobs(
             bucket,
-            max_results=None if limit is None else limit + 1,
+            max_results=limit + 1,
             prefix=name,
             # What is there itself is given, too.
             start_offset=self._split(after, object_optional=True)[1] if after else None,
@@ -204,7 +208,7 @@ class _Gcs:
             retry=self._retry,
         )
         found = [self._found(blob) for blob in next(blobs.pages, ())]
-        more = blobs.next_page_token is not None or (limit is not None and len(found) > limit)
+        more = blobs.next_page_token is not None or len(found) > limit
         return Page([file for file in found if file.path != after][:limit], more)
 
     def read(self, path: str, start: int, size: int | None) -> bytes:
