@@ -38,6 +38,10 @@ MEMORY_LIMIT = 4 << 30
 _START_LIMIT = 120.0
 _DEATH_LIMIT = 10.0
 
+# Bytes of freed memory that a child keeps, and from which size on a block goes back at once. By default glibc
+# gives back nearly all, and Linux clears it anew for every image: up to a quarter of the time of a small one.
+_KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_": str(32 << 20)}
+
 # Seconds after which a child ends itself: whoever has asked must have been killed meanwhile.
 _ORPHAN_LIMIT = 300
 
@@ -116,7 +120,7 @@ class _Child:
                     stdin=its_stdin.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=complaints,
-                    env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},
+                    env={**os.environ, **_KEPT_MEMORY, "OPENBLAS_NUM_THREADS": "1"},
                     # Out of reach of Ctrl-C, which is for the parent to answer. In a session of its own Linux
                     # would besides give it as much of the CPU as all of the parent's threads together.
                     process_group=0,

@@ -75,13 +75,18 @@ class Moments:
 
     def __getstate__(self) -> tuple[int, Float64, Float64, Float64]:
         # Both triangles in one matrix: half the bytes, of which a runner keeps several copies.
-        both = self.gram_high + np.triu(self.gram_low, 1).T
+        both = self.gram_high + self.gram_low.T
+        np.fill_diagonal(both, self.gram_high.diagonal())
         return self.count, self.total, both, self.gram_low.diagonal().copy()
 
     def __setstate__(self, state: tuple[int, Float64, Float64, Float64]) -> None:
         self.count, self.total, both, low_diagonal = state
-        self.gram_high = np.asfortranarray(np.triu(both))
-        self.gram_low = np.asfortranarray(np.tril(both, -1).T)
+        self.gram_high, self.gram_low = (np.zeros(both.shape, order="F") for _ in range(2))
+        for start in range(0, len(both), _MOVED_COLUMNS):
+            columns = slice(start, start + _MOVED_COLUMNS)
+            rows = slice(columns.stop)
+            self.gram_high[rows, columns] = np.triu(both[rows, columns], -start)
+            self.gram_low[rows, columns] = np.triu(both.T[rows, columns], 1 - start)
         np.fill_diagonal(self.gram_low, low_diagonal)
 
     @property
@@ -149,10 +154,15 @@ class Moments:
         """The rows' covariance with the divisor count - 1 (1 for a single row), [d, d]."""
         # The correctly rounded sum of both parts is the same however the rows were split.
         gram = self.gram_high + self.gram_low
-        gram += np.triu(gram, 1).T
-        mean = self.mean()
-        covariance: Float64 = (gram - np.outer(self.total, mean)) / max(self.count - 1, 1)
-        return (covariance + covariance.T) / 2
+        diagonal = gram.diagonal().copy()
+        gram += gram.T
+        np.fill_diagonal(gram, diagonal)
+        # In place: to touch new memory takes longer than to compute.
+        gram -= np.outer(self.mean(), self.total).T
+        gram /= max(self.count - 1, 1)
+        gram += gram.T
+        gram /= 2
+        return gram
 
 
 @dataclass(frozen=True)
