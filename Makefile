@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long soak test-lowest test-dataflow fuzz lint clean
+.PHONY: demo test test-long soak test-lowest test-dataflow test-integration fuzz lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
@@ -44,6 +44,13 @@ fuzz: $(VENV)/installed
 	$(BIN)/python fuzz/seeds.py build/fuzz/seeds
 	mkdir -p build/fuzz/corpus
 	$(BIN)/python fuzz/decode.py -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) build/fuzz/corpus build/fuzz/seeds
+
+# On servers of S3 and of Cloud Storage, the latter where Go can build it; what is missing is skipped and said.
+GCS_SERVER := github.com/fsouza/fake-gcs-server@v1.56.1
+test-integration: $(VENV)/installed-test
+	$(BIN)/pip install -qq --editable '.[integration]'
+	GOBIN=$(abspath $(BIN)) go install $(GCS_SERVER) || echo 'no fake-gcs-server: its tests are skipped'
+	$(BIN)/pytest -m integration
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     )
     from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
     from imgindex.errors import ImgindexError
+    from imgindex.inputs import ListImages
     from imgindex.launch import build, refresh, submit
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from imgindex.transforms import (
         EmbedImages,
         FitPca,
-        ListImages,
         ProjectFeatures,
         ReadFeatures,
         WriteIndex,
@@ -68,6 +68,7 @@ _MODULES = {
     "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
     "delta": ["CompareGenerations", "DiffAgainstStore", "GroupByChunk"],
     "errors": ["ImgindexError"],
+    "inputs": ["ListImages"],
     "launch": ["build", "refresh", "submit"],
     "models.engines": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],

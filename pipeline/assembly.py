@@ -10,6 +10,7 @@ from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
 from imgindex.failure_lists import list_count_of
 from imgindex.failures import fingerprint
+from imgindex.inputs import ListImages
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
 from imgindex.opened import read_basis
@@ -21,7 +22,6 @@ from imgindex.transforms import (
     EmbedImages,
     Features,
     FitPca,
-    ListImages,
     ProjectFeatures,
     ReadFeatures,
     WriteFailures,

@@ -74,7 +74,10 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     build = command("build", "Build or refresh an index.", epilog=_BUILD_EPILOG)
-    build.add_argument("--input", metavar="DIR|GLOB", help="a directory of images, or a quoted glob")
+    build.add_argument(
+        "--input", metavar="DIR|GLOB|LIST", help="a directory of images, a quoted glob, a .tar, "
+        "or a .txt, .csv or .parquet file of paths",
+    )  # fmt: skip
     build.add_argument("--output", metavar="OUT", help="the directory to write the index to")
     build.add_argument("--config", metavar="FILE", help="a YAML file of settings")
     build.add_argument(
@@ -152,9 +155,11 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
     config = load_config(known.config, known.set)
     config = replace(config, input=known.input or config.input, output=known.output or config.output)
     if known.dry_run:
+        from apache_beam.io.filesystems import FileSystems
+
         from imgindex.dry_run import describe_build
 
-        _beam_options(rest)
+        FileSystems.set_options(_beam_options(rest))
         print(describe_build(config, known.retry_failed))
         return
     from imgindex.launch import is_detached, refresh, submit

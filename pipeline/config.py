@@ -136,7 +136,7 @@ class PublishConfig:
 class Config:
     """All settings of a build. Construction refuses with UsageError what is out of range."""
 
-    input: str | None = None  # a directory or a glob
+    input: str | None = None  # a directory, a glob, a tar, or a file that lists images
     output: str | None = None  # a directory
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

@@ -1,146 +1,206 @@
-"""Which images an input holds: a directory, or a glob, on any filesystem that Beam knows."""
+"""Which images an input holds, on any filesystem that Beam knows.
 
-import glob
+An input is a directory, a glob, a tar or a list of paths. It is cut into pieces, which is quick, and pieces
+are looked up, which takes a system call or a request a file or for a thousand and is shared by workers.
+"""
+
+import itertools
 import os
 import re
-import stat
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imgindex import storage
-from imgindex.errors import InputError, printable
+from imgindex import key_ranges, members, storage, uri_lists, walking
+from imgindex.errors import InputError
+from imgindex.key_ranges import KeyRange
+from imgindex.members import TarFile
 from imgindex.names import uri_of
-from imgindex.outage import READS
 from imgindex.records import Failure, ImageFile
-from imgindex.retries import retried
 
 _WILDCARD = re.compile(r"[*?\[]")
 
+# Files of a piece that names them, and how many of an object store are asked for at once.
+_PIECE_FILES = 1000
+_REQUESTS = 10
+
+
+@dataclass(frozen=True)
+class NamedFiles:
+    """Files to look at one by one."""
+
+    files: tuple[tuple[str, str], ...]  # the uri and the path of each
+
+
+Piece = NamedFiles | KeyRange
+
+_Found = ImageFile | Failure | TarFile
+
 
 def input_root(source: str) -> str:
-    """The directory that uris are relative to: `source`, or what precedes a glob's first wildcard."""
-    if storage.is_local(source):
-        source = os.path.abspath(os.path.expanduser(source))
-        if os.path.isdir(source):
-            return source
+    """The directory that uris are relative to: `source`, a tar's, a list's, or what precedes a wildcard."""
+    source = _absolute(source)
+    if storage.is_local(source) and os.path.isdir(source):
+        return source
     wildcard = _WILDCARD.search(source)
-    if not wildcard:
-        return source.rstrip("/")
-    return source[: wildcard.start()].rpartition("/")[0] or "/"
+    if wildcard:
+        return source[: wildcard.start()].rpartition("/")[0] or "/"
+    if source.lower().endswith((members.SUFFIX, *uri_lists.SUFFIXES)):
+        return source.rpartition("/")[0] or "/"
+    return source.rstrip("/")
+
+
+def _absolute(source: str) -> str:
+    return os.path.abspath(os.path.expanduser(source)) if storage.is_local(source) else source
+
+
+def is_list(source: str) -> bool:
+    """Whether `source` is a file that names images."""
+    if not source.lower().endswith(uri_lists.SUFFIXES) or _WILDCARD.search(source):
+        return False
+    return not (storage.is_local(source) and os.path.isdir(_absolute(source)))
 
 
 def list_images(source: str, extensions: Sequence[str]) -> Iterator[ImageFile | Failure]:
-    """Yields the files of `source` whose names end in one of `extensions`, in no set order.
+    """Yields the images of `source`, in no set order, a page at a time: who stops early has read little.
 
-    A file that cannot be looked at, or is no regular file, comes as a `Failure`.
+    They are the files whose names end in one of `extensions`, also as members of tars, and whatever a list
+    names. A file that cannot be looked at, or is no regular file, comes as a `Failure`.
 
     Raises:
       InputError: there is no such directory, it cannot be read, or its storage is out of order.
     """
-    root = input_root(source)
-    entries = _list_local(source) if storage.is_local(source) else _list_remote(source)
-    suffixes = tuple(extension.lower() for extension in extensions)
-    for path, entry in entries:
-        if not path.lower().endswith(suffixes):
-            continue
-        uri = os.path.relpath(path, root) if storage.is_local(path) else path[len(root) + 1 :]
-        yield _classify(uri_of(uri.replace(os.sep, "/")), path, entry)
+    repeats = is_list(source)
+    seen: set[str] = set()
+    for piece in cut(source, extensions, parts=1):
+        for found in look_up(piece, source, extensions):
+            images = members.each_image(found, extensions) if isinstance(found, TarFile) else (found,)
+            for image in images:
+                if image.uri not in seen:
+                    yield image
+                if repeats or isinstance(found, TarFile):
+                    seen.add(image.uri)
 
 
-# A file's size and version, or why it has none.
-_Entry = tuple[int, str] | OSError | str
+def cut(source: str, extensions: Sequence[str], parts: int = key_ranges.PARTS) -> Iterator[Piece]:
+    """Cuts `source` into pieces, an object store's into about `parts`.
+
+    Raises InputError where it does not exist or cannot be read.
+    """
+    if is_list(source):
+        yield from cut_list(source)
+    elif storage.is_local(source):
+        root = f"{input_root(source).rstrip('/')}/"
+        suffixes = (*_lower(extensions), *members.SUFFIXES)
+        paths = (path for path in _local_paths(source) if path.lower().endswith(suffixes))
+        yield from _pieces((uri_of(path.removeprefix(root)), path) for path in paths)
+    elif source.lower().endswith(members.SUFFIX) and not _WILDCARD.search(source):
+        yield NamedFiles(((uri_of(source.rpartition("/")[2]), source),))
+    else:
+        wildcard = _WILDCARD.search(source)
+        prefix = source[: wildcard.start()] if wildcard else storage.join(source, "")
+        try:
+            yield from key_ranges.cut(KeyRange(prefix), parts)
+        except OSError as error:
+            raise _unlisted(source, error) from error
 
 
-def _classify(uri: str, path: str, entry: _Entry) -> ImageFile | Failure:
+def cut_list(source: str) -> Iterator[NamedFiles]:
+    """Cuts a list into pieces. Raises InputError where it cannot be read."""
+    return _pieces(uri_lists.read_list(_absolute(source)))
+
+
+def _pieces(files: Iterable[tuple[str, str]]) -> Iterator[NamedFiles]:
+    files = iter(files)
+    while batch := tuple(itertools.islice(files, _PIECE_FILES)):
+        yield NamedFiles(batch)
+
+
+def _local_paths(source: str) -> Iterator[str]:
+    path = _absolute(source)
+    if os.path.isdir(path):
+        return walking.walk(path)
+    if _WILDCARD.search(path):
+        return walking.matches(path)
+    if path.lower().endswith(members.SUFFIX) and os.path.isfile(path):
+        return iter([path])
+    what = "is a file" if os.path.exists(path) else "does not exist"
+    raise InputError(
+        f"--input {source} {what}; give a directory, a glob in quotes, a .tar, or a list that ends in "
+        f"{', '.join(uri_lists.SUFFIXES)}"
+    )
+
+
+def _unlisted(source: str, error: OSError) -> InputError:
+    return InputError(f"cannot list {source}: {error.strerror or error}")
+
+
+def look_up(piece: Piece, source: str, extensions: Sequence[str]) -> Iterator[_Found]:
+    """What a piece of `source` holds. Raises InputError where its storage is out of order."""
+    if isinstance(piece, KeyRange):
+        yield from _of_range(piece, source, _lower(extensions))
+        return
+    in_tars: dict[str, list[str]] = defaultdict(list)
+    for (uri, path), entry in zip(piece.files, _look_at(piece.files), strict=True):
+        parts = members.split(path)
+        if parts is not None and isinstance(entry, FileNotFoundError | NotADirectoryError):
+            in_tars[parts[0]].append(uri)
+        else:
+            yield _classify(uri, path, entry)
+    for tar, uris in in_tars.items():
+        uri, _ = members.split(uris[0]) or (tar, "")
+        found = _classify(uri, tar, walking.look_at(tar))
+        if isinstance(found, TarFile):
+            yield replace(found, wanted=frozenset(uris))
+        else:
+            yield from (Failure(uri, "list", "vanished", f"{tar} is not there") for uri in uris)
+
+
+def _look_at(files: Sequence[tuple[str, str]]) -> list[walking.Entry]:
+    paths = [path for _, path in files]
+    if all(map(storage.is_local, paths)):
+        return list(map(walking.look_at, paths))
+    with ThreadPoolExecutor(_REQUESTS, "look") as pool:
+        return list(pool.map(walking.look_at, paths))
+
+
+def _of_range(keys: KeyRange, source: str, suffixes: tuple[str, ...]) -> Iterator[_Found]:
+    from apache_beam.io.filesystem import FileSystem
+
+    wildcard = _WILDCARD.search(source)
+    matches = re.compile(FileSystem.translate_pattern(source)).match if wildcard else None
+    below = len(storage.join(input_root(source), ""))
+    try:
+        for found in key_ranges.objects_of(keys):
+            path = found.path
+            if path.lower().endswith((*suffixes, *members.SUFFIXES)) and (matches is None or matches(path)):
+                entry = found.size, walking.object_version(found.modified)
+                yield _classify(uri_of(path[below:]), path, entry)
+    except OSError as error:
+        raise _unlisted(source, error) from error
+
+
+def _lower(extensions: Sequence[str]) -> tuple[str, ...]:
+    return tuple(extension.lower() for extension in extensions)
+
+
+def _classify(uri: str, path: str, entry: walking.Entry) -> _Found:
     if isinstance(entry, OSError):
-        return Failure(uri, "list", *_fault(path, entry))
+        return Failure(uri, "list", *walking.fault_of(path, entry))
     if isinstance(entry, str):
         return Failure(uri, "list", "not_a_file", entry)
-    size, version = entry
-    return ImageFile(uri, path, size, version)
+    if path.lower().endswith(members.SUFFIX):
+        return TarFile(uri, path, *entry)
+    return members.refused(uri, path) or ImageFile(uri, path, *entry)
 
 
-def _fault(path: str, error: OSError) -> tuple[str, str]:
-    """The reason and the message of a file that cannot be looked at."""
-    message = error.strerror or str(error)
-    if isinstance(error, PermissionError):
-        return "permission_denied", message
-    if isinstance(error, FileNotFoundError):
-        is_link = os.path.islink(path)
-        return ("unreadable", "it is a link that leads nowhere") if is_link else ("vanished", message)
-    return "unreadable", message
-
-
-def _list_local(source: str) -> Iterator[tuple[str, _Entry]]:
-    path = os.path.abspath(os.path.expanduser(source))
-    if os.path.isdir(path):
-        yield from map(_stat, _walk(path))
-    elif _WILDCARD.search(path):
-        paths = glob.iglob(path, recursive=True)
-        yield from map(_stat, _each_once(paths) if "**" in path else paths)
-    else:
-        what = "is a file" if os.path.exists(path) else "does not exist"
-        raise InputError(f"--input {source} {what}; give a directory or a glob in quotes")
-
-
-def _each_once(paths: Iterable[str]) -> Iterator[str]:
-    """`paths` without those that lead to the same file through another link or another match of ``**``."""
-    folders: dict[str, str] = {}
-    seen: set[tuple[str, str]] = set()
-    # The shortest way to a file comes first, so that a loop of links is left out and not taken.
-    for path in sorted(paths, key=lambda path: (len(path), path)):
-        folder, name = os.path.split(path)
-        if folder not in folders:
-            folders[folder] = os.path.realpath(folder)
-        if (folders[folder], name) not in seen:
-            seen.add((folders[folder], name))
-            yield path
-
-
-def _walk(root: str) -> Iterator[str]:
-    """Paths of the files below `root`; links to directories are followed, each directory once."""
-    seen: set[tuple[int, int]] = set()
-
-    def refuse(error: OSError) -> None:
-        raise InputError(f"cannot list {printable(error.filename)}: {error.strerror}") from error
-
-    for folder, subfolders, names in os.walk(root, onerror=refuse, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            subfolders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        # A directory that is reached twice is taken where its path sorts first.
-        subfolders.sort()
-        for name in sorted(names):  # so that the first images of a listing are always the same
-            yield os.path.join(folder, name)
-
-
-def _stat(path: str) -> tuple[str, _Entry]:
-    try:
-        with READS.watched(path):
-            status = retried(lambda: os.stat(path))
-    except OSError as error:
-        return path, error
-    if not stat.S_ISREG(status.st_mode):
-        return path, "it is no regular file"
-    return path, (status.st_size, version_of(status))
-
-
-def version_of(status: os.stat_result) -> str:
-    """The version of a local file: its modification time."""
-    return str(status.st_mtime_ns)
-
-
-def _list_remote(source: str) -> Iterator[tuple[str, _Entry]]:
-    pattern = source if _WILDCARD.search(source) else storage.join(source, "**")
-    try:
-        matched = storage.match(pattern)
-    except OSError as error:
-        raise InputError(f"cannot list {pattern}: {error.strerror or error}") from error
-    for metadata in matched:
-        version = f"{metadata.last_updated_in_seconds:.6f}"
-        yield metadata.path, (metadata.size_in_bytes, version)
+def without_repeats(files: Iterable[tuple[str, str]]) -> Iterator[NamedFiles]:
+    """Pieces of `files`, each once however often it is named, also as a member of a tar that is named."""
+    once = dict(files)
+    inside = {uri: members.split(uri) for uri in once}
+    return _pieces((uri, once[uri]) for uri, tar in inside.items() if tar is None or tar[0] not in once)
 
 
 def is_inside(path: str, root: str) -> bool:

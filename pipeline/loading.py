@@ -4,12 +4,13 @@ import errno
 import hashlib
 from pathlib import Path
 
-from imgindex import listing, storage
+from imgindex import storage, walking
 from imgindex.config import ImagesConfig
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodedImage, DecodeError, Pixels
 from imgindex.outage import READS
-from imgindex.records import Failure, ImageFile, ImageRow
+from imgindex.ranges import read_range
+from imgindex.records import Failure, ImageFile, ImageRow, version_of_file
 
 # An image's rows, one for each file of the same bytes, and its pixels.
 LoadedImage = tuple[list[ImageRow], Pixels]
@@ -69,7 +70,10 @@ def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
         return _too_many_bytes(file, f"{file.size} bytes are", limits)
     try:
         with READS.watched(file.path):
-            data = storage.read_regular(file.path, limits.max_bytes)
+            if file.offset is None:
+                data = storage.read_regular(file.path, limits.max_bytes)
+            else:
+                data = read_range(file.path, file.offset, file.size)
         changed = len(data) != file.size or not _is_listed_version(file)
     except OSError as error:
         return Failure(file.uri, "read", _read_reason(error), error.strerror or str(error))
@@ -82,7 +86,9 @@ def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
 
 def _is_listed_version(file: ImageFile) -> bool:
     # Only listings tell the versions of an object store. A read of one gives a whole object, old or new.
-    return not storage.is_local(file.path) or listing.version_of(Path(file.path).stat()) == file.version
+    if not storage.is_local(file.path):
+        return True
+    return version_of_file(file.version) == walking.local_version(Path(file.path).stat())
 
 
 def _too_many_bytes(file: ImageFile, what: str, limits: ImagesConfig) -> Failure:

@@ -22,9 +22,10 @@ class ImageFile:
     uri: str  # relative to the input root, /-separated: the record's key
     path: str  # where to open it
     size: int  # bytes
-    version: str  # the modification time or etag: changes when the content may have changed
+    version: str  # the modification time, and the offset if any: changes when the content may have changed
     sha256: str | None = None  # where it had to be read before
     duplicates: tuple["ImageFile", ...] = ()  # files of the same bytes, which share its feature
+    offset: int | None = None  # of its first byte, where it is a part of the file at `path`
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +176,11 @@ class Tally:
         engine_seconds = self.engine_seconds + other.engine_seconds
         failures = self.failures + other.failures
         return Tally(counts, span, engine_seconds, max(self.diffed, other.diffed), failures)
+
+
+def version_of_file(version: str) -> str:
+    """The version of the file that holds an image of `version`: of a tar, where it is a member of one."""
+    return version.partition("+")[0]
 
 
 def bucket_of(uri: str, buckets: int) -> int:

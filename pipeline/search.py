@@ -16,12 +16,15 @@ from PIL import Image
 from imgindex import storage
 from imgindex.errors import DamagedError, InputError, OutputError, UsageError
 from imgindex.generation import Output, current_name, files_of, read_manifest
+from imgindex.listing import is_list
+from imgindex.members import read_image
 from imgindex.models.annoy_index import RECALL_K, cosine_similarity
 from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode, upright_rgb
 from imgindex.names import name_of, uri_of
 from imgindex.opened import OpenedShard, open_shard, read_basis
+from imgindex.uri_lists import is_whole
 
 Vectors = npt.NDArray[np.float32]
 Query = str | Path | Image.Image | np.ndarray[Any, Any]
@@ -132,10 +135,13 @@ class Index:
     def image_path(self, uri: str) -> str:
         """Where the indexed image `uri` lay when the index was built.
 
-        Raises OutputError for one that would lead out of the input, as no build writes it.
+        That of a member of a tar leads into the tar. Raises OutputError for one that would lead out of the
+        input, as no build writes it.
         """
         if ".." in uri.split("/"):
             raise OutputError(f"{uri!r} leads out of the input {self.manifest['input_root']}")
+        if is_whole(uri) and is_list(self.manifest["config"]["input"]):
+            return name_of(uri)
         return storage.join(self.manifest["input_root"], name_of(uri))
 
 
@@ -287,7 +293,7 @@ def _pixels(query: Query, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
     """The query image as the backbone takes it, through the same `decode` as an indexed one."""
     try:
         if isinstance(query, str | Path):
-            return decode(storage.read_bytes(str(query)), size).pixels
+            return decode(read_image(str(query)), size).pixels
         return upright_rgb(_as_image(query), size)
     except OSError as error:
         raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error

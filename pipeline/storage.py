@@ -14,16 +14,18 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 
 from imgindex.errors import DamagedError, OutputError
+from imgindex.objects import LAST, Found, Page, object_store
 from imgindex.records import WrittenFile
 from imgindex.retries import retried
 
 # Marks files in the making; nothing that reads an output looks at them.
 PARTIAL_SUFFIX = ".partial"
+
+# Files that are looked at to find the next folders: small, for those of a folder that is found are in vain.
+_FOLDER_PAGE = 50
 
 
 def is_local(path: str) -> bool:
@@ -38,47 +40,6 @@ def join(base: str, *parts: str) -> str:
 
 class NotAFileError(OSError):
     """A directory, a pipe, a device or a socket where a file was to be read."""
-
-
-@contextlib.contextmanager
-def _beam() -> Iterator[Any]:
-    """Yields Beam's `FileSystems`; what they raise is an OSError."""
-    from apache_beam.io.filesystems import FileSystems
-
-    try:
-        yield FileSystems
-    except MemoryError:
-        raise
-    except Exception as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise _as_os_error(error) from error
-
-
-def _as_os_error(error: Exception) -> OSError:
-    """What a filesystem of Beam's raised as the OSError of the same meaning.
-
-    The clients below have errors of their own, with an HTTP status as `code` or `status_code`: S3ClientError,
-    GoogleAPICallError, BlobStorageError. Beam passes them on, alone or in the details of a BeamIOError.
-    """
-    if isinstance(error, ValueError):  # no installed filesystem has this scheme
-        return OSError(errno.EINVAL, str(error))
-    details = getattr(error, "exception_details", None) or {}
-    for cause in (error, *details.values()):
-        for status in (getattr(cause, "code", None), getattr(cause, "status_code", None)):
-            if isinstance(status, int):
-                message = f"{getattr(cause, 'message', cause)} (HTTP status {status:d})"
-                return OSError(_errno_of(status), message)
-    return OSError(errno.EIO, str(error))
-
-
-def _errno_of(status: int) -> int:
-    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-        return errno.ENOENT
-    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-        return errno.EACCES
-    passes = status >= 500 or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
-    return errno.EIO if passes else errno.EINVAL
 
 
 @contextlib.contextmanager
@@ -110,7 +71,7 @@ def read_regular(path: str, limit: int) -> bytes:
       OSError: FileNotFoundError and others.
     """
     return retried(
-        lambda: _read_local_regular(path, limit) if is_local(path) else _read_remote(path, limit + 1)
+        lambda: _read_local_regular(path, limit) if is_local(path) else _read_remote(path, size=limit + 1)
     )
 
 
@@ -129,12 +90,9 @@ def _read_local_regular(path: str, limit: int) -> bytes:
         os.close(descriptor)
 
 
-def _read_remote(path: str, size: int = -1) -> bytes:
-    from apache_beam.io.filesystem import CompressionTypes
-
-    with _beam() as beam, beam.open(path, compression_type=CompressionTypes.UNCOMPRESSED) as file:
-        data: bytes = file.read(size)
-        return data
+def _read_remote(path: str, start: int = 0, size: int | None = None) -> bytes:
+    with object_store(path) as store:
+        return store.read(path, start, size)
 
 
 def read_limited(path: str, limit: int) -> bytes:
@@ -147,7 +105,7 @@ def read_limited(path: str, limit: int) -> bytes:
             raise OSError(errno.EINVAL, "Not a regular file", path)
         size = status.st_size
     else:
-        size = _metadata(path).size_in_bytes
+        size = find(path).size
     if size > limit:
         raise OSError(errno.EFBIG, f"{size} bytes are more than the {limit} that are expected", path)
     return read_bytes(path)
@@ -183,14 +141,40 @@ def _other_bytes(file: WrittenFile) -> DamagedError:
     return DamagedError(f"{file.path} has other bytes than were written")
 
 
-def match(pattern: str) -> list[Any]:
-    """Beam's `FileMetadata` of what a glob matches on an object store. Raises OSError."""
-    return retried(lambda: _match(pattern))
+def page(prefix: str, after: str = "", limit: int | None = None) -> Page:
+    """Files of an object store whose paths begin with `prefix` and sort behind `after`. Raises OSError.
+
+    They are the first ones, at most `limit`, or all: `more` tells whether there are others.
+    """
+
+    def ask() -> Page:
+        with object_store(prefix) as store:
+            return store.page(prefix, after, limit)
+
+    return retried(ask)
 
 
-def _match(pattern: str) -> list[Any]:
-    with _beam() as beam:
-        return list(beam.match([pattern])[0].metadata_list)
+def each_object(prefix: str, after: str = "") -> Iterator[Found]:
+    """All files of an object store as of `page`, page by page, in the order of their paths."""
+    more = True
+    while more:
+        found, more = page(prefix, after)
+        yield from found
+        after = found[-1].path if found else after
+        more = more and bool(found)
+
+
+def find(path: str) -> Found:
+    """A file of an object store. Raises OSError, FileNotFoundError where there is none."""
+    found = retried(lambda: _find(path))
+    if found is None:
+        raise FileNotFoundError(errno.ENOENT, "No such file", path)
+    return found
+
+
+def _find(path: str) -> Found | None:
+    with object_store(path) as store:
+        return store.find(path)
 
 
 def exists(path: str) -> bool:
@@ -198,27 +182,13 @@ def exists(path: str) -> bool:
     with _as_output_error("look at", path):
         if is_local(path):
             return Path(path).exists()
-        return retried(lambda: _exists_remotely(path))
-
-
-def _exists_remotely(path: str) -> bool:
-    with _beam() as beam:
-        return bool(beam.exists(path))
+        return retried(lambda: _find(path)) is not None
 
 
 def modified(path: str) -> float:
     """When a file was last written, in seconds since the epoch. Raises OutputError."""
     with _as_output_error("look at", path):
-        return (
-            Path(path).stat().st_mtime if is_local(path) else float(_metadata(path).last_updated_in_seconds)
-        )
-
-
-def _metadata(path: str) -> Any:
-    matched = match(path)
-    if not matched:
-        raise FileNotFoundError(errno.ENOENT, "No such file", path)
-    return matched[0]
+        return Path(path).stat().st_mtime if is_local(path) else find(path).modified
 
 
 def list_names(directory: str, suffix: str) -> list[str]:
@@ -228,9 +198,9 @@ def list_names(directory: str, suffix: str) -> list[str]:
             folder = Path(directory)
             names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
         else:
-            matched = match(join(directory, "*" + suffix))
-            names = [metadata.path.rsplit("/", 1)[1] for metadata in matched]
-    return sorted(name for name in names if name.endswith(suffix))
+            below = join(directory, "")
+            names = [found.path.removeprefix(below) for found in each_object(below)]
+    return sorted(name for name in names if name.endswith(suffix) and "/" not in name)
 
 
 def list_folders(directory: str) -> list[str]:
@@ -241,9 +211,20 @@ def list_folders(directory: str) -> list[str]:
             return (
                 sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
             )
-        below = len(join(directory, ""))
-        paths = [metadata.path[below:] for metadata in match(join(directory, "**"))]
-    return sorted({path.partition("/")[0] for path in paths if "/" in path})
+        return sorted(_remote_folders(join(directory, "")))
+
+
+def _remote_folders(below: str) -> set[str]:
+    folders, after, more = set(), "", True
+    while more:
+        # One request a folder, and not one for every thousand files in it.
+        found, more = page(below, after, _FOLDER_PAGE)
+        names = [file.path.removeprefix(below).partition("/") for file in found]
+        folders |= {name for name, slash, _ in names if slash}
+        if found:
+            name, slash, _ = names[-1]
+            after = f"{below}{name}/{LAST}" if slash else found[-1].path
+    return folders
 
 
 @contextlib.contextmanager
@@ -272,15 +253,8 @@ def staged(path: str) -> Iterator[Path]:
 
 
 def _upload(source: Path, path: str) -> None:
-    from apache_beam.io.filesystem import CompressionTypes
-
-    # Object stores show an object only once its writer is closed.
-    with (
-        source.open("rb") as reader,
-        _beam() as beam,
-        beam.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as writer,
-    ):
-        shutil.copyfileobj(reader, writer, 1 << 20)
+    with object_store(path) as store:
+        store.write(source, path)
 
 
 def write_bytes(path: str, data: bytes) -> None:
@@ -358,8 +332,9 @@ def delete(path: str) -> None:
 
 
 def _delete_remotely(paths: list[str]) -> None:
-    with _beam() as beam:
-        beam.delete(paths)
+    if paths:
+        with object_store(paths[0]) as store:
+            store.delete(paths)
 
 
 def delete_tree(directory: str) -> None:
@@ -369,7 +344,7 @@ def delete_tree(directory: str) -> None:
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
         else:
-            retried(lambda: _delete_remotely([metadata.path for metadata in _match(join(directory, "**"))]))
+            retried(lambda: _delete_remotely([file.path for file in each_object(join(directory, ""))]))
 
 
 def delete_partials(directory: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from imgindex import gallery, storage
 from imgindex.errors import DamagedError, OutputError, printable
 from imgindex.generation import Output, current_name, generation_names, read_manifest
+from imgindex.members import read_image
 from imgindex.names import name_of
 from imgindex.search import Index, Neighbor, Result
 
@@ -137,6 +138,6 @@ def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
 def _image(index: Index, path: str) -> bytes | None:
     """The file of an image; None, of which the page says that it cannot be shown, where there is none."""
     try:
-        return storage.read_regular(path, index.manifest["config"]["images"]["max_bytes"])
+        return read_image(path, index.manifest["config"]["images"]["max_bytes"])
     except (OSError, ValueError):  # a name that no filesystem takes is a ValueError
         return None

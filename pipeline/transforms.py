@@ -10,10 +10,10 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsSingleton
 from apache_beam.transforms.window import GlobalWindows
 
-from imgindex import failure_lists, failures, listing, store
+from imgindex import failure_lists, failures, store
 from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
@@ -40,37 +40,6 @@ UNIT_IMAGES = 512
 _MOMENT_ROWS = 4096
 
 Features = npt.NDArray[np.float16]
-
-
-@dataclass
-class ListImages(beam.PTransform):  # type: ignore[misc]
-    """Lists the images of a directory or a glob.
-
-    Gives ``files``, a PCollection of `ImageFile`, and ``failures``, one of `Failure`.
-    """
-
-    source: str
-    extensions: Sequence[str] = ImagesConfig.extensions
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, pbegin: Any) -> Any:
-        """Applies the transform."""
-        return (
-            pbegin
-            | "LocateInput" >> beam.Create([self.source])
-            | "ListFiles"
-            >> beam.FlatMap(_list_tagged, self.extensions).with_outputs("failures", main="files")
-        )
-
-
-def _list_tagged(source: str, extensions: Sequence[str]) -> Iterator[Any]:
-    for listed in listing.list_images(source, extensions):
-        if isinstance(listed, Failure):
-            yield TaggedOutput("failures", count_failure(listed))
-        else:
-            yield listed
 
 
 @dataclass

@@ -21,7 +21,14 @@ from imgindex.generation import (
 )
 from imgindex.lock import writer_lock
 from imgindex.opened import read_basis, read_digests
-from imgindex.records import ImageFile, KnownFailure, ShardSummary, StoredImage, WrittenFile
+from imgindex.records import (
+    ImageFile,
+    KnownFailure,
+    ShardSummary,
+    StoredImage,
+    WrittenFile,
+    version_of_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +211,7 @@ def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tup
 def _age(image: StoredImage) -> tuple[float, str]:
     """Sorts versions of the same bytes, oldest first; what is no time, as no build writes it, before all."""
     try:
-        return float(image.version), image.version
+        return float(version_of_file(image.version)), image.version
     except ValueError:
         return -math.inf, image.version
 

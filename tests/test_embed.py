@@ -18,11 +18,11 @@ from imgindex import chunks, outage, storage, store
 from imgindex.config import ImagesConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import InputError, OutputError, WorkerError
-from imgindex.listing import version_of
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
+from imgindex.walking import local_version
 
 MAX_BYTES = 100_000
 
@@ -95,7 +95,7 @@ def files(
 
 def as_listed(uri: str, path: Path) -> ImageFile:
     status = path.stat()
-    return ImageFile(uri, str(path), status.st_size, version_of(status))
+    return ImageFile(uri, str(path), status.st_size, local_version(status))
 
 
 def digest_of(file: ImageFile) -> str:

@@ -16,12 +16,12 @@ import pytest
 from imgindex import loading, outage
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
-from imgindex.listing import version_of
 from imgindex.loading import hash_file, load_image
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError
 from imgindex.outage import Reads
 from imgindex.records import Failure, ImageFile
+from imgindex.walking import local_version
 
 SIZE = (8, 8)
 LIMITS = ImagesConfig(max_bytes=10_000)
@@ -54,7 +54,7 @@ def file(tmp_path: Path, image_bytes: Callable[..., bytes]) -> ImageFile:
 def listed(path: Path) -> ImageFile:
     """A file as a listing finds it now."""
     status = path.stat()
-    return ImageFile(path.name, str(path), status.st_size, version_of(status))
+    return ImageFile(path.name, str(path), status.st_size, local_version(status))
 
 
 def load(file: ImageFile) -> Any:

@@ -175,7 +175,7 @@ OPERATIONS: list[tuple[str, Callable[[], Any], Any]] = [
     ("match", lambda: storage.list_names("mem://bucket/place", ".txt"), ["file.txt"]),
     ("match", lambda: storage.list_folders("mem://bucket"), ["place"]),
     ("match", lambda: storage.modified(PATH), 1.0),
-    ("exists", lambda: storage.exists(PATH), True),
+    ("match", lambda: storage.exists(PATH), True),
     ("create", lambda: storage.write_bytes(PATH, b"new"), None),
     ("delete", lambda: storage.delete(PATH), None),
     ("delete", lambda: storage.delete_tree("mem://bucket"), None),

@@ -1,12 +1,14 @@
 """Storage: files appear whole or not at all, on the local filesystem and on others."""
 
 import hashlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from imgindex import storage
+from imgindex import objects, storage
 from imgindex.errors import OutputError
 from imgindex.records import WrittenFile
 
@@ -121,6 +123,20 @@ def test_a_scheme_that_no_filesystem_serves() -> None:
             operation(path)
     with pytest.raises(OutputError, match="cannot list nosuch"):
         storage.list_names(path, ".txt")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "extra", "module"), [("s3", "aws", "boto3"), ("gs", "gcp", "apache_beam.io.gcp.gcsio")]
+)
+def test_a_store_whose_client_is_not_installed(
+    scheme: str, extra: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setattr(objects, "_KEPT", {"s3": SimpleNamespace(), "gs": SimpleNamespace()})
+    with pytest.raises(
+        OutputError, match=rf"{scheme}:// needs the extra {extra}: pip install 'imgindex\[{extra}\]'"
+    ):
+        storage.exists(f"{scheme}://bucket/x")
 
 
 def test_folders(place: str) -> None:

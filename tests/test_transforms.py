@@ -17,12 +17,13 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from apache_beam.testing.util import assert_that, equal_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed import tar_of
 from sklearn.decomposition import PCA
 
-from imgindex import store
+from imgindex import storage, store
 from imgindex.chunks import names
 from imgindex.config import IndexConfig, PcaConfig
-from imgindex.listing import version_of
+from imgindex.inputs import ListImages
 from imgindex.models.engines import EngineChoice, embed_all, load_engine
 from imgindex.models.pca import Moments, fit_basis, normalize
 from imgindex.models.preprocess import decode
@@ -32,12 +33,12 @@ from imgindex.shards import write_shard
 from imgindex.transforms import (
     EmbedImages,
     FitPca,
-    ListImages,
     MomentsFn,
     ProjectFeatures,
     ReadFeatures,
     WriteIndex,
 )
+from imgindex.walking import local_version
 
 ENGINE = EngineChoice("MobileNetV2", "none", "avg", 32, "tensorflow", "float32", 4)
 THREADS = 2
@@ -101,6 +102,38 @@ def test_list_images_takes_extensions(tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize("filesystem", ["local", "mem"])
+def test_list_images_goes_through_tars_and_lists(filesystem: str, tmp_path: Path, memory: Any) -> None:
+    place = str(tmp_path) if filesystem == "local" else "mem://bucket/in"
+    tar = tar_of({"a.jpg": b"a", "b/c.jpg": b"cc", "notes.txt": b""})
+    for name, data in {
+        "x/y.tar": tar,
+        "x/plain.jpg": b"data",
+        "broken.tar": tar[:1100],
+        "z.tgz": b"",
+    }.items():
+        storage.write_bytes(storage.join(place, name), data)
+    names = ["x/plain.jpg", "x/y.tar", "gone.jpg", "./x/plain.jpg", "x/y.tar/a.jpg", "broken.tar/none.jpg"]
+    storage.write_bytes(storage.join(place, "list.txt"), "\n".join(names).encode())
+    of_tar = [("x/y.tar/a.jpg", 1), ("x/y.tar/b/c.jpg", 2)]
+    cut_off = ("broken.tar", "truncated_tar")
+    expected = {
+        "": ([("x/plain.jpg", 4), *of_tar, ("broken.tar/a.jpg", 1)], [cut_off, ("z.tgz", "compressed_tar")]),
+        "x/y.tar": ([(uri.removeprefix("x/"), size) for uri, size in of_tar], []),
+        "list.txt": (
+            [("x/plain.jpg", 4), *of_tar],
+            [("gone.jpg", "vanished"), ("broken.tar/none.jpg", "vanished"), cut_off],
+        ),
+    }
+    for name, (files, failures) in expected.items():
+        with pipeline() as p:
+            listed = p | ListImages(storage.join(place, name) if name else place)
+            found = listed.files | beam.Map(lambda file: (file.uri, file.size))
+            assert_that(found, equal_to(files), "files")
+            failed = listed.failures | "Reasons" >> beam.Map(lambda failure: (failure.uri, failure.reason))
+            assert_that(failed, equal_to(failures), "failures")
+
+
 def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
     files, expected = [], {}
     engine = load_engine(ENGINE, THREADS)
@@ -108,7 +141,7 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
         data = image_bytes(number, (40, 50), "JPEG") if number != 3 else b"no image"
         path = tmp_path / f"{number}.jpg"
         path.write_bytes(data)
-        files.append(ImageFile(path.name, str(path), len(data), version_of(path.stat())))
+        files.append(ImageFile(path.name, str(path), len(data), local_version(path.stat())))
         if number != 3:
             # Alone in its batch: a feature does not depend on its neighbors.
             pixels = decode(data, (32, 32)).pixels[np.newaxis]

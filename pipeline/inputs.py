@@ -1,0 +1,101 @@
+"""The transform that lists an input: it only wires; the work is in `listing` and `members`."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+from apache_beam.pvalue import TaggedOutput
+
+from imgindex import listing
+from imgindex.config import ImagesConfig
+from imgindex.members import TarFile, images_of, split
+from imgindex.metrics import count_failure
+from imgindex.records import Failure, ImageFile, bucket_of
+
+# Into how many parts a list is cut where what it names twice is dropped.
+_BUCKETS = 256
+
+
+class Listed(NamedTuple):
+    """A listing."""
+
+    files: Any  # `ImageFile`s
+    failures: Any  # `Failure`s
+
+
+@dataclass
+class ListImages(beam.PTransform):  # type: ignore[misc]
+    """Lists the images of a directory, a glob, a tar or a list; workers share the looking up.
+
+    Gives a `Listed`.
+    """
+
+    source: str
+    extensions: Sequence[str] = ImagesConfig.extensions
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, pbegin: Any) -> Any:
+        """Applies the transform."""
+        located = pbegin | "LocateInput" >> beam.Create([self.source])
+        if listing.is_list(self.source):
+            pieces = (
+                located
+                | "ReadList" >> beam.FlatMap(listing.cut_list)
+                | "SplitByBucket" >> beam.FlatMap(_files_by_bucket)
+                | "GroupNames" >> beam.GroupByKey()
+                | "DropRepeats" >> beam.FlatMap(_without_repeats)
+            )
+        else:
+            pieces = located | "CutListing" >> beam.FlatMap(listing.cut, self.extensions)
+        found = (
+            pieces
+            | "SpreadPieces" >> beam.Reshuffle()
+            | "LookUp"
+            >> beam.FlatMap(_look_up, self.source, self.extensions).with_outputs(
+                "failures", "tars", main="files"
+            )
+        )
+        members = (
+            found.tars
+            | "SpreadTars" >> beam.Reshuffle()
+            | "ListTars" >> beam.FlatMap(_list_tar, self.extensions).with_outputs("failures", main="files")
+        )
+        return Listed(
+            (found.files, members.files) | "FlattenFiles" >> beam.Flatten(),
+            (found.failures, members.failures) | "FlattenFailures" >> beam.Flatten(),
+        )
+
+
+def _files_by_bucket(piece: listing.NamedFiles) -> Iterable[tuple[int, list[tuple[str, str]]]]:
+    buckets: dict[int, list[tuple[str, str]]] = defaultdict(list)
+    for uri, path in piece.files:
+        # All of a tar together, which is gone through once.
+        tar = split(uri)
+        buckets[bucket_of(tar[0] if tar else uri, _BUCKETS)].append((uri, path))
+    return buckets.items()
+
+
+def _without_repeats(
+    bucket: tuple[int, Iterable[list[tuple[str, str]]]],
+) -> Iterator[listing.NamedFiles]:
+    return listing.without_repeats(file for files in bucket[1] for file in files)
+
+
+def _look_up(piece: listing.Piece, source: str, extensions: Sequence[str]) -> Iterator[Any]:
+    for found in listing.look_up(piece, source, extensions):
+        if isinstance(found, TarFile):
+            yield TaggedOutput("tars", found)
+        else:
+            yield _tagged(found)
+
+
+def _list_tar(tar: TarFile, extensions: Sequence[str]) -> Iterator[Any]:
+    return map(_tagged, images_of(tar, extensions))
+
+
+def _tagged(listed: ImageFile | Failure) -> Any:
+    return TaggedOutput("failures", count_failure(listed)) if isinstance(listed, Failure) else listed

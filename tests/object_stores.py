@@ -1,0 +1,211 @@
+"""What must hold of a build from and to an object store, whichever it is."""
+
+import hashlib
+import json
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from packed import tar_of
+from PIL import Image
+
+import imgindex
+from imgindex import lock, storage, upkeep
+from imgindex.cli import main
+from imgindex.doctor_output import check_object_store
+from imgindex.errors import OutputError
+from imgindex.key_ranges import KeyRange, cut, objects_of
+from imgindex.lock import writer_lock
+from imgindex.ranges import reader
+
+BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled", image_size=32)
+
+
+def write_photos(folder: Path) -> None:
+    """Writes small images of noise, in folders."""
+    for number in range(24):
+        path = folder / f"class {number % 3}" / f"{number:03}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 48, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+def upload(folder: Path, target: str) -> None:
+    """Copies a local folder to an object store."""
+    for path in folder.rglob("*.*"):
+        storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
+
+
+def settings(source: str | Path, output: str | Path) -> imgindex.Config:
+    return imgindex.Config(
+        input=str(source),
+        output=str(output),
+        backbone=BACKBONE,
+        engine=imgindex.EngineConfig(precision="float32"),
+        index=imgindex.IndexConfig(items_per_shard=10),
+    )
+
+
+def digests(output: str) -> dict[str, str]:
+    """The SHA-256 of each file of the live generation that the same images make the same."""
+    manifest = imgindex.Index.open(output).manifest
+    return {
+        file["path"]: file["sha256"]
+        for file in manifest["files"]
+        if file["path"].partition("/")[0] in ("index", "metadata", "pca")
+    }
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``photos`` and an ``index`` of them."""
+    folder = tmp_path_factory.mktemp("local")
+    write_photos(folder / "photos")
+    imgindex.build(settings(folder / "photos", folder / "index"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(bucket: str, local: Path) -> imgindex.Config:
+    """A build from the bucket and to it."""
+    upload(local / "photos", f"{bucket}/in/photos")
+    config = settings(f"{bucket}/in/photos", f"{bucket}/out/index")
+    assert imgindex.build(config)["ledger"]["indexed"] == 24
+    return config
+
+
+class ObjectStoreTests:
+    """Inherited where a fixture `bucket` gives the root of an empty bucket; others are imported."""
+
+    def test_the_index_has_the_bytes_of_a_local_one(self, built: imgindex.Config, local: Path) -> None:
+        assert digests(str(built.output)) == digests(f"{local}/index")
+
+    def test_commands(
+        self, built: imgindex.Config, local: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        # As other processes run them, where no pipeline has set any options.
+        from apache_beam.io.filesystems import FileSystems
+
+        FileSystems.set_options(None)
+        output = str(built.output)
+        query = f"{built.input}/class 1/004.jpg"
+        assert main(["search", output, query, "-k", "3", "--json", "--html", f"{tmp_path}/page.html"]) == 0
+        nearest = json.loads(capsys.readouterr().out)[0]["neighbors"][0]
+        assert (nearest["uri"], round(nearest["similarity"], 3)) == ("class 1/004.jpg", 1.0)
+        page = (tmp_path / "page.html").read_text()
+        assert page.count('src="data:image/') == 4
+        assert main(["verify", output]) == 0
+        assert "all bytes are as they were written" in capsys.readouterr().out
+        assert main(["inspect", output]) == 0
+        assert "24 listed, 24 indexed, 0 failed" in capsys.readouterr().out
+        assert check_object_store(output).level == "ok"
+
+    def test_refresh_rollback_and_prune(self, bucket: str, local: Path) -> None:
+        source, output = f"{bucket}/in/refreshed", f"{bucket}/out/refreshed"
+        config = settings(source, output)
+        upload(local / "photos", source)
+        first = imgindex.build(config)
+        assert imgindex.refresh(config).published is False
+        storage.delete(f"{source}/class 0/000.jpg")
+        storage.write_bytes(f"{source}/new.jpg", storage.read_bytes(f"{source}/class 1/001.jpg"))
+        second = imgindex.build(config)
+        counts = {
+            kind: second["ledger"][kind] for kind in ("added", "removed", "embedded", "copied", "reused")
+        }
+        assert counts == {"added": 1, "removed": 1, "embedded": 0, "copied": 1, "reused": 23}
+        assert storage.read_bytes(f"{output}/CURRENT").decode() == f"{second['generation']}\n"
+        assert upkeep.verify(output).problems == ()
+        assert upkeep.rollback(output) == (second["generation"], first["generation"])
+        upkeep.rollback(output, second["generation"])
+        pruned = upkeep.prune(output, 1, grace_seconds=-60)
+        assert (pruned.generations, pruned.rows) == ((first["generation"],), 1)
+        assert storage.list_folders(f"{output}/generations") == [second["generation"]]
+        assert upkeep.verify(output).problems == ()
+        assert not storage.exists(f"{output}/.lock")
+
+    def test_tars_and_lists(self, built: imgindex.Config, bucket: str, local: Path) -> None:
+        photos = local / "photos"
+        names = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.jpg"))
+        storage.write_bytes(f"{built.input}/list.txt", "\n".join(names).encode())
+        listed = imgindex.refresh(replace(built, input=f"{built.input}/list.txt"))
+        assert (listed.published, listed.ledger["reused"]) == (False, 24)
+        output = f"{bucket}/out/tar"
+        files = {name: (photos / name).read_bytes() for name in names}
+        storage.write_bytes(f"{bucket}/in/tars/x.tar", tar_of(files))
+        of_tar = settings(f"{bucket}/in/tars", output)
+        assert imgindex.build(of_tar)["ledger"]["embedded"] == 24
+        assert imgindex.refresh(of_tar).published is False
+        index = imgindex.Index.open(output)
+        uri = f"x.tar/{names[5]}"
+        (result,) = index.search(index.image_path(uri), k=1)
+        assert result.neighbors[0].uri == uri
+
+    def test_a_second_writer_is_refused_and_a_dead_one_forgotten(
+        self, bucket: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output = f"{bucket}/out/locked"
+        with (
+            writer_lock(output),
+            pytest.raises(OutputError, match=rf"locked is being written by process {os.getpid()}"),
+            writer_lock(output),
+        ):
+            pass
+        assert not storage.exists(f"{output}/.lock")
+        dead = {"owner": "x", "host": "elsewhere", "pid": 1, "since": 1.0, "renewed": time.time() - 1000}
+        storage.write_bytes(f"{output}/.lock", json.dumps(dead).encode())
+        with writer_lock(output):
+            assert storage.exists(f"{output}/.lock")
+
+    def test_a_lease_is_renewed(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
+        path = f"{bucket}/out/renewed/.lock"
+        with writer_lock(f"{bucket}/out/renewed"):
+            renewals = {json.loads(storage.read_bytes(path))["renewed"]}
+            for _ in range(200):
+                renewals.add(json.loads(storage.read_bytes(path))["renewed"])
+                if len(renewals) > 1:
+                    break
+                time.sleep(0.1)
+        assert len(renewals) > 1
+
+    def test_a_listing_of_several_pages_is_cut(self, bucket: str) -> None:
+        names = [f"{number % 7}/ä {number:05}" for number in range(1100)]
+        place = f"{bucket}/many/"
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda name: storage.write_bytes(place + name, b""), names))
+        assert [found.path.removeprefix(place) for found in storage.each_object(place)] == sorted(names)
+        parts = cut(KeyRange(place), 20)
+        assert len(parts) >= 7
+        listed = [found.path.removeprefix(place) for part in parts for found in objects_of(part)]
+        assert sorted(listed) == sorted(names)
+        assert storage.list_folders(place) == [str(number) for number in range(7)]
+        storage.delete_tree(place)
+        assert list(storage.each_object(place)) == []
+
+    def test_files_of_any_size(self, bucket: str) -> None:
+        for size in (0, 1, 9 << 20):  # the last in parts
+            path, data = f"{bucket}/sizes/{size}", np.random.default_rng(size).bytes(size)
+            storage.write_bytes(path, data)
+            assert hashlib.sha256(storage.read_bytes(path)).digest() == hashlib.sha256(data).digest()
+            assert storage.read_regular(path, 10) == data[:11]
+            assert storage.find(path).size == size
+            with reader(path) as file:
+                file.seek(max(0, size - 5))
+                assert file.read() == data[-5:]
+                file.seek(0)
+                assert file.read(7) == data[:7]
+
+    def test_what_is_not_there(self, bucket: str) -> None:
+        with pytest.raises(FileNotFoundError):
+            storage.read_bytes(f"{bucket}/nothing")
+        with pytest.raises(FileNotFoundError):
+            storage.find(f"{bucket}/nothing")
+        assert not storage.exists(f"{bucket}/nothing")
+        assert storage.list_folders(f"{bucket}/nothing") == []
+        assert main(["build", "--input", f"{bucket}/nothing", "--output", f"{bucket}/out/nothing"]) == 3
+        assert main(["build", "--input", f"{bucket}-2/nothing", "--output", f"{bucket}/out/nothing"]) == 3
+        assert main(["search", f"{bucket}/nothing", "a.jpg"]) == 3

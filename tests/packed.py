@@ -1,0 +1,15 @@
+"""Tars for tests."""
+
+import io
+import tarfile
+
+
+def tar_of(files: dict[str, bytes] | list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
+    """A tar of `files`, in their order."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=format, errors="surrogateescape") as tar:
+        for name, data in files.items() if isinstance(files, dict) else files:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return file.getvalue()

@@ -1,0 +1,132 @@
+"""Lists as inputs: the same files have the same uris as in a directory's listing."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from packed import tar_of
+
+from imgindex import storage
+from imgindex.errors import InputError
+from imgindex.listing import input_root, list_images
+from imgindex.records import Failure, ImageFile
+
+EXTENSIONS = (".jpg",)
+
+
+def listed(source: str) -> dict[str, ImageFile | Failure]:
+    """What `source` holds, by uri; refuses a uri that comes twice."""
+    found = list(list_images(source, EXTENSIONS))
+    assert len({item.uri for item in found}) == len(found)
+    return {item.uri: item for item in found}
+
+
+def write_list(path: str, names: list[str], column: str = "path") -> None:
+    suffix = Path(path).suffix
+    if suffix == ".txt":
+        data = "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
+    elif suffix == ".csv":
+        data = f"number,{column}\n".encode() + "".join(f'1,"{name}"\n' for name in names).encode()
+    else:
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.table({"number": [1] * len(names), column: names}), sink)
+        data = sink.getvalue().to_pybytes()
+    storage.write_bytes(path, data)
+
+
+@pytest.mark.parametrize("kind", [".txt", ".csv", ".parquet"])
+@pytest.mark.parametrize("column", ["path", "uri"])
+def test_a_list_of_a_directorys_files_is_that_directory(kind: str, column: str, place: str) -> None:
+    names = ["a.jpg", "x/b c.jpg", "x/ä,猫.jpg", "x.jpg"]
+    for name in names:
+        storage.write_bytes(storage.join(place, name), name.encode())
+    storage.write_bytes(storage.join(place, "shards/x.tar"), tar_of({"a.jpg": b"a", "b/c.jpg": b"c"}))
+    directory = listed(place)
+    source = storage.join(place, f"list{kind}")
+    given = ["./a.jpg", storage.join(place, "x/b c.jpg"), "x/../x/ä,猫.jpg", "x.jpg", "shards/x.tar", "a.jpg"]
+    write_list(source, given, column)
+    assert input_root(source) == place
+    assert listed(source) == directory
+    # What a generation's metadata says of them is a list of them, too.
+    write_list(source, list(directory), column)
+    assert listed(source) == directory
+
+
+def test_what_lies_elsewhere_has_its_whole_path(tmp_path: Path, memory: Any) -> None:
+    (tmp_path / "list").mkdir()
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    memory["mem://bucket/b.jpg"] = b"b", 1.0
+    write_list(f"{tmp_path}/list/list.txt", ["../a.jpg", "mem://bucket/b.jpg", f"{tmp_path}/list/../a.jpg"])
+    assert {uri: item.path for uri, item in listed(f"{tmp_path}/list/list.txt").items()} == {
+        f"{tmp_path}/a.jpg": f"{tmp_path}/a.jpg",
+        "mem://bucket/b.jpg": "mem://bucket/b.jpg",
+    }
+
+
+def test_what_is_missing_is_a_failure(place: str) -> None:
+    storage.write_bytes(storage.join(place, "a.jpg"), b"a")
+    storage.write_bytes(storage.join(place, "x.tar"), tar_of({"b.jpg": b"b"}))
+    write_list(
+        storage.join(place, "list.txt"),
+        ["a.jpg", "gone.jpg", "x.tar/b.jpg", "x.tar/gone.jpg", "gone.tar/c.jpg", "", "gone.jpg"],
+    )
+    found: dict[str, Any] = {**listed(storage.join(place, "list.txt"))}
+    failed = {uri for uri, item in found.items() if isinstance(item, Failure)}
+    assert {(found[uri].stage, found[uri].reason) for uri in failed} == {("list", "vanished")}
+    assert failed == {"gone.jpg", "x.tar/gone.jpg", "gone.tar/c.jpg"}
+    assert found.keys() - failed == {"a.jpg", "x.tar/b.jpg"}
+
+
+def test_a_listed_file_may_have_any_name(tmp_path: Path) -> None:
+    (tmp_path / "picture").write_bytes(b"data")
+    write_list(f"{tmp_path}/list.txt", ["picture"])
+    assert list(listed(f"{tmp_path}/list.txt")) == ["picture"]
+
+
+def test_names_that_are_not_utf8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        (tmp_path / name).write_bytes(b"data")
+    except OSError:
+        pytest.skip("this filesystem takes UTF-8 names only")
+    write_list(f"{tmp_path}/list.txt", [name])
+    assert listed(f"{tmp_path}/list.txt") == listed(str(tmp_path))
+    # In tables text is UTF-8, but uris have stand-ins.
+    write_list(f"{tmp_path}/list.parquet", ["caf\U0010dce9.jpg"], "uri")
+    assert list(listed(f"{tmp_path}/list.parquet")) == ["caf\U0010dce9.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "message"),
+    [
+        ("list.csv", b"name,size\na.jpg,1\n", "expected a column uri or path, it has name, size"),
+        ("list.csv", b"", "expected a column uri or path, it has none"),
+        ("list.csv", b'path\n"' + b"x" * 200_000 + b'"\n', "field larger"),
+        ("list.parquet", b"no Parquet", "is no list of images"),
+        ("list.txt", b"x" * 100_000, "a line is longer than"),
+    ],
+)
+def test_a_list_that_cannot_be_read(name: str, data: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(InputError, match=message):
+        list(list_images(f"{tmp_path}/{name}", EXTENSIONS))
+
+
+def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"uri": [1, 2]}), tmp_path / "list.parquet")
+    with pytest.raises(InputError, match="column uri holds int"):
+        list(list_images(f"{tmp_path}/list.parquet", EXTENSIONS))
+
+
+def test_a_missing_list(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"list\.txt: cannot be read: No such file"):
+        list(list_images(f"{tmp_path}/list.txt", EXTENSIONS))
+
+
+def test_a_directory_may_be_named_like_a_list(tmp_path: Path) -> None:
+    (tmp_path / "photos.csv").mkdir()
+    (tmp_path / "photos.csv/a.jpg").write_bytes(b"a")
+    assert list(listed(f"{tmp_path}/photos.csv")) == ["a.jpg"]
