@@ -4,7 +4,7 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-long test-lowest test-dataflow lint clean
+.PHONY: demo test test-long test-lowest test-dataflow test-integration lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
@@ -29,6 +29,11 @@ BEAM := $(shell sed -n 's/^ARG BEAM_VERSION=//p' dataflow/Dockerfile)
 test-dataflow: $(VENV)/installed-test
 	$(BIN)/pip install -qq --editable '.[dataflow]' 'apache-beam==$(BEAM)'
 	$(BIN)/pytest -m dataflow
+
+# Builds on real engines. FEATURES says how large the index half's is; what is downloaded stays in ~/.cache.
+FEATURES ?= 10000
+test-integration: $(VENV)/installed-test
+	IMGINDEX_FEATURES=$(FEATURES) $(BIN)/pytest -m integration
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
