@@ -21,12 +21,13 @@ from imgindex.checks import CHECKS
 from imgindex.config import Config
 from imgindex.errors import ImgindexError, UsageError
 from imgindex.generation import delete_unfinished
+from imgindex.interrupt import undone
 from imgindex.lock import writer_lock
 from imgindex.plan import Plan
 from imgindex.prepare import check_input, make_plan, resolve
 from imgindex.progress import EMBEDDING, shown
 from imgindex.publish import Outcome, conclude, is_finished, outcome
-from imgindex.runners import new_runner, worker_threads
+from imgindex.runners import new_runner, outlives, worker_threads
 
 logger = logging.getLogger(__name__)
 
@@ -125,7 +126,8 @@ def _run(pipeline: Pipeline, plan: Plan, wait: bool = True) -> None:
         with shown(EMBEDDING):
             result = pipeline.run()
             if wait:
-                result.wait_until_finish()
+                with undone(result.cancel) if outlives(pipeline.options) else contextlib.nullcontext():
+                    result.wait_until_finish()
     except BaseException as error:
         _give_up(plan, result)
         known = _known_error(error)

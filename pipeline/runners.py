@@ -50,6 +50,11 @@ def worker_threads(options: PipelineOptions) -> int | None:
     return None  # the workers of one process share one engine
 
 
+def outlives(options: PipelineOptions) -> bool:
+    """Whether a job goes on when the process ends that has submitted it."""
+    return _name_of(options) == "dataflow" or bool(options.view_as(PortableOptions).job_endpoint)
+
+
 def _name_of(options: PipelineOptions) -> str:
     """The runner's name as in ``--runner=Flink``; nothing where none is given."""
     runner = options.view_as(StandardOptions).runner or ""

@@ -56,7 +56,8 @@ heartbeat.timeout: 20000
 # What Flink of this version needs on Java 17, and later ones have in their configuration.
 _OPENED = [
     "java.lang", "java.lang.reflect", "java.io", "java.net", "java.nio", "java.text", "java.time",
-    "java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks", "sun.nio.ch",
+    "java.util", "java.util.concurrent", "java.util.concurrent.atomic", "java.util.concurrent.locks",
+    "sun.nio.ch",
 ]  # fmt: skip
 _JAVA_17 = [
     "--add-exports=java.base/sun.net.util=ALL-UNNAMED",
