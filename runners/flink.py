@@ -31,7 +31,7 @@ _STARTED_SECONDS = 120
 
 # Flink's own scripts limit a JVM by these; the job server and the Python workers are limited here.
 JOB_MANAGER_MEMORY = "1g"
-TASK_MANAGER_MEMORY = "1536m"
+TASK_MANAGER_MEMORY = "2g"
 JOB_SERVER_MEMORY = "512m"
 WORKER_MEMORY = 3 << 30
 
@@ -104,9 +104,8 @@ def start(home: Path, task_managers: int) -> None:
     conf.mkdir(exist_ok=True)
     (conf / "flink-conf.yaml").write_text(_CONFIG)
     (conf / "log4j.properties").write_text(_LOG4J)
-    limits = _java_utils(home, "GET_JM_RESOURCE_PARAMS")[0].split()
-    job_manager = ["org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"]
-    _launch(home, "jobmanager", [*_java(home, limits), *job_manager, "--configDir", conf])
+    entrypoint = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+    _launch(home, "jobmanager", _flink(home, "GET_JM_RESOURCE_PARAMS", entrypoint))
     cores = sorted(os.sched_getaffinity(0))
     for number in range(1, task_managers + 1):
         # Each gets its share of the cores, for several on one machine would each use all of them.
@@ -130,13 +129,9 @@ def start(home: Path, task_managers: int) -> None:
 
 def launch_task_manager(home: Path, number: int) -> None:
     """Starts the task manager `number`, from 1, whose workers come from the pool of the same number."""
-    conf = home / "conf"
-    params = _java_utils(home, "GET_TM_RESOURCE_PARAMS")
-    hosts = f"-Djdk.net.hosts.file={conf}/hosts-{number}"
-    runner = ["org.apache.flink.runtime.taskexecutor.TaskManagerRunner", "--configDir", conf]
-    # The second line holds how much of the memory is for what, which the first one's limits belong to.
-    command = [*_java(home, params[0].split()), hosts, *runner, *params[1].split()]
-    _launch(home, f"taskmanager-{number}", command)
+    hosts = f"-Djdk.net.hosts.file={home}/conf/hosts-{number}"
+    runner = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+    _launch(home, f"taskmanager-{number}", _flink(home, "GET_TM_RESOURCE_PARAMS", runner, hosts))
 
 
 def launch_pool(home: Path, number: int, cores: str) -> None:
@@ -158,18 +153,18 @@ def stop(home: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _java_utils(home: Path, command: str) -> list[str]:
-    """What Flink's own scripts ask of `command`: the JVM's limits, and for task managers -D options."""
-    utils = f"{home}/flink/bin/bash-java-utils.jar:{_class_path(home / 'flink' / 'lib')}"
-    program = ["org.apache.flink.runtime.util.bash.BashJavaUtils", command, "--configDir", home / "conf"]
-    done = subprocess.run(["java", "-cp", utils, *program], check=True, capture_output=True, text=True)
+def _flink(home: Path, resources: str, program: str, *options: str) -> list[str]:
+    """The command of one of Flink's processes, with the limits that Flink's own scripts ask it for."""
+    libraries, conf = _class_path(home / "flink" / "lib"), f"{home}/conf"
+    utils = f"{home}/flink/bin/bash-java-utils.jar:{libraries}"
+    asked = ["org.apache.flink.runtime.util.bash.BashJavaUtils", resources, "--configDir", conf]
+    done = subprocess.run(["java", "-cp", utils, *asked], check=True, capture_output=True, text=True)
     mark = "BASH_JAVA_UTILS_EXEC_RESULT:"
-    return [line.partition(mark)[2] for line in done.stdout.splitlines() if mark in line]
-
-
-def _java(home: Path, limits: Sequence[str]) -> list[str]:
-    log = f"-Dlog4j.configurationFile={home}/conf/log4j.properties"
-    return ["java", *limits, *_JAVA_17, log, "-cp", _class_path(home / "flink" / "lib")]
+    # The JVM's limits, and the settings that say how much of them is for what.
+    limits, settings = [line.partition(mark)[2] for line in done.stdout.splitlines() if mark in line]
+    log = f"-Dlog4j.configurationFile={conf}/log4j.properties"
+    java = ["java", *limits.split(), *_JAVA_17, log, *options, "-cp", libraries]
+    return [*java, program, "--configDir", conf, *settings.split()]
 
 
 def _class_path(folder: Path) -> str:
