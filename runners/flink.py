@@ -31,16 +31,19 @@ _STARTED_SECONDS = 120
 
 # Flink's own scripts limit a JVM by these; the job server and the Python workers are limited here.
 JOB_MANAGER_MEMORY = "1g"
-TASK_MANAGER_MEMORY = "2g"
+TASK_MANAGER_MEMORY = "2560m"
 JOB_SERVER_MEMORY = "512m"
 WORKER_MEMORY = 3 << 30
 
-# A task manager that dies leaves slots enough for all of a job at a parallelism of 4.
+# A task manager that dies leaves slots enough for all of a job at a parallelism of 4. Of a build's many exchanges
+# each takes buffers of the network, more of them the higher the parallelism.
 _CONFIG = f"""\
 jobmanager.rpc.address: localhost
 jobmanager.memory.process.size: {JOB_MANAGER_MEMORY}
 taskmanager.memory.process.size: {TASK_MANAGER_MEMORY}
-taskmanager.memory.network.min: 128m
+taskmanager.memory.network.min: 512m
+taskmanager.memory.network.max: 512m
+taskmanager.network.sort-shuffle.min-buffers: 64
 taskmanager.numberOfTaskSlots: 4
 cluster.evenly-spread-out-slots: true
 rest.address: localhost
