@@ -15,6 +15,7 @@ feature exact in float64, so a vector does not depend on the batch that it was c
 import io
 import math
 import zipfile
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,9 @@ _BLOCK_ROWS = 4096
 _MAX_MEMBERS = 8
 # Columns whose sums move at once: they fit into a core's cache.
 _MOVED_COLUMNS = 32
+
+# Rows of a Gram matrix that travel as one record: 256 KiB where features have 2048 columns.
+_SHUFFLED_ROWS = 8
 
 
 def _on_grid(features: Features) -> Float64:
@@ -147,6 +151,27 @@ class Moments:
         self.gram_low += other.gram_low
         self._move_up()
 
+    def blocks(self) -> "Iterator[tuple[int, MomentsBlock]]":
+        """These moments in numbered parts, each to be merged with others of its number."""
+        for number, start in enumerate(range(0, self.feature_dim, _SHUFFLED_ROWS)):
+            rows = slice(start, start + _SHUFFLED_ROWS)
+            high, low = self.gram_high[rows].copy(), self.gram_low[rows].copy()
+            yield number, MomentsBlock(start, self.count, self.total, high, low)
+
+    @classmethod
+    def of_blocks(cls, blocks: "Iterable[MomentsBlock]") -> "Moments":
+        """The moments that have been split into `blocks`, which come in any order."""
+        moments: Moments | None = None
+        for block in blocks:
+            moments = moments or cls.empty(len(block.total))
+            moments.count, moments.total = block.count, block.total
+            rows = slice(block.start, block.start + len(block.gram_high))
+            moments.gram_high[rows], moments.gram_low[rows] = block.gram_high, block.gram_low
+        if moments is None:
+            raise ValueError("no blocks")
+        moments._move_up()
+        return moments
+
     def mean(self) -> Float64:
         """The rows' mean, [d]."""
         return self.total / self.count
@@ -164,6 +189,28 @@ class Moments:
         gram += gram.T
         gram /= 2
         return gram
+
+
+@dataclass
+class MomentsBlock:
+    """Some rows of the Gram matrix of `Moments`, for shuffles that do not take the whole as a record."""
+
+    start: int  # the first of the rows
+    count: int
+    total: Float64  # [d]
+    gram_high: Float64  # [rows, d]
+    gram_low: Float64  # [rows, d]
+
+    def merge(self, other: "MomentsBlock") -> None:
+        """Adds the same rows of other moments; exact in any order."""
+        self.count += other.count
+        self.total = self.total + other.total
+        for part in (self.gram_low, other.gram_low):
+            moved = np.rint(part / _GRID) * _GRID
+            part -= moved
+            self.gram_high += moved
+        self.gram_high += other.gram_high
+        self.gram_low += other.gram_low
 
 
 @dataclass(frozen=True)

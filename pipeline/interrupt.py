@@ -59,7 +59,7 @@ def _end(stderr: int, number: int, frame: FrameType | None) -> None:
     # Threads trip over what is taken from them here; that is no news.
     threading.excepthook = lambda _: None
     try:
-        _kill_descendants()
+        _attempt(_kill_descendants, stderr)
         _say(
             stderr,
             f"stopped by {signal.Signals(number).name}; features that a build has stored are kept, and the "
@@ -67,12 +67,17 @@ def _end(stderr: int, number: int, frame: FrameType | None) -> None:
         )
         # An unfinished generation stays until the next build: threads may be about to publish it.
         for undo in reversed(_undo):
-            undo()
-    except Exception as error:
-        _say(stderr, f"could not clean up: {error}")
+            _attempt(undo, stderr)
     finally:
         _kill_descendants()  # those too that threads have started meanwhile
         _end_at_once(number, frame)
+
+
+def _attempt(undo: Callable[[], None], stderr: int) -> None:
+    try:
+        undo()
+    except Exception as error:
+        _say(stderr, f"could not clean up: {error}")
 
 
 def _say(stderr: int, message: str) -> None:

@@ -8,14 +8,11 @@ from typing import Any
 
 from apache_beam import Map, Pipeline, Reshuffle
 from apache_beam.options.pipeline_options import (
-    DebugOptions,
-    DirectOptions,
     GoogleCloudOptions,
     PipelineOptions,
     SetupOptions,
     StandardOptions,
 )
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.runner import PipelineResult, PipelineState
 
 from imgindex import errors, storage
@@ -24,17 +21,15 @@ from imgindex.checks import CHECKS
 from imgindex.config import Config
 from imgindex.errors import ImgindexError, UsageError
 from imgindex.generation import delete_unfinished
+from imgindex.interrupt import undone
 from imgindex.lock import writer_lock
-from imgindex.models.engines import available_cores
 from imgindex.plan import Plan
 from imgindex.prepare import check_input, make_plan, resolve
 from imgindex.progress import EMBEDDING, shown
 from imgindex.publish import Outcome, conclude, is_finished, outcome
+from imgindex.runners import new_runner, outlives, worker_threads
 
 logger = logging.getLogger(__name__)
-
-# Dataflow's experiment for one Python process on a machine, whose threads share what is loaded.
-_ONE_PROCESS = "no_use_multiple_sdk_containers"
 
 
 def build(
@@ -116,7 +111,7 @@ def _planned(
     pipeline = _new_pipeline(options)
     check_input(config)
     with writer_lock(str(config.output)):
-        plan = make_plan(config, _worker_threads(options), force, retry_failed)
+        plan = make_plan(config, worker_threads(options), force, retry_failed)
         logger.info("building generation %s in %s", plan.generation, config.output)
         yield pipeline, plan
 
@@ -131,7 +126,8 @@ def _run(pipeline: Pipeline, plan: Plan, wait: bool = True) -> None:
         with shown(EMBEDDING):
             result = pipeline.run()
             if wait:
-                result.wait_until_finish()
+                with undone(result.cancel) if outlives(pipeline.options) else contextlib.nullcontext():
+                    result.wait_until_finish()
     except BaseException as error:
         _give_up(plan, result)
         known = _known_error(error)
@@ -146,26 +142,10 @@ def _new_pipeline(options: PipelineOptions) -> Pipeline:
     # Dataflow's default pickles the launcher's __main__, which holds nothing that a worker needs.
     setup.save_main_session = bool(setup.save_main_session)
     try:
-        # Beam's own choice among local runners depends on what it can download, so imgindex makes it.
-        return Pipeline(runner=FnApiRunner() if runner is None else None, options=options)
+        return Pipeline(runner=new_runner(options), options=options)
     except (ValueError, ImportError) as error:
         message = " ".join(str(error).split())
         raise UsageError(f"--runner {runner}: Beam refuses it: {message}") from error
-
-
-def _worker_threads(options: PipelineOptions) -> int | None:
-    """The cores of a worker: a share of this machine's where it runs several, None for all it has."""
-    if _is_dataflow(options) and not options.view_as(DebugOptions).lookup_experiment(_ONE_PROCESS):
-        return 1  # it starts a process, and so a worker, on each core of a machine
-    direct = options.view_as(DirectOptions)
-    if direct.direct_running_mode != "multi_processing":
-        return None  # the workers of one process share one engine
-    return max(1, available_cores() // (direct.direct_num_workers or available_cores()))
-
-
-def _is_dataflow(options: PipelineOptions) -> bool:
-    runner = options.view_as(StandardOptions).runner or ""
-    return runner.rpartition(".")[2].lower() in ("dataflow", "dataflowrunner")
 
 
 def _give_up(plan: Plan, result: PipelineResult | None) -> None:

@@ -1,5 +1,6 @@
 """The transforms: they only wire; the work is in the plain functions of the modules beside them."""
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,7 +20,7 @@ from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.metrics import count_embedded, count_failure
 from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
-from imgindex.models.pca import Basis, Moments, fit_basis
+from imgindex.models.pca import Basis, Moments, MomentsBlock, fit_basis
 from imgindex.parts import Part, Parts, PartWriter
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
@@ -204,9 +205,52 @@ class FitPca(beam.PTransform):  # type: ignore[misc]
         """Applies the transform."""
         return (
             features
-            | "SumMoments" >> beam.CombineGlobally(MomentsFn()).without_defaults()
+            | "SumBundles" >> beam.ParDo(_SumBundles())
+            | "SumBlocks" >> beam.CombinePerKey(_sum_blocks)
+            | "ToOneWorker" >> beam.Map(_with_one_key)
+            | "GatherBlocks" >> beam.GroupByKey()
+            | "JoinBlocks" >> beam.MapTuple(_join_blocks)
             | "FitBasis" >> beam.Map(fit_basis, self.config.dims, self.config.whiten)
         )
+
+
+class _SumBundles(beam.DoFn):  # type: ignore[misc]
+    """Sums a bundle's batches, and gives the sums in blocks, for runners limit how large a record may be."""
+
+    def start_bundle(self) -> None:
+        self._fn = MomentsFn()
+        self._sum = self._fn.create_accumulator()
+
+    def process(self, batch: Features) -> Iterator[tuple[int, MomentsBlock]]:
+        self._sum = self._fn.add_input(self._sum, batch)
+        yield from ()
+
+    def finish_bundle(self) -> Iterator[Any]:
+        moments = self._fn.extract_output(self._sum)
+        if moments is not None:
+            for block in moments.blocks():
+                yield GlobalWindows.windowed_value(block)
+
+
+def _sum_blocks(blocks: Iterable[MomentsBlock]) -> MomentsBlock:
+    summed: MomentsBlock | None = None
+    for block in blocks:
+        if summed is None:
+            # What is given may be given to others too, and must stay as it is.
+            summed = copy.deepcopy(block)
+        else:
+            summed.merge(copy.deepcopy(block))
+    if summed is None:
+        raise ValueError("no blocks")
+    return summed
+
+
+def _with_one_key(block: tuple[int, MomentsBlock]) -> tuple[int, MomentsBlock]:
+    return 0, block[1]
+
+
+def _join_blocks(_: int, blocks: Iterable[MomentsBlock]) -> Moments:
+    return Moments.of_blocks(blocks)
 
 
 class MomentsFn(beam.CombineFn):  # type: ignore[misc]
