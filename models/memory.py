@@ -28,9 +28,9 @@ def _limit_files(proc: Path, cgroup: Path) -> Iterator[Path]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            roots, name = (cgroup, cgroup / "unified"), "memory.max"
+            roots, name = [cgroup, cgroup / "unified"], "memory.max"
         elif "memory" in controllers.split(","):
-            roots, name = (cgroup / "memory",), "memory.limit_in_bytes"
+            roots, name = [cgroup / "memory"], "memory.limit_in_bytes"
         else:
             continue
         # A group's ancestors bind it too. A container may see its own group as the root, whatever the path.

@@ -55,7 +55,8 @@ def _ledger(finished: Finished) -> str | None:
 
 
 def _files(finished: Finished) -> str | None:
-    problems = [problem for written in (*finished.shards, *finished.failures) for problem in written.problems]
+    problems = [problem for shard in finished.shards for problem in shard.problems]
+    problems += [problem for listed in finished.failures for problem in listed.problems]
     fault = storage.fault_of(finished.plan.directory, finished.basis.file)
     problems += [] if fault is None else [fault]
     if not problems:

@@ -4,11 +4,9 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 
 import numpy as np
-import numpy.typing as npt
 
 from imgindex import chunks, costs, failures, store
 from imgindex.config import Config
@@ -16,6 +14,7 @@ from imgindex.costs import Workload
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name
+from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.listing import list_images
 from imgindex.models.annoy_index import AUTO_TREES, EFFORTS
 from imgindex.models.engines import Engine, EngineChoice, available_cores, load_engine, load_smaller_engine
@@ -28,8 +27,6 @@ _TRIAL_BATCHES = 2
 
 # Files of the listing that are held at once.
 _BATCH_FILES = 65_536
-
-_Keys = npt.NDArray[np.uint64]
 
 
 @dataclass
@@ -59,7 +56,7 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     directory = output.store(engine.spec.digest)
     damaged: list[str] = []
     stored = _stored_keys(directory, engine.feature_dim, damaged)
-    known = _failed_keys(directory, damaged) if not retry_failed else _sorted_keys([])
+    known = _failed_keys(directory, damaged) if not retry_failed else sorted_keys([])
     listed = list_images(str(config.input), config.images.extensions)
     counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
     rate, embedding = _trial(choice, counted, config)
@@ -80,18 +77,10 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
 
 
 def _key(image: ImageFile | StoredImage | KnownFailure) -> int:
-    """Eight bytes that stand for a version of an image: two of 10**9 share them once in 37 times."""
-    text = f"{image.size} {image.version} {image.uri}"
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest())
+    return key_of(image.size, image.version, image.uri)
 
 
-def _sorted_keys(images: Iterable[StoredImage | KnownFailure]) -> _Keys:
-    keys = np.fromiter(map(_key, images), np.uint64)
-    keys.sort()
-    return keys
-
-
-def _stored_keys(directory: str, feature_dim: int, damaged: list[str]) -> _Keys:
+def _stored_keys(directory: str, feature_dim: int, damaged: list[str]) -> Keys:
     """The keys of what the store holds; adds the names of its damaged chunks to `damaged`."""
 
     def images() -> Iterator[StoredImage]:
@@ -101,10 +90,10 @@ def _stored_keys(directory: str, feature_dim: int, damaged: list[str]) -> _Keys:
             except DamagedError:
                 damaged.append(name)
 
-    return _sorted_keys(images())
+    return sorted_keys(map(_key, images()))
 
 
-def _failed_keys(directory: str, damaged: list[str]) -> _Keys:
+def _failed_keys(directory: str, damaged: list[str]) -> Keys:
     """The keys of the failures that the store remembers; adds the names of damaged files to `damaged`."""
 
     def known() -> Iterator[KnownFailure]:
@@ -114,10 +103,10 @@ def _failed_keys(directory: str, damaged: list[str]) -> _Keys:
             except DamagedError:
                 damaged.append(name)
 
-    return _sorted_keys(known())
+    return sorted_keys(map(_key, known()))
 
 
-def count(listed: Iterable[ImageFile | Failure], stored: _Keys, known: _Keys, trial: int) -> Counted:
+def count(listed: Iterable[ImageFile | Failure], stored: Keys, known: Keys, trial: int) -> Counted:
     """Counts a listing, of which a part at a time is held, against the sorted keys of a store.
 
     At most `trial` of the files that are to be embedded are kept.
@@ -131,8 +120,8 @@ def count(listed: Iterable[ImageFile | Failure], stored: _Keys, known: _Keys, tr
         counted.bytes += sum(file.size for file in files)
         counted.uri_bytes += sum(len(file.uri.encode()) for file in files)
         keys = np.fromiter(map(_key, files), np.uint64)
-        found = _are_in(keys, stored)
-        failed = ~found & _are_in(keys, known)
+        found = places(keys, stored) >= 0
+        failed = ~found & (places(keys, known) >= 0)
         missing = ~(found | failed)
         counted.found += int(found.sum())
         counted.failed += int(failed.sum())
@@ -140,13 +129,6 @@ def count(listed: Iterable[ImageFile | Failure], stored: _Keys, known: _Keys, tr
         room = trial - len(counted.trial)
         counted.trial += [files[number] for number in np.flatnonzero(missing)[:room]]
     return counted
-
-
-def _are_in(keys: _Keys, among: _Keys) -> npt.NDArray[np.bool_]:
-    if not len(among):
-        return np.zeros(len(keys), bool)
-    places = np.minimum(np.searchsorted(among, keys), len(among) - 1)
-    return among[places] == keys
 
 
 def _trial(choice: EngineChoice, counted: Counted, config: Config) -> tuple[float | None, str]:

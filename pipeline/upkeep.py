@@ -4,10 +4,13 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import Any
+
+import numpy as np
 
 from imgindex import chunks, failure_lists, failures, shards, storage, store
 from imgindex.errors import DamagedError, OutputError, UsageError
@@ -19,6 +22,7 @@ from imgindex.generation import (
     make_current,
     read_manifest,
 )
+from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.lock import writer_lock
 from imgindex.opened import read_basis, read_digests
 from imgindex.records import (
@@ -154,24 +158,30 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
     with writer_lock(output):
         names = generation_names(layout)
         old = [name for name in names[:-keep] if name != live and now - _created(name) > grace_seconds]
-        in_use: dict[str, set[tuple[str, str]]] = defaultdict(set)
-        failed: dict[str, set[tuple[str, str | None]]] = defaultdict(set)
-        # Read before anything is deleted: what is damaged here may make an old generation the best there is.
+        in_use: dict[str, list[WrittenFile]] = defaultdict(list)
+        failed: dict[str, list[WrittenFile]] = defaultdict(list)
         for name in (name for name in names if name not in old):
             manifest = read_manifest(layout, name)
             files, spec = files_of(layout, manifest), manifest["spec"]["digest"]
-            for shard in manifest["shards"]:
-                in_use[spec].update(read_digests(files[shard["metadata"]]))
-            for path in manifest["failures"]:
-                failed[spec].update(failure_lists.read_list(files[path]))
+            in_use[spec] += [files[shard["metadata"]] for shard in manifest["shards"]]
+            failed[spec] += [files[path] for path in manifest["failures"]]
+        # Read before anything is deleted: what is damaged here may make an old generation the best there is.
+        images = {
+            spec: _keys(image for file in files for image in read_digests(file))
+            for spec, files in in_use.items()
+        }
+        known = {
+            spec: _keys(image for file in files for image in failure_lists.read_list(file))
+            for spec, files in failed.items()
+        }
         for name in old:
             # First what makes it complete, so that half of one is never taken for a generation.
             storage.delete(layout.manifest(name))
             storage.delete_tree(layout.generation(name))
         before = now - grace_seconds
-        specs = storage.list_folders(storage.join(output, "store"))
-        deleted = [_compact(layout.store(spec), in_use[spec], before) for spec in specs]
-        forgotten = sum(_forget(layout.store(spec), failed[spec], before) for spec in specs)
+        specs, none = storage.list_folders(storage.join(output, "store")), _keys([])
+        deleted = [_compact(layout.store(spec), images.get(spec, none), before) for spec in specs]
+        forgotten = sum(_forget(layout.store(spec), known.get(spec, none), before) for spec in specs)
     return Pruned(tuple(old), sum(count for count, _ in deleted), sum(rows for _, rows in deleted), forgotten)
 
 
@@ -180,43 +190,64 @@ def _created(name: str) -> float:
     return datetime.strptime(name[:16], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC).timestamp()
 
 
-def _compact(directory: str, in_use: set[tuple[str, str]], before: float) -> tuple[int, int]:
+def _keys(images: Iterable[tuple[str, str | None]]) -> Keys:
+    """The keys of images by their uris and SHA-256, sorted."""
+    return sorted_keys(_key(uri, sha256) for uri, sha256 in images)
+
+
+def _key(uri: str, sha256: str | None) -> int:
+    return key_of(sha256, uri)
+
+
+def _compact(directory: str, in_use: Keys, before: float) -> tuple[int, int]:
     """Drops rows that are not `in_use` from chunks written `before`; returns how many of both went."""
-    images = {
-        name: list(store.read_keys(directory, name))
-        for name in chunks.names(directory)
-        if storage.modified(storage.join(directory, name)) < before
-    }
-    newest: dict[tuple[str, str], StoredImage] = {}
-    for image in (image for rows in images.values() for image in rows):
-        key = image.uri, image.sha256
-        if key in in_use and (key not in newest or _age(image) > _age(newest[key])):
-            newest[key] = image
-    alive = set(newest.values())
-    holed = {name: rows for name, rows in images.items() if not alive.issuperset(rows)}
-    kept = [image for rows in holed.values() for image in rows if image in alive]
+    names = [
+        name for name in chunks.names(directory) if storage.modified(storage.join(directory, name)) < before
+    ]
+    rows = np.zeros(len(names), np.int64)
+    # Of each image in use the newest row that the store has: its time, the number of its chunk, the row.
+    newest = np.zeros(len(in_use))
+    chunk_of, row_of = np.full(len(in_use), -1, np.int32), np.zeros(len(in_use), np.int32)
+    for number, name in enumerate(names):
+        images = list(store.read_keys(directory, name))
+        rows[number] = len(images)
+        keys = np.array([_key(image.uri, image.sha256) for image in images], np.uint64)
+        for image, place in zip(images, places(keys, in_use), strict=True):
+            if place >= 0 and (chunk_of[place] < 0 or _age(image) > newest[place]):
+                newest[place], chunk_of[place], row_of[place] = _age(image), number, image.row
+    alive = np.bincount(chunk_of[chunk_of >= 0], minlength=len(names))
+    holed = np.flatnonzero(alive < rows)
+    order = np.argsort(chunk_of, kind="stable")
+    starts = np.searchsorted(chunk_of[order], np.arange(len(names)))
+
+    def kept() -> Iterator[StoredImage]:
+        for number in holed:
+            start = starts[number]
+            members = set(row_of[order[start : start + alive[number]]].tolist())
+            if members:
+                keys = store.read_keys(directory, names[number])
+                yield from (image for image in keys if image.row in members)
+
     written = set()
-    for start in range(0, len(kept), _CHUNK_ROWS):
-        moved = [
-            (ImageFile(image.uri, "", image.size, image.version), image)
-            for image in kept[start : start + _CHUNK_ROWS]
-        ]
+    left = kept()
+    while some := list(islice(left, _CHUNK_ROWS)):
+        moved = [(ImageFile(image.uri, "", image.size, image.version), image) for image in some]
         written |= {image.chunk for image in store.copy_rows(moved, directory).images}
     # Only now, when all that they hold is elsewhere.
-    for name in holed.keys() - written:
+    for name in {names[number] for number in holed} - written:
         storage.delete(storage.join(directory, name))
-    return len(holed), sum(map(len, holed.values())) - len(kept)
+    return len(holed), int((rows - alive)[holed].sum())
 
 
-def _age(image: StoredImage) -> tuple[float, str]:
+def _age(image: StoredImage) -> float:
     """Sorts versions of the same bytes, oldest first; what is no time, as no build writes it, before all."""
     try:
-        return float(version_of_file(image.version)), image.version
+        return float(version_of_file(image.version))
     except ValueError:
-        return -math.inf, image.version
+        return -math.inf
 
 
-def _forget(directory: str, listed: set[tuple[str, str | None]], before: float) -> int:
+def _forget(directory: str, listed: Keys, before: float) -> int:
     """Deletes files written `before` that hold no `listed` failure; returns how many failures went."""
     forgotten = 0
     for name in failures.names(directory):
@@ -228,7 +259,8 @@ def _forget(directory: str, listed: set[tuple[str, str | None]], before: float) 
             known += failures.read(directory, name)
         except DamagedError as error:
             logger.warning("%s: deleted, what it held is tried again", error)
-        if listed.isdisjoint((failed.uri, failed.sha256) for failed in known):
+        keys = np.array([_key(failed.uri, failed.sha256) for failed in known], np.uint64)
+        if (places(keys, listed) < 0).all():
             storage.delete(path)
             forgotten += len(known)
     return forgotten

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from imgindex import costs, store
 from imgindex.costs import Workload
-from imgindex.dry_run import _sorted_keys, count
+from imgindex.dry_run import count
+from imgindex.keys import key_of, sorted_keys
 from imgindex.models.annoy_index import estimate_bytes
 from imgindex.models.pca import normalize
-from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage
+from imgindex.records import Failure, ImageFile, ImageRow
 
 ROOT = Path(__file__).parent.parent
 
@@ -127,12 +128,9 @@ def file(number: int, version: str = "1") -> ImageFile:
 def test_a_listing_is_counted_as_the_diff_would_split_it(
     listed: list[int], failing: int, stored: set[int], bad: set[int], old: set[int], batch: int, trial: int
 ) -> None:
-    keys = _sorted_keys(
-        StoredImage(f"ä/{n}.jpg", n, version, "", "chunk", n)
-        for numbers, version in ((stored, "1"), (old, "0"))
-        for n in numbers
-    )
-    known = _sorted_keys(KnownFailure(Failure(f"ä/{n}.jpg", "decode", "empty", ""), n, "1") for n in bad)
+    versions = [(n, "1") for n in stored] + [(n, "0") for n in old]
+    keys = sorted_keys(key_of(n, version, f"ä/{n}.jpg") for n, version in versions)
+    known = sorted_keys(key_of(n, "1", f"ä/{n}.jpg") for n in bad)
     files = [file(number) for number in listed]
     unusable = [Failure(str(number), "list", "unreadable", "") for number in range(failing)]
     with pytest.MonkeyPatch.context() as patch:

@@ -3,10 +3,13 @@
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from imgindex import chunks, failures, storage, store, upkeep
 from imgindex.cli import main
@@ -253,6 +256,24 @@ class TestPrune:
                     "uri": image.uri, "sha256": f"{image.uri}1", "size": 1, "width": 5, "height": 6,
                 }  # fmt: skip
         assert prune(place, keep=1, grace_seconds=0) == upkeep.Pruned((), 0, 0, 0)
+
+    @settings(max_examples=20)
+    @given(data=st.data())
+    def test_what_stays_is_what_a_generation_describes(
+        self, tmp_path_factory: pytest.TempPathFactory, data: Any
+    ) -> None:
+        output = str(tmp_path_factory.mktemp("output"))
+        letters = st.sets(st.sampled_from("abcdefgh"), min_size=1).map("".join)
+        stored = [(data.draw(letters), data.draw(st.sampled_from("123"))) for _ in range(4)]
+        for uris, version in stored:
+            keep(output, "spec", "".join(sorted(uris)), version)
+        used, version = data.draw(letters), data.draw(st.sampled_from("123"))
+        generate(output, 1, "".join(sorted(used)), version=version)
+        prune(output, 1, grace_seconds=-1)
+        directory = Output(output).store("spec")
+        left = [image for name in chunks.names(directory) for image in store.read_keys(directory, name)]
+        expected = {(uri, version) for uris, of in stored for uri in uris if of == version and uri in used}
+        assert sorted((image.uri, image.version) for image in left) == sorted(expected)
 
     def test_a_whole_chunk_is_left_as_it_is(self, place: str) -> None:
         images = keep(place, "spec", "abc")
