@@ -35,8 +35,8 @@ TASK_MANAGER_MEMORY = "2560m"
 JOB_SERVER_MEMORY = "512m"
 WORKER_MEMORY = 3 << 30
 
-# A task manager that dies leaves slots enough for all of a job at a parallelism of 4. Of a build's many exchanges
-# each takes buffers of the network, more of them the higher the parallelism.
+# A task manager that dies leaves slots enough for all of a job at a parallelism of 4. Of a build's many
+# exchanges each takes buffers of the network, more of them the higher the parallelism.
 _CONFIG = f"""\
 jobmanager.rpc.address: localhost
 jobmanager.memory.process.size: {JOB_MANAGER_MEMORY}
