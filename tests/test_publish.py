@@ -47,7 +47,7 @@ def previous_of(root: str, name: str, **changes: Any) -> Previous:
 
 def plan_of(root: str, previous: str | None = None, force: Collection[str] = (), **limits: float) -> Plan:
     return Plan(
-        config=Config(index=INDEX, publish=PublishConfig(**limits)),
+        config=Config(input="/photos", index=INDEX, publish=PublishConfig(**limits)),
         input="/photos",
         output=Output(root),
         generation=new_name(SPEC.digest),
