@@ -51,7 +51,7 @@ def previous_of(root: str, name: str, **changes: Any) -> Previous:
 
 def plan_of(root: str, previous: str | None = None, force: Collection[str] = (), **limits: float) -> Plan:
     return Plan(
-        config=Config(index=INDEX, publish=PublishConfig(**limits)),
+        config=Config(input="/photos", index=INDEX, publish=PublishConfig(**limits)),
         input="/photos",
         output=Output(root),
         generation=new_name(SPEC.digest),
@@ -272,7 +272,13 @@ def test_search_k_is_the_least_that_reaches_the_target(
 
 
 def test_recall_is_weighted_by_the_items_of_shards(tmp_path: Path) -> None:
-    shards = shards_of(30, 1.0) + shards_of(10, 0.9)
+    (other,) = shards_of(10, 0.9)
+    other = replace(
+        other,
+        index=replace(other.index, path="index/other.ann"),
+        metadata=replace(other.metadata, path="metadata/other.parquet"),
+    )
+    shards = [*shards_of(30, 1.0), other]
     manifest = run(plan_of(str(tmp_path)), 40, 0, shards)
     assert manifest["recall"]["recall"] == pytest.approx(0.975)
 
