@@ -436,3 +436,23 @@ class TestNormalize:
     def test_no_rows(self):
         unit, valid = normalize(np.zeros((0, 4), np.float32))
         assert (unit.shape, valid.shape) == ((0, 4), (0,))
+
+
+@pytest.mark.parametrize("feature_dim", [3, 8, 19])
+def test_moments_merged_in_blocks_are_those_of_all_rows(feature_dim):
+    rows, _ = normalize(np.random.default_rng(feature_dim).normal(size=(60, feature_dim)).astype(np.float32))
+    merged = {}
+    for part in np.array_split(rows, 4):
+        moments = Moments.empty(feature_dim)
+        moments.add(part)
+        for number, block in moments.blocks():
+            if number in merged:
+                merged[number].merge(block)
+            else:
+                merged[number] = block
+    joined = Moments.of_blocks(reversed(merged.values()))
+    expected = Moments.empty(feature_dim)
+    expected.add(rows)
+    assert joined.count == 60
+    assert (joined.total == expected.total).all()
+    assert (joined.covariance() == expected.covariance()).all()
