@@ -78,22 +78,6 @@ class Moments:
         high, low = (np.zeros((feature_dim, feature_dim), order="F") for _ in range(2))
         return cls(0, np.zeros(feature_dim), high, low)
 
-    def __getstate__(self) -> tuple[int, Float64, Float64, Float64]:
-        # Both triangles in one matrix: half the bytes, of which a runner keeps several copies.
-        both = self.gram_high + self.gram_low.T
-        np.fill_diagonal(both, self.gram_high.diagonal())
-        return self.count, self.total, both, self.gram_low.diagonal().copy()
-
-    def __setstate__(self, state: tuple[int, Float64, Float64, Float64]) -> None:
-        self.count, self.total, both, low_diagonal = state
-        self.gram_high, self.gram_low = (np.zeros(both.shape, order="F") for _ in range(2))
-        for start in range(0, len(both), _MOVED_COLUMNS):
-            columns = slice(start, start + _MOVED_COLUMNS)
-            rows = slice(columns.stop)
-            self.gram_high[rows, columns] = np.triu(both[rows, columns], -start)
-            self.gram_low[rows, columns] = np.triu(both.T[rows, columns], 1 - start)
-        np.fill_diagonal(self.gram_low, low_diagonal)
-
     @property
     def feature_dim(self) -> int:
         """Length of a row."""
@@ -139,34 +123,26 @@ class Moments:
         if self.gram_high.diagonal().max() > _MAX_ENERGY:
             raise OverflowError(f"more than {self.count} rows are more than exact sums can hold")
 
-    def merge(self, other: "Moments") -> None:
-        """Adds the rows that `other` summarizes. Raises OverflowError past the range of exact sums."""
-        if other.feature_dim != self.feature_dim:
-            raise ValueError(f"cannot merge moments of {self.feature_dim} and {other.feature_dim} columns")
-        self._move_up()
-        other._move_up()
-        self.count += other.count
-        self.total += other.total
-        self.gram_high += other.gram_high
-        self.gram_low += other.gram_low
-        self._move_up()
-
-    def blocks(self) -> "Iterator[tuple[int, MomentsBlock]]":
-        """These moments in numbered parts, each to be merged with others of its number."""
-        for number, start in enumerate(range(0, self.feature_dim, _SHUFFLED_ROWS)):
-            rows = slice(start, start + _SHUFFLED_ROWS)
-            high, low = self.gram_high[rows].copy(), self.gram_low[rows].copy()
-            yield number, MomentsBlock(start, self.count, self.total, high, low)
+    def blocks(self) -> "Iterator[MomentsBlock]":
+        """These moments in parts, each of which can be added to those of others that start alike."""
+        for start in range(0, self.feature_dim, _SHUFFLED_ROWS):
+            part = slice(start, start + _SHUFFLED_ROWS), slice(start, None)
+            high, low = self.gram_high[part].copy(), self.gram_low[part].copy()
+            yield MomentsBlock(start, self.count, self.total, high, low)
 
     @classmethod
     def of_blocks(cls, blocks: "Iterable[MomentsBlock]") -> "Moments":
-        """The moments that have been split into `blocks`, which come in any order."""
+        """The moments of at least one block of each start, which come in any order.
+
+        Raises OverflowError where they are of more rows than exact sums can hold.
+        """
         moments: Moments | None = None
         for block in blocks:
             moments = moments or cls.empty(len(block.total))
             moments.count, moments.total = block.count, block.total
             rows = slice(block.start, block.start + len(block.gram_high))
-            moments.gram_high[rows], moments.gram_low[rows] = block.gram_high, block.gram_low
+            moments.gram_high[rows, block.start :] = block.gram_high
+            moments.gram_low[rows, block.start :] = block.gram_low
         if moments is None:
             raise ValueError("no blocks")
         moments._move_up()
@@ -191,26 +167,26 @@ class Moments:
         return gram
 
 
-@dataclass
+@dataclass(frozen=True)
 class MomentsBlock:
-    """Some rows of the Gram matrix of `Moments`, for shuffles that do not take the whole as a record."""
+    """Some rows of `Moments` from the diagonal on: a shuffle may not take all of them as one record."""
 
     start: int  # the first of the rows
-    count: int
+    count: int  # as of `Moments`
     total: Float64  # [d]
-    gram_high: Float64  # [rows, d]
-    gram_low: Float64  # [rows, d]
+    gram_high: Float64  # [rows, d - start]
+    gram_low: Float64  # [rows, d - start]
 
-    def merge(self, other: "MomentsBlock") -> None:
-        """Adds the same rows of other moments; exact in any order."""
-        self.count += other.count
-        self.total = self.total + other.total
-        for part in (self.gram_low, other.gram_low):
-            moved = np.rint(part / _GRID) * _GRID
-            part -= moved
-            self.gram_high += moved
-        self.gram_high += other.gram_high
-        self.gram_low += other.gram_low
+    def __add__(self, other: "MomentsBlock") -> "MomentsBlock":
+        """The same rows of the moments of both; exact in any order."""
+        own, its = (np.rint(part / _GRID) * _GRID for part in (self.gram_low, other.gram_low))
+        return MomentsBlock(
+            self.start,
+            self.count + other.count,
+            self.total + other.total,
+            self.gram_high + other.gram_high + (own + its),
+            (self.gram_low - own) + (other.gram_low - its),
+        )
 
 
 @dataclass(frozen=True)

@@ -21,18 +21,13 @@ if TYPE_CHECKING:
     )
     from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
     from imgindex.errors import ImgindexError
+    from imgindex.fitting import FitPca
     from imgindex.inputs import ListImages
     from imgindex.launch import build, refresh, submit
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
     from imgindex.search import Index, Neighbor, Result
-    from imgindex.transforms import (
-        EmbedImages,
-        FitPca,
-        ProjectFeatures,
-        ReadFeatures,
-        WriteIndex,
-    )
+    from imgindex.transforms import EmbedImages, ProjectFeatures, ReadFeatures, WriteIndex
 
 __all__ = [
     "BackboneConfig",
@@ -68,6 +63,7 @@ _MODULES = {
     "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
     "delta": ["CompareGenerations", "DiffAgainstStore", "GroupByChunk"],
     "errors": ["ImgindexError"],
+    "fitting": ["FitPca"],
     "inputs": ["ListImages"],
     "launch": ["build", "refresh", "submit"],
     "models.engines": ["EngineChoice"],

@@ -10,6 +10,7 @@ from imgindex import storage
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
 from imgindex.failure_lists import list_count_of
 from imgindex.failures import fingerprint
+from imgindex.fitting import FitPca
 from imgindex.inputs import ListImages
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
@@ -21,7 +22,6 @@ from imgindex.shards import shard_count_of
 from imgindex.transforms import (
     EmbedImages,
     Features,
-    FitPca,
     ProjectFeatures,
     ReadFeatures,
     WriteFailures,

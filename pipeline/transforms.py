@@ -1,6 +1,5 @@
 """The transforms: they only wire; the work is in the plain functions of the modules beside them."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,12 +14,12 @@ from apache_beam.pvalue import AsSingleton
 from apache_beam.transforms.window import GlobalWindows
 
 from imgindex import failure_lists, failures, store
-from imgindex.config import ImagesConfig, IndexConfig, PcaConfig
+from imgindex.config import ImagesConfig, IndexConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.metrics import count_embedded, count_failure
 from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
-from imgindex.models.pca import Basis, Moments, MomentsBlock, fit_basis
+from imgindex.models.pca import Basis
 from imgindex.parts import Part, Parts, PartWriter
 from imgindex.progress import EMBEDDING
 from imgindex.records import (
@@ -36,9 +35,6 @@ from imgindex.shard_memory import default_limit, write_within
 
 # Images that are embedded, stored and, when a worker dies, embedded again together.
 UNIT_IMAGES = 512
-
-# Rows that are added to the moments at once: for fewer, matrix products run below their speed.
-_MOMENT_ROWS = 4096
 
 Features = npt.NDArray[np.float16]
 
@@ -186,118 +182,6 @@ class ReadFeatures(beam.PTransform):  # type: ignore[misc]
 def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Features:
     chunk, rows = selected
     return store.read_features(directory, chunk, rows)
-
-
-@dataclass
-class FitPca(beam.PTransform):  # type: ignore[misc]
-    """Fits PCA to all rows of a PCollection of feature batches, L2-normalized, [n, feature_dim].
-
-    Gives a PCollection of one `Basis`, or of none where there are no rows. Its bits do not depend on
-    batches, bundles or workers.
-    """
-
-    config: PcaConfig
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, features: Any) -> Any:
-        """Applies the transform."""
-        return (
-            features
-            | "SumBundles" >> beam.ParDo(_SumBundles())
-            | "SumBlocks" >> beam.CombinePerKey(_sum_blocks)
-            | "ToOneWorker" >> beam.Map(_with_one_key)
-            | "GatherBlocks" >> beam.GroupByKey()
-            | "JoinBlocks" >> beam.MapTuple(_join_blocks)
-            | "FitBasis" >> beam.Map(fit_basis, self.config.dims, self.config.whiten)
-        )
-
-
-class _SumBundles(beam.DoFn):  # type: ignore[misc]
-    """Sums a bundle's batches, and gives the sums in blocks, for runners limit how large a record may be."""
-
-    def start_bundle(self) -> None:
-        self._fn = MomentsFn()
-        self._sum = self._fn.create_accumulator()
-
-    # Beam would take an array's annotation for a type that not even another array's fits.
-    def process(self, batch: Any) -> Iterator[tuple[int, MomentsBlock]]:
-        self._sum = self._fn.add_input(self._sum, batch)
-        yield from ()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        moments = self._fn.extract_output(self._sum)
-        if moments is not None:
-            for block in moments.blocks():
-                yield GlobalWindows.windowed_value(block)
-
-
-def _sum_blocks(blocks: Iterable[MomentsBlock]) -> MomentsBlock:
-    summed: MomentsBlock | None = None
-    for block in blocks:
-        if summed is None:
-            # What is given may be given to others too, and must stay as it is.
-            summed = copy.deepcopy(block)
-        else:
-            summed.merge(copy.deepcopy(block))
-    if summed is None:
-        raise ValueError("no blocks")
-    return summed
-
-
-def _with_one_key(block: tuple[int, MomentsBlock]) -> tuple[int, MomentsBlock]:
-    return 0, block[1]
-
-
-def _join_blocks(_: int, blocks: Iterable[MomentsBlock]) -> Moments:
-    return Moments.of_blocks(blocks)
-
-
-class MomentsFn(beam.CombineFn):  # type: ignore[misc]
-    """Sums feature batches [n, feature_dim] to `Moments`."""
-
-    def create_accumulator(self) -> tuple[Moments | None, list[Features]]:
-        """Moments of no rows, and no rows waiting to be added."""
-        return None, []
-
-    def add_input(
-        self, accumulator: tuple[Moments | None, list[Features]], batch: Features
-    ) -> tuple[Moments | None, list[Features]]:
-        """Adds a batch."""
-        moments, waiting = accumulator
-        waiting.append(batch)
-        if sum(map(len, waiting)) < _MOMENT_ROWS:
-            return moments, waiting
-        return self.compact((moments, waiting))
-
-    def compact(
-        self, accumulator: tuple[Moments | None, list[Features]]
-    ) -> tuple[Moments | None, list[Features]]:
-        """Adds the waiting rows, before the accumulator travels."""
-        moments, waiting = accumulator
-        if waiting:
-            rows = np.concatenate(waiting)
-            moments = moments or Moments.empty(rows.shape[1])
-            moments.add(rows)
-        return moments, []
-
-    def merge_accumulators(
-        self, accumulators: Iterable[tuple[Moments | None, list[Features]]]
-    ) -> tuple[Moments | None, list[Features]]:
-        """Merges parts in any order."""
-        merged: Moments | None = None
-        for accumulator in accumulators:
-            moments, _ = self.compact(accumulator)
-            if merged is None:
-                merged = moments
-            elif moments is not None:
-                merged.merge(moments)
-        return merged, []
-
-    def extract_output(self, accumulator: tuple[Moments | None, list[Features]]) -> Moments | None:
-        """The moments of all rows."""
-        return self.compact(accumulator)[0]
 
 
 @dataclass

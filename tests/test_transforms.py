@@ -1,6 +1,5 @@
 """The transforms, each in a small pipeline of its own, as people who compose their own would use them."""
 
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from apache_beam.pvalue import AsSingleton
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from apache_beam.testing.util import assert_that, equal_to
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from packed import tar_of
 from sklearn.decomposition import PCA
@@ -23,17 +22,16 @@ from sklearn.decomposition import PCA
 from imgindex import storage, store
 from imgindex.chunks import names
 from imgindex.config import IndexConfig, PcaConfig
+from imgindex.fitting import FitPca
 from imgindex.inputs import ListImages
 from imgindex.models.engines import EngineChoice, embed_all, load_engine
-from imgindex.models.pca import Moments, fit_basis, normalize
+from imgindex.models.pca import Basis, Moments, fit_basis, normalize
 from imgindex.models.preprocess import decode
 from imgindex.progress import EMBEDDING
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, VectorRows, bucket_of
 from imgindex.shards import write_shard
 from imgindex.transforms import (
     EmbedImages,
-    FitPca,
-    MomentsFn,
     ProjectFeatures,
     ReadFeatures,
     WriteIndex,
@@ -211,49 +209,28 @@ def test_fit_pca_of_no_rows_gives_no_basis() -> None:
         assert_that(p | beam.Create([]) | FitPca(PcaConfig()), equal_to([]))
 
 
-FEATURES = features_of(4, 60, 5)
+@pytest.mark.parametrize("lengths", [(60,), (1, 50, 9), (30, 30)])
+def test_fit_pca_does_not_depend_on_batches_or_bundles(lengths: tuple[int, ...]) -> None:
+    features = features_of(4, 60, 5)
+    moments = Moments.empty(5)
+    moments.add(features)
+    with pipeline() as p:
+        order = np.random.default_rng(len(lengths)).permutation(60)
+        batches = p | beam.Create(split(features[order], *lengths)) | beam.Reshuffle()
+        bits = batches | FitPca(PcaConfig(dims=3)) | beam.Map(lambda basis: basis.to_npz())
+        assert_that(bits, equal_to([fit_basis(moments, 3).to_npz()]))
 
 
-@settings(max_examples=60)
-@given(st.permutations(range(60)), st.sets(st.integers(1, 59), max_size=12), st.data())
-def test_moments_do_not_depend_on_batches_or_merges(order: list[int], cuts: set[int], data: Any) -> None:
-    def moments_of(accumulators: list[Any]) -> Moments:
-        moments = fn.extract_output(fn.merge_accumulators(accumulators))
-        assert moments is not None
-        return moments
-
-    fn = MomentsFn()
-    accumulators = [fn.create_accumulator() for _ in range(4)]
-    for batch in split(FEATURES[order], *np.diff([0, *sorted(cuts)])):
-        chosen = data.draw(st.integers(0, 3))
-        accumulators[chosen] = fn.add_input(accumulators[chosen], batch)
-        if data.draw(st.booleans()):
-            accumulators[chosen] = fn.compact(accumulators[chosen])
-    accumulators = data.draw(st.permutations(accumulators))
-    if data.draw(st.booleans()):
-        accumulators = [fn.merge_accumulators(accumulators[:2]), *accumulators[2:]]
-    moments = moments_of(accumulators)
-    whole = moments_of([fn.add_input(fn.create_accumulator(), FEATURES)])
-    assert moments.count == whole.count == 60
-    np.testing.assert_array_equal(moments.mean(), whole.mean())
-    np.testing.assert_array_equal(moments.covariance(), whole.covariance())
-    np.testing.assert_allclose(whole.covariance(), np.cov(FEATURES.astype(np.float64).T), atol=1e-14)
-    assert fit_basis(moments, 3).to_npz() == fit_basis(whole, 3).to_npz()
-
-
-def test_moments_of_more_rows_than_are_held_back() -> None:
+def test_fit_pca_of_more_rows_than_are_held_back() -> None:
     features = features_of(5, 10_000, 3)
-    fn = MomentsFn()
-    accumulator = functools.reduce(fn.add_input, split(features, 3000, 3000, 3000), fn.create_accumulator())
-    moments = fn.extract_output(accumulator)
-    assert moments is not None
-    assert moments.count == 10_000
-    np.testing.assert_allclose(moments.covariance(), np.cov(features.astype(np.float64).T), atol=1e-14)
 
+    def check(bases: list[Basis]) -> None:
+        variances = np.linalg.eigvalsh(np.cov(features.astype(np.float64).T))[::-1]
+        np.testing.assert_allclose(bases[0].explained_variance, variances, rtol=1e-6)
 
-def test_moments_of_nothing() -> None:
-    fn = MomentsFn()
-    assert fn.extract_output(fn.merge_accumulators([fn.create_accumulator() for _ in range(2)])) is None
+    with pipeline() as p:
+        batches = p | beam.Create(split(features, 3000, 3000, 3000, 1000))
+        assert_that(batches | FitPca(PcaConfig(dims=3)), all_of(check))
 
 
 def test_read_and_project_features(place: str) -> None:
