@@ -11,7 +11,7 @@ from typing import Any
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsList, AsSingleton, TaggedOutput
 from apache_beam.transforms.window import GlobalWindows
 
 from imgindex import failures, listing, shards, store
@@ -186,13 +186,17 @@ class FitPca(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, features: Any) -> Any:
         """Applies the transform."""
-        return (
+        blocks = (
             features
             | "SumBundles" >> beam.ParDo(_SumBundles())
             | "SumBlocks" >> beam.CombinePerKey(_sum_blocks)
-            | "ToOneWorker" >> beam.Map(_with_one_key)
-            | "GatherBlocks" >> beam.GroupByKey()
-            | "JoinBlocks" >> beam.MapTuple(_join_blocks)
+            | "DropNumbers" >> beam.Values()
+        )
+        # Not grouped by one key: Flink would make a single record of them.
+        return (
+            features.pipeline
+            | "OnceForAll" >> beam.Create([None])
+            | "JoinBlocks" >> beam.FlatMap(_join_blocks, AsList(blocks))
             | "FitBasis" >> beam.Map(fit_basis, self.config.dims, self.config.whiten)
         )
 
@@ -229,12 +233,9 @@ def _sum_blocks(blocks: Iterable[MomentsBlock]) -> MomentsBlock:
     return summed
 
 
-def _with_one_key(block: tuple[int, MomentsBlock]) -> tuple[int, MomentsBlock]:
-    return 0, block[1]
-
-
-def _join_blocks(_: int, blocks: Iterable[MomentsBlock]) -> Moments:
-    return Moments.of_blocks(blocks)
+def _join_blocks(_: None, blocks: list[MomentsBlock]) -> Iterator[Moments]:
+    if blocks:
+        yield Moments.of_blocks(blocks)
 
 
 class MomentsFn(beam.CombineFn):  # type: ignore[misc]
