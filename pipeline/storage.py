@@ -60,7 +60,7 @@ def read_start(path: str, count: int) -> bytes:
     if is_local(path):
         with Path(path).open("rb") as file:
             return file.read(count)
-    return retried(lambda: _read_remote(path, count))
+    return retried(lambda: _read_remote(path, size=count))
 
 
 def read_regular(path: str, limit: int) -> bytes:
