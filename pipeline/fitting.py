@@ -47,6 +47,7 @@ class FitPca(beam.PTransform):  # type: ignore[misc]
         )
 
 
+@beam.typehints.with_output_types(tuple[int, MomentsBlock])  # a key whose coder every runner knows
 class _SumBundles(beam.DoFn):  # type: ignore[misc]
     """Sums a bundle's batches, and gives the sums in blocks, for runners limit how large a record may be."""
 
