@@ -49,6 +49,10 @@ def read_list(file: WrittenFile) -> Iterator[tuple[str, str | None]]:
     try:
         for line in data.splitlines():
             row = json.loads(line)
-            yield row["uri"], row["sha256"]
+            uri, sha256 = row["uri"], row["sha256"]
+            if not (isinstance(uri, str) and isinstance(sha256, str | None)):
+                raise TypeError(f"a uri is {uri!r}, a digest {sha256!r}")
+            uri.encode()  # not every text of JSON is one of UTF-8
+            yield uri, sha256
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise DamagedError(f"{file.path} is damaged: it is no list of failures") from error
