@@ -66,7 +66,8 @@ class Index:
         """Opens a generation of `output`, the live one by default.
 
         Every byte is read and compared with its digest. With `quick` those of the Annoy files are not: of
-        them only the size is compared. That is for large files that something else looks after.
+        them only the size is compared. That is for large files that something else looks after: Annoy follows
+        damaged ones wherever they lead, also out of its memory.
 
         Raises:
           OutputError: there is no index, or it is damaged.

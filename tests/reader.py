@@ -1,7 +1,7 @@
-"""Reads outputs, whatever they hold, in a process of its own: ``python reader.py``, a path a line on stdin.
+"""Reads outputs, whatever they hold, in a process of its own: ``python reader.py``.
 
-For each it prints, as a line of JSON, how every reader of an output ended: nothing, or the error's class and
-message. A crash or more memory than the limit ends it.
+Each line of its stdin is JSON, the path of an output and names of `READERS`. For each it prints, as a line of
+JSON, how these ended: nothing, or the error's class and message. A crash or more memory than the limit ends it.
 """
 
 import json
@@ -57,6 +57,7 @@ if __name__ == "__main__":
     held = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_DATA, (held + MEMORY,) * 2)
     for line in sys.stdin:
-        found = {name: ending(read, line.rstrip("\n")) for name, read in READERS.items()}
+        output, names = json.loads(line)
+        found = {name: ending(READERS[name], output) for name in names}
         sys.stdout.write(json.dumps(found) + "\n")
         sys.stdout.flush()
