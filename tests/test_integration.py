@@ -164,7 +164,9 @@ def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys):
     assert "max_failure_rate: 40 of" in capsys.readouterr().err
 
 
-def test_the_index_half_makes_the_same_on_flink_within_its_limits(cluster, tmp_path, record_property):
+def test_the_index_half_makes_the_same_on_flink_within_its_limits(
+    cluster, tmp_path, record_testsuite_property
+):
     write_features(tmp_path / "store")
     made = []
     for number, runner in enumerate([FnApiRunner(), None]):
@@ -173,7 +175,7 @@ def test_the_index_half_makes_the_same_on_flink_within_its_limits(cluster, tmp_p
             made.append(run_index_half(tmp_path / "store", tmp_path / str(number), runner, options))
     assert made[0] == made[1]
     assert len(made[0]) == 1 + 2 * 4
-    record_property("peaks", {name: f"{peak / MIB:.0f} MiB" for name, peak in peaks.items()})
+    record_testsuite_property("peaks", {name: f"{peak // MIB} MiB" for name, peak in peaks.items()})
     assert len(peaks) == 2 + 2 + 2
     for name, peak in peaks.items():
         assert 0 < peak <= LIMITS[name.partition("-")[0]] * MIB, name
