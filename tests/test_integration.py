@@ -53,7 +53,7 @@ FLINK = [
 ]
 MIB = 1 << 20
 # What runners/flink.py states, by the names of its processes.
-LIMITS = {"jobmanager": 1024, "taskmanager": 2560, "jobserver": 1024, "pool": 3072}
+LIMITS = {"jobmanager": 1024, "taskmanager": 3072, "jobserver": 1024, "pool": 3072}
 
 
 def installed(*command):
