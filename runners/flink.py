@@ -38,8 +38,8 @@ WORKER_MEMORY = 3 << 30
 # A task manager that dies leaves slots enough for all of a job at a parallelism of 4. Of a build's many
 # exchanges each takes buffers of the network, more of them the higher the parallelism. Beam's classes are
 # Flink's own, or else Beam would end a worker at each step. A restart must wait for longer than Beam keeps a
-# worker, `--environment_cache_millis`, which may be the one that has died. What goes to workers and comes from
-# them takes memory off the heap, of which Flink gives tasks none by itself.
+# worker, `--environment_cache_millis`, which may be the one that has died. What goes to workers takes memory
+# off the heap, of which Flink gives tasks none by itself.
 _CONFIG = f"""\
 jobmanager.rpc.address: localhost
 jobmanager.memory.process.size: {JOB_MANAGER_MEMORY}
