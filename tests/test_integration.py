@@ -232,16 +232,17 @@ def test_a_build_survives_the_death_of_a_task_manager_and_of_a_worker(photos, cl
         store = tmp_path / "index" / "store"
         while (embedded := len(list(store.glob("*/chunk-*.parquet")))) < 5:
             time.sleep(0.05)
-        (worker,) = workers_of(cluster, "pool-1")
-        for process in (worker, int((cluster / "taskmanager-2.pid").read_text())):
+        workers = workers_of(cluster, "pool-1")
+        for process in (*workers, int((cluster / "taskmanager-2.pid").read_text())):
             os.kill(process, signal.SIGKILL)
-        found.append(embedded)
+        found.append((embedded, len(workers)))
 
     killer = threading.Thread(target=kill_in_the_middle, daemon=True)
     killer.start()
     options = PipelineOptions([*FLINK, "--parallelism=4"])
     outcome = refresh(replace(config, output=str(tmp_path / "index")), options)
-    (embedded,) = found
+    ((embedded, workers),) = found
+    assert workers > 0
     assert embedded < outcome.ledger["listed"] // 16
     # The second try took from the store what the first had put there.
     assert 0 < outcome.ledger["reused"] < outcome.ledger["listed"]
