@@ -31,27 +31,32 @@ _STARTED_SECONDS = 120
 
 # Flink's own scripts limit a JVM by these; the job server and the Python workers are limited here.
 JOB_MANAGER_MEMORY = "1g"
-TASK_MANAGER_MEMORY = "2560m"
+TASK_MANAGER_MEMORY = "3g"
 JOB_SERVER_MEMORY = "512m"
 WORKER_MEMORY = 3 << 30
 
 # A task manager that dies leaves slots enough for all of a job at a parallelism of 4. Of a build's many
-# exchanges each takes buffers of the network, more of them the higher the parallelism.
+# exchanges each takes buffers of the network, more of them the higher the parallelism. Beam's classes are
+# Flink's own, or else Beam would end a worker at each step. A restart must wait for longer than Beam keeps a
+# worker, `--environment_cache_millis`, which may be the one that has died. What goes to workers takes memory
+# off the heap, of which Flink gives tasks none by itself.
 _CONFIG = f"""\
 jobmanager.rpc.address: localhost
 jobmanager.memory.process.size: {JOB_MANAGER_MEMORY}
 taskmanager.memory.process.size: {TASK_MANAGER_MEMORY}
+taskmanager.memory.task.off-heap.size: 512m
 taskmanager.memory.network.min: 512m
 taskmanager.memory.network.max: 512m
 taskmanager.network.sort-shuffle.min-buffers: 64
 taskmanager.numberOfTaskSlots: 4
 cluster.evenly-spread-out-slots: true
+classloader.resolve-order: parent-first
 rest.address: localhost
 rest.port: {REST_PORT}
 jobmanager.execution.failover-strategy: full
 restart-strategy: fixed-delay
 restart-strategy.fixed-delay.attempts: 10
-restart-strategy.fixed-delay.delay: 2 s
+restart-strategy.fixed-delay.delay: 10 s
 heartbeat.interval: 2000
 heartbeat.timeout: 20000
 """
@@ -84,7 +89,7 @@ def install(home: Path) -> None:
         with tempfile.TemporaryDirectory(dir=home) as folder:
             package = f"apache-flink-libraries=={FLINK_VERSION}"
             download = ["download", "--quiet", "--no-deps", "--no-binary", ":all:", "--dest", folder, package]
-            subprocess.run([sys.executable, "-m", "pip", *download], check=True)
+            _download("Flink", [sys.executable, "-m", "pip", *download])
             (archive,) = Path(folder).glob("*.tar.gz")
             with tarfile.open(archive) as opened:
                 opened.extractall(folder, filter="data")
@@ -93,8 +98,14 @@ def install(home: Path) -> None:
     if not jars.exists():
         partial = home / "job-server.partial"
         copy = ["dependency:copy-dependencies", f"-DoutputDirectory={partial}"]
-        subprocess.run(["mvn", "--quiet", "--batch-mode", "--file", HERE / "pom.xml", *copy], check=True)
+        pom = str(HERE / "pom.xml")
+        _download("Beam's job server", ["mvn", "--quiet", "--batch-mode", "--file", pom, *copy])
         partial.rename(jars)
+
+
+def _download(what: str, command: Sequence[str]) -> None:
+    if code := subprocess.run(command).returncode:
+        raise SystemExit(f"{what} was not to be had: {Path(command[0]).name} ended with exit status {code}")
 
 
 def start(home: Path, task_managers: int) -> None:
@@ -158,7 +169,8 @@ def stop(home: Path) -> None:
 
 def _flink(home: Path, resources: str, program: str, *options: str) -> list[str]:
     """The command of one of Flink's processes, with the limits that Flink's own scripts ask it for."""
-    libraries, conf = _class_path(home / "flink" / "lib"), f"{home}/conf"
+    conf = f"{home}/conf"
+    libraries = f"{_class_path(home / 'flink' / 'lib')}:{_beam_jars(home)}"
     utils = f"{home}/flink/bin/bash-java-utils.jar:{libraries}"
     asked = ["org.apache.flink.runtime.util.bash.BashJavaUtils", resources, "--configDir", conf]
     done = subprocess.run(["java", "-cp", utils, *asked], check=True, capture_output=True, text=True)
@@ -172,6 +184,12 @@ def _flink(home: Path, resources: str, program: str, *options: str) -> list[str]
 
 def _class_path(folder: Path) -> str:
     return ":".join(map(str, sorted(folder.glob("*.jar"))))
+
+
+def _beam_jars(home: Path) -> str:
+    """Those of the job server's jars that Flink does not have itself."""
+    jars = sorted((home / "job-server").glob("*.jar"))
+    return ":".join(str(jar) for jar in jars if not jar.name.startswith(("flink-", "slf4j-")))
 
 
 def _launch(home: Path, name: str, command: Sequence[object]) -> None:
