@@ -1,7 +1,8 @@
 """Reads outputs, whatever they hold, in a process of its own: ``python reader.py``.
 
-Each line of its stdin is JSON, the path of an output and names of `READERS`. For each it prints, as a line of
-JSON, how these ended: nothing, or the error's class and message. A crash or more memory than the limit ends it.
+Each line of its stdin is JSON: the path of an output, and names of `READERS`. For each it prints, as a line
+of JSON, how these ended: nothing, or the error's class and message. A crash, or more memory than the limit,
+ends it.
 """
 
 import json
