@@ -3,7 +3,9 @@
 import hashlib
 import json
 import os
+import socket
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,32 @@ from imgindex.lock import writer_lock
 from imgindex.ranges import reader
 
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled", image_size=32)
+
+
+NO_SERVER = "needs the extra integration: make test-integration installs it"
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    """The endpoint of a server of S3 in this process."""
+    boto3 = pytest.importorskip("boto3", reason=NO_SERVER)
+    moto = pytest.importorskip("moto.server", reason=NO_SERVER)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    running = moto.ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    running.start()
+    endpoint = f"http://127.0.0.1:{port}"
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+        }.items():
+            patch.setenv(name, value)
+        boto3.client("s3").create_bucket(Bucket="photos")
+        yield endpoint
+    running.stop()
 
 
 def write_photos(folder: Path) -> None:

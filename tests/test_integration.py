@@ -21,6 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from object_stores import digests as digests_on_store
+from object_stores import s3_server, upload
 
 from imgindex import BackboneConfig, Config, PcaConfig, refresh, transforms
 from imgindex.assembly import frozen_or_fitted, index_half
@@ -36,6 +38,8 @@ from imgindex.samples import write_samples
 from imgindex.store import write_rows
 
 pytestmark = pytest.mark.integration
+
+__all__ = ["s3_server"]  # a fixture
 
 RUNNERS = Path(__file__).parent.parent / "runners"
 # Downloads and what is built of them, from one run to the next.
@@ -134,7 +138,8 @@ def test_prism_tells_why_a_build_was_refused(prism, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def cluster():
+def cluster(s3_server):
+    # Started behind S3's server, so that the pools of workers know from the environment where it is.
     needed("java", "mvn")
     flink = RUNNERS / "flink.py"
     installed(sys.executable, flink, "install", HOME)
@@ -153,6 +158,15 @@ def cluster():
 def test_flink_makes_the_same_index(parallelism, photos, in_process, cluster, tmp_path):
     assert main([*arguments(photos, tmp_path / "index"), *FLINK, f"--parallelism={parallelism}"]) == 0
     assert digests(tmp_path / "index") == in_process
+
+
+def test_flink_makes_the_same_index_from_and_on_s3(photos, in_process, cluster):
+    source, output = "s3://photos/flink/in", "s3://photos/flink/index"
+    upload(photos, source)
+    assert main([*arguments(source, output), *FLINK, "--parallelism=4"]) == 0
+    made = digests_on_store(output)
+    assert made.keys() >= {"pca/basis.npz", "index/index-00000-of-00001.ann"}
+    assert made == {path: in_process[path] for path in made}
 
 
 def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys):
