@@ -21,6 +21,7 @@ logging.getLogger().addHandler(quiet)
 import numpy as np
 import quarters
 
+import imgindex.fitting
 import imgindex.prepare
 import imgindex.shards
 import imgindex.transforms
@@ -79,7 +80,7 @@ def stays(name: str) -> Any:
 quarters.install(StayingEngine)
 PLACES = {
     "list": (imgindex.prepare, "list_images"),
-    "pca": (imgindex.transforms, "fit_basis"),
+    "pca": (imgindex.fitting, "fit_basis"),
     "annoy": (imgindex.shards, "build_shard"),
 }
 if STOP in PLACES:
