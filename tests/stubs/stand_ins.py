@@ -24,7 +24,6 @@ import quarters
 import imgindex.fitting
 import imgindex.prepare
 import imgindex.shards
-import imgindex.transforms
 from imgindex.models import decoder
 
 logging.getLogger().removeHandler(quiet)
