@@ -94,6 +94,9 @@ def test_any_answer_is_an_image_or_a_failure(decoder: DecoderProcess, wire: byte
 @pytest.mark.parametrize(
     "ready", [b"\xff" * 12, message(b"{"), message(b"[" * 60_000), message({}, b"x"), b""]
 )
-def test_a_child_that_begins_with_something_else_does_not_start(ready: bytes) -> None:
+def test_a_child_that_begins_with_something_else_does_not_start(
+    ready: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imgindex.models.decoder._START_LIMIT", 3.0)
     with echo(ready) as decoder, pytest.raises(WorkerError, match="does not start"):
         decoder.decode(b"", SIZE)
