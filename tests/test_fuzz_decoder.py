@@ -98,5 +98,6 @@ def test_a_child_that_begins_with_something_else_does_not_start(
     ready: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imgindex.models.decoder._START_LIMIT", 3.0)
+    monkeypatch.setattr("imgindex.models.decoder._DEATH_LIMIT", 0.1)
     with echo(ready) as decoder, pytest.raises(WorkerError, match="does not start"):
         decoder.decode(b"", SIZE)
