@@ -1,7 +1,7 @@
 """What a build would do and cost, without doing it."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -55,8 +55,11 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     output = Output(str(config.output))
     directory = output.store(engine.spec.digest)
     damaged: list[str] = []
-    stored = _stored_keys(directory, engine.feature_dim, damaged)
-    known = _failed_keys(directory, damaged) if not retry_failed else sorted_keys([])
+    stored = _keys_in(
+        chunks.names(directory), lambda name: store.read_keys(directory, name, engine.feature_dim), damaged
+    )
+    remembered = [] if retry_failed else failures.names(directory)
+    known = _keys_in(remembered, lambda name: failures.read(directory, name), damaged)
     listed = list_images(str(config.input), config.images.extensions)
     counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
     rate, embedding = _trial(choice, counted, config)
@@ -80,30 +83,21 @@ def _key(image: ImageFile | StoredImage | KnownFailure) -> int:
     return key_of(image.size, image.version, image.uri)
 
 
-def _stored_keys(directory: str, feature_dim: int, damaged: list[str]) -> Keys:
-    """The keys of what the store holds; adds the names of its damaged chunks to `damaged`."""
+def _keys_in(
+    names: Iterable[str],
+    read: Callable[[str], Iterable[StoredImage | KnownFailure]],
+    damaged: list[str],
+) -> Keys:
+    """The keys of what files of the store hold, as `read` gives it; adds damaged files to `damaged`."""
 
-    def images() -> Iterator[StoredImage]:
-        for name in chunks.names(directory):
+    def held() -> Iterator[StoredImage | KnownFailure]:
+        for name in names:
             try:
-                yield from store.read_keys(directory, name, feature_dim)
+                yield from read(name)
             except DamagedError:
                 damaged.append(name)
 
-    return sorted_keys(map(_key, images()))
-
-
-def _failed_keys(directory: str, damaged: list[str]) -> Keys:
-    """The keys of the failures that the store remembers; adds the names of damaged files to `damaged`."""
-
-    def known() -> Iterator[KnownFailure]:
-        for name in failures.names(directory):
-            try:
-                yield from failures.read(directory, name)
-            except DamagedError:
-                damaged.append(name)
-
-    return sorted_keys(map(_key, known()))
+    return sorted_keys(map(_key, held()))
 
 
 def count(listed: Iterable[ImageFile | Failure], stored: Keys, known: Keys, trial: int) -> Counted:

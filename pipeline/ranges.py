@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from imgindex.objects import object_store
 from imgindex.retries import retried
-from imgindex.storage import find, is_local
+from imgindex.storage import find, is_local, read_once
 
 # Bytes of an object that are read at once: a request takes about as long as they do.
 _READ_AHEAD = 4 << 20
@@ -17,7 +16,7 @@ _READ_AHEAD = 4 << 20
 
 def read_range(path: str, start: int, size: int) -> bytes:
     """`size` bytes of a file from `start`; fewer where it ends before. Raises OSErrors."""
-    read = _read_local if is_local(path) else _read_remote
+    read = _read_local if is_local(path) else read_once
     return retried(lambda: read(path, start, size))
 
 
@@ -25,11 +24,6 @@ def _read_local(path: str, start: int, size: int) -> bytes:
     with Path(path).open("rb") as file:
         file.seek(start)
         return file.read(size)
-
-
-def _read_remote(path: str, start: int, size: int) -> bytes:
-    with object_store(path) as store:
-        return store.read(path, start, size)
 
 
 @contextlib.contextmanager

@@ -52,7 +52,7 @@ def _as_output_error(action: str, path: str) -> Iterator[None]:
 
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileNotFoundError and other OSErrors."""
-    return retried(lambda: Path(path).read_bytes() if is_local(path) else _read_remote(path))
+    return retried(lambda: Path(path).read_bytes() if is_local(path) else read_once(path))
 
 
 def read_start(path: str, count: int) -> bytes:
@@ -60,7 +60,7 @@ def read_start(path: str, count: int) -> bytes:
     if is_local(path):
         with Path(path).open("rb") as file:
             return file.read(count)
-    return retried(lambda: _read_remote(path, size=count))
+    return retried(lambda: read_once(path, size=count))
 
 
 def read_regular(path: str, limit: int) -> bytes:
@@ -71,7 +71,7 @@ def read_regular(path: str, limit: int) -> bytes:
       OSError: FileNotFoundError and others.
     """
     return retried(
-        lambda: _read_local_regular(path, limit) if is_local(path) else _read_remote(path, size=limit + 1)
+        lambda: _read_local_regular(path, limit) if is_local(path) else read_once(path, size=limit + 1)
     )
 
 
@@ -90,7 +90,8 @@ def _read_local_regular(path: str, limit: int) -> bytes:
         os.close(descriptor)
 
 
-def _read_remote(path: str, start: int = 0, size: int | None = None) -> bytes:
+def read_once(path: str, start: int = 0, size: int | None = None) -> bytes:
+    """`size` bytes of an object from `start`, or all that follow; not tried again. Raises OSErrors."""
     with object_store(path) as store:
         return store.read(path, start, size)
 
