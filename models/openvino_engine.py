@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from imgindex.errors import OutputError
 from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, load_backbone
+from imgindex.models.openvino_rewrites import rewrite
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import trace
@@ -25,6 +26,8 @@ from imgindex.sealed import seal, unseal
 
 _MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
 _PARTIAL = ".partial-"
+# Names what a conversion does besides what the libraries do: a change of it is a change of this name.
+_CONVERSION = "rewritten-1"
 # No conversion takes so long: one that is older has died.
 _DEAD_SECONDS = 3600.0
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -146,7 +149,7 @@ def _cache_folder() -> Path:
 
 def _cache_key(name: str, weights: str, pooling: str, image_size: int | None) -> str:
     """Names what the conversion depends on: the files by their content, the libraries by version."""
-    parts = [pooling, str(image_size), PREPROCESSING]
+    parts = [_CONVERSION, pooling, str(image_size), PREPROCESSING]
     parts += [version(library) for library in ("imgindex", "keras", "openvino")]
     for source in (name, str(BUNDLED_WEIGHTS) if weights == "bundled" else weights):
         path = Path(source)
@@ -168,6 +171,7 @@ def _convert(backbone: Backbone, folder: Path) -> None:
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:
         model = openvino.convert_model(trace(backbone, None))
+        rewrite(model)
         openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
         sealed = seal({"spec": asdict(Spec.of(backbone)), "files": _digests(partial)})
         (partial / _SPEC).write_bytes(sealed)
