@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -65,7 +65,8 @@ class EngineChoice:
     engine: str
     precision: str
     batch_size: int
-    cosine: float | None = None  # the least of the first images' with float32; None: not compared
+    # The least of the first images' with float32; None: not compared. The engine is the same with any.
+    cosine: float | None = field(default=None, compare=False)
 
 
 def embed_all(engine: Engine, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -138,8 +139,10 @@ def _least_cosine(
     """The least cosine of a sample's features by both; None where nothing can be compared."""
     # One image a batch, so that the slower of the two does not fill a batch up for eight images.
     exact = _create(replace(reference, batch_size=1), available_cores())
-    quick = load_engine(candidate, available_cores())
-    pixels = sample(exact.image_size, _COMPARED_IMAGES)
+    with ThreadPoolExecutor(1) as thread:
+        loading = thread.submit(load_engine, candidate, available_cores())
+        pixels = sample(exact.image_size, _COMPARED_IMAGES)
+        quick = loading.result()
     if not len(pixels):
         return None
     with ThreadPoolExecutor(exact.streams) as threads:

@@ -285,6 +285,14 @@ class TestPrecision:
         with pytest.raises(UsageError, match=r"engine\.precision is 'float16'"):
             self.choose(pixels, engine="openvino", precision="float16")
 
+    def test_what_was_compared_is_not_loaded_again(self, pixels, monkeypatch):
+        monkeypatch.setattr(engines, "has_bfloat16", lambda: True)
+        monkeypatch.setattr(engines, "MIN_COSINE", 0.0)
+        chosen = self.choose(pixels)
+        assert chosen.cosine is not None
+        monkeypatch.setattr(engines, "_create", lambda *_: pytest.fail("it is loaded again"))
+        assert load_engine(chosen, available_cores()).precision == "bfloat16"
+
     def test_no_images_to_compare(self, pixels):
         assert self.choose(pixels[:0]).cosine is None
 
