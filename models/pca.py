@@ -93,9 +93,10 @@ class Moments:
         rows = _on_grid(features)
         if rows.shape[1] != self.feature_dim:
             raise ValueError(f"expected rows of {self.feature_dim} values, got {rows.shape[1]}")
-        start = 0
+        start, size = 0, _BLOCK_ROWS
         while start < len(rows):
-            block = self._block_with_room(rows[start : start + _BLOCK_ROWS])
+            block = self._block_with_room(rows[start : start + size])
+            size = len(block)  # the next one's energies will be about the same
             self.total += block.sum(axis=0)
             self.gram_low = dsyrk(1.0, block.T, beta=1.0, c=self.gram_low, overwrite_c=True)
             start += len(block)
@@ -106,10 +107,10 @@ class Moments:
         energies = np.einsum("ij,ij->j", rows, rows)
         if (self.gram_low.diagonal() + energies).max() >= _MAX_LOW_ENERGY:
             self._move_up()
-            if energies.max() >= _MAX_LOW_ENERGY:
-                sums = np.cumsum(np.square(rows), axis=0).max(axis=1)
-                # A row has an energy of 1 at most, so that there is room for several.
-                rows = rows[: np.searchsorted(sums, _MAX_LOW_ENERGY - 1)]
+            # A row has an energy of 1 at most, so that there is room for several.
+            while energies.max() >= _MAX_LOW_ENERGY:
+                rows = rows[: len(rows) // 2]
+                energies = np.einsum("ij,ij->j", rows, rows)
         return rows
 
     def _move_up(self) -> None:
