@@ -135,7 +135,7 @@ def _read_keys(name: str, directory: str, feature_dim: int | None, limits: Image
     """What of a file of the store is within `limits`, which may have been others when it was written."""
     try:
         if failures.holds(name):
-            yield from (known for known in failures.read(directory, name) if known.size <= limits.max_bytes)
+            yield from failures.read(directory, name, limits)
         else:
             yield from store.read_keys(directory, name, feature_dim, limits)
     except DamagedError as error:

@@ -55,12 +55,15 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
     output = Output(str(config.output))
     directory = output.store(engine.spec.digest)
     damaged: list[str] = []
+    limits = config.images
     stored = _keys_in(
-        chunks.names(directory), lambda name: store.read_keys(directory, name, engine.feature_dim), damaged
+        chunks.names(directory),
+        lambda name: store.read_keys(directory, name, engine.feature_dim, limits),
+        damaged,
     )
     remembered = [] if retry_failed else failures.names(directory)
-    known = _keys_in(remembered, lambda name: failures.read(directory, name), damaged)
-    listed = list_images(str(config.input), config.images.extensions)
+    known = _keys_in(remembered, lambda name: failures.read(directory, name, limits), damaged)
+    listed = list_images(str(config.input), limits.extensions)
     counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
     rate, embedding = _trial(choice, counted, config)
     work = _workload(config, counted, engine, rate)

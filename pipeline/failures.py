@@ -12,6 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from imgindex import chunks, tables
+from imgindex.config import ImagesConfig
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure
 
 _KIND = "failed"
@@ -65,11 +66,15 @@ def holds(name: str) -> bool:
     return name.startswith(_KIND)
 
 
-def read(directory: str, name: str) -> Iterator[KnownFailure]:
-    """The failures in a file. Raises DamagedError before the first."""
+def read(directory: str, name: str, limits: ImagesConfig | None = None) -> Iterator[KnownFailure]:
+    """The failures in a file, but for those of images beyond `limits`, which have another reason now.
+
+    Raises DamagedError before the first.
+    """
     columns = chunks.read(directory, name, _COLUMNS).select(list(_COLUMNS)).to_pydict()
     for uri, size, version, sha256, stage, reason, message in zip(*columns.values(), strict=True):
-        yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version)
+        if limits is None or size <= limits.max_bytes:
+            yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version)
 
 
 def split(

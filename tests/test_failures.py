@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import imgindex
 from imgindex import failures, storage
 from imgindex.cli import main
+from imgindex.dry_run import describe_build
 from imgindex.errors import OutputError, PublishRefusedError
 from imgindex.generation import Output, current_name
 from imgindex.launch import refresh
@@ -276,8 +277,9 @@ def test_what_is_beyond_a_limit_that_was_lowered_fails(
     (build.photos / "garbage.png").write_bytes(bytes(30_000))
     outcome, _ = build.run()
     assert outcome.ledger["indexed"] == GOOD + 2
-    lower = imgindex.ImagesConfig(max_bytes=19_000, max_pixels=4899)
-    outcome, read = build.run(replace(build.config, images=lower))
+    lower = replace(build.config, images=imgindex.ImagesConfig(max_bytes=19_000, max_pixels=4899))
+    assert f"to embed     3; {GOOD} are in the store, {len(BAD)} failed before" in describe_build(lower)
+    outcome, read = build.run(lower)
     assert outcome.ledger["indexed"] == GOOD
     assert read == ["wide.png"]
     expected = {
