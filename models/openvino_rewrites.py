@@ -35,13 +35,18 @@ def _take_channels_as_they_come(concat: Any) -> None:
     convolution = _only_consumer(add)
     if concat.get_attributes()["axis"] != 1 or not _is(add, "Add") or not _is(convolution, "Convolution"):
         return
-    constants = [_constant(node.input_value(1)) for node in (add, convolution)]
     sources = [source for source, _ in filter(None, slices)]
     order = [channel for _, channel in filter(None, slices)]
+    constants = [
+        constant
+        for node in (add, convolution)
+        if (constant := _constant(node.input_value(1))) is not None and constant.shape[1:2] == (len(order),)
+    ]
     if (
-        sorted(order) != list(range(concat.get_input_size()))
+        len(constants) != 2
+        or sorted(order) != list(range(concat.get_input_size()))
         or any(source != sources[0] for source in sources)
-        or any(constant is None or constant.shape[1:2] != (len(order),) for constant in constants)
+        or sources[0].get_partial_shape()[3] != len(order)
     ):
         return
     for node, constant in zip((add, convolution), constants, strict=True):
@@ -54,6 +59,7 @@ def _channel(node: Any) -> tuple[Any, int] | None:
     if not _is(node, "Unsqueeze") or not _is(sliced := node.input_value(0).get_node(), "StridedSlice"):
         return None
     masks = sliced.get_attributes()
+    rank = sliced.input_value(0).get_partial_shape().rank
     first, end = (_constant(sliced.input_value(index)) for index in (1, 2))
     if (
         masks["ellipsis_mask"] != [1, 0]
@@ -62,7 +68,7 @@ def _channel(node: Any) -> tuple[Any, int] | None:
         or end is None
         or end[1] != first[1] + 1
         or _constant(node.input_value(1)) != 1
-        or len(sliced.input_value(0).get_partial_shape()) != 4
+        or rank != 4
     ):
         return None
     return sliced.input_value(0), int(first[1])
@@ -104,12 +110,12 @@ def _pool_after_the_convolution(convolution: Any) -> None:
     Both are linear, and one acts on pixels and the other on channels. InceptionV3 has nine of them.
     """
     pool = convolution.input_value(0).get_node()
+    if not _is(pool, "AvgPool") or _only_consumer(pool) is None:
+        return
     outputs, inputs, *kernel = convolution.input_value(1).get_shape()
     settings = convolution.get_attributes()
     if (
-        not _is(pool, "AvgPool")
-        or _only_consumer(pool) is None
-        or outputs >= inputs
+        outputs >= inputs
         or any(side != 1 for side in [*kernel, *settings["strides"], *pool.get_attributes()["strides"]])
         or any([*settings["pads_begin"], *settings["pads_end"]])
     ):

@@ -65,15 +65,15 @@ def test_backbones_with_weights_of_every_kind(name, size):
 
 
 class TestChannels:
-    def model(self, order, axis=1, offsets=(1, 3, 1, 1)) -> openvino.Model:
-        pixels = opset.parameter([-1, 8, 8, 3], np.float32)
+    def model(self, order, channels=3, offsets=(1, 3, 1, 1)) -> openvino.Model:
+        pixels = opset.parameter([-1, 8, 8, channels], np.float32)
         slices = [
             opset.strided_slice(
                 pixels, [0, channel], [0, channel + 1], [1, 1], [0, 0], [0, 0], [0, 0], [0, 1], [1, 0]
             )
             for channel in order
         ]
-        stacked = opset.concat([opset.unsqueeze(one, [axis]) for one in slices], axis)
+        stacked = opset.concat([opset.unsqueeze(one, [1]) for one in slices], 1)
         shifted = opset.add(stacked, RNG.normal(size=offsets).astype(np.float32))
         return openvino.Model([conv(shifted, 4, 3)], [pixels])
 
@@ -85,10 +85,16 @@ class TestChannels:
 
     @pytest.mark.parametrize(
         "changes",
-        [{"order": [0, 0, 1]}, {"order": [2, 1, 1]}, {"order": [2, 1, 0], "offsets": (1, 1, 8, 8)}],
+        [
+            {"order": [0, 0, 1]},
+            {"order": [2, 1, 1]},
+            {"order": [2, 1, 0], "channels": 4},
+            {"order": [2, 1, 0], "offsets": (1, 1, 8, 8)},
+        ],
     )
-    def test_what_is_no_order_stays(self, changes):
-        after = rewritten(self.model(**changes), RNG.normal(size=(2, 8, 8, 3)).astype(np.float32))
+    def test_what_is_no_order_of_all_stays(self, changes):
+        images = RNG.normal(size=(2, 8, 8, changes.get("channels", 3))).astype(np.float32)
+        after = rewritten(self.model(**changes), images)
         assert after["Concat"] == 1
 
     def test_channels_that_somebody_else_takes_stay(self):
