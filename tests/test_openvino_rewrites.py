@@ -40,7 +40,14 @@ def conv(source, outputs: int, side: int = 1, stride: int = 1, pads: int = 0):
     return opset.convolution(source, weights.astype(np.float32), [stride] * 2, [pads] * 2, [pads] * 2, [1, 1])
 
 
-@pytest.mark.parametrize(("name", "size"), [("ResNet50", 64), ("VGG16", 32), ("InceptionV3", 75)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("ResNet50", 64),
+        pytest.param("InceptionV3", 75, marks=pytest.mark.long),
+        pytest.param("VGG16", 32, marks=pytest.mark.long),
+    ],
+)
 def test_backbones_with_weights_of_every_kind(name, size):
     backbone = load_backbone(name, "none", "avg", size)
     # New biases and means are zero, and new variances one, which would hide what depends on them.
