@@ -90,7 +90,7 @@ def _memory_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if re.search("Failed to allocate|bad_alloc|Cannot allocate memory", str(error)):
+        if re.search("Failed to allocate|bad_alloc|Cannot allocate memory|can't alloc", str(error)):
             raise MemoryError(str(error)) from error
         raise
 

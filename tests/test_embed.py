@@ -506,6 +506,6 @@ def test_what_is_embedded_when_the_storage_goes_is_kept(
     monkeypatch.setattr("imgindex.storage.read_regular", fail)
     gone = replace(good[0], path="gone")
     with pytest.raises(InputError, match="what was embedded is kept"):
-        embed_units([good[:4], [*good[4:], *[gone] * 40]], MeanEngine(4), directory)
+        embed_units([good[:4], [*good[4:], *[gone] * 100]], MeanEngine(4), directory)
     kept = [image.uri for name in chunks.names(directory) for image in store.read_keys(directory, name)]
     assert sorted(kept) == [file.uri for file in good]

@@ -127,6 +127,17 @@ class TestMemory:
         assert 1 <= int(done.stdout) < 4096
         assert "4096 images do not fit into memory at once: going on with batches of 2048" in done.stderr
 
+    @pytest.mark.parametrize(
+        "message", ["Failed to allocate 9 bytes", "std::bad_alloc", "Cannot allocate memory", "can't alloc"]
+    )
+    def test_openvino_says_it_in_several_ways(self, message, cache, monkeypatch):
+        def fail(*_):
+            raise RuntimeError(f"Exception from src/inference/src/dev/plugin.cpp:54:\n{message}\n")
+
+        monkeypatch.setattr("openvino.Core.compile_model", fail)
+        with pytest.raises(MemoryError):
+            engines._create(choice("openvino"), 2)
+
     def test_openvino_fails_otherwise(self):
         engine = engines._create(choice("openvino"), 2)
         with pytest.raises(RuntimeError):
