@@ -30,13 +30,13 @@ def _take_channels_as_they_come(concat: Any) -> None:
     """
     import openvino.opset13 as opset
 
-    slices = [_channel(value.get_node()) for value in concat.input_values()]
+    slices = [found for value in concat.input_values() if (found := _channel(value.get_node()))]
     add = _only_consumer(concat)
     convolution = _only_consumer(add)
     if concat.get_attributes()["axis"] != 1 or not _is(add, "Add") or not _is(convolution, "Convolution"):
         return
-    sources = [source for source, _ in filter(None, slices)]
-    order = [channel for _, channel in filter(None, slices)]
+    sources = [source for source, _ in slices]
+    order = [channel for _, channel in slices]
     constants = [
         constant
         for node in (add, convolution)
