@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from imgindex.models.engines import EngineChoice, available_cores, load_engine
+from imgindex.models.engines import EngineChoice, load_engine
+from imgindex.models.resources import available_cores
 
 
 def main(backbone: str, precision: str, images: int) -> None:

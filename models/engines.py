@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from imgindex.models.backbones import load_backbone
 from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import Pixels
+from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import TensorFlowEngine, has_gpu
 
@@ -216,13 +216,3 @@ def _create(choice: EngineChoice, threads: int) -> Engine:
 def gpu_driver() -> bool:
     """Whether it is worth loading TensorFlow to ask it for a GPU."""
     return Path("/proc/driver/nvidia/version").exists() or Path("/dev/kfd").exists()
-
-
-def available_cores() -> int:
-    """The CPU cores that this process may use: its affinity, and its control group's quota."""
-    cores = len(os.sched_getaffinity(0))
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-    except (OSError, ValueError):
-        return cores
-    return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))

@@ -16,7 +16,7 @@ from imgindex.config import ImagesConfig
 from imgindex.errors import DamagedError
 from imgindex.loading import hash_file
 from imgindex.metrics import count_failure
-from imgindex.models.engines import available_cores
+from imgindex.models.resources import available_cores
 from imgindex.opened import read_digests
 from imgindex.records import (
     JOIN_BUCKETS,

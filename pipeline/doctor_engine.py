@@ -6,13 +6,13 @@ from imgindex.findings import Finding
 from imgindex.models.backbones import BUNDLED_NAME
 from imgindex.models.engines import (
     MIN_COSINE,
-    available_cores,
     choose_engine,
     embed_all,
     gpu_driver,
     load_engine,
 )
 from imgindex.models.preprocess import Pixels, upright_rgb
+from imgindex.models.resources import available_cores
 from imgindex.models.tensorflow_engine import has_gpu
 from imgindex.samples import PAINTERS
 

@@ -1,5 +1,6 @@
 """What a build would find on this machine: libraries, image formats, cores and memory."""
 
+import contextlib
 import os
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
@@ -8,7 +9,7 @@ from PIL import features
 
 from imgindex.findings import Finding
 from imgindex.generation import library_versions
-from imgindex.models.engines import available_cores
+from imgindex.models.resources import available_cores, control_groups
 
 # A build's peak is about 1 GiB (README, Limits); a shard of a million images takes more.
 _SCARCE_BYTES, _AMPLE_BYTES = 1 << 30, 2 << 30
@@ -45,16 +46,19 @@ def check_cores() -> Finding:
 
 
 def check_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Finding:
-    """How much memory is left, of the machine's and of the control group's."""
+    """How much memory is left, of the machine's and of its control groups'."""
     fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
     left = int(fields["MemAvailable"].split()[0]) << 10
     whose = "of the machine"
-    try:
-        limit, used = ((cgroup / f"memory.{name}").read_text().strip() for name in ("max", "current"))
-    except OSError:
-        limit = "max"
-    if limit != "max" and int(limit) - int(used) < left:
-        left, whose = max(int(limit) - int(used), 0), "within the control group's limit"
+    for group in control_groups("memory", proc, cgroup):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            with contextlib.suppress(OSError, ValueError):  # not there, or "max"
+                unused = max(0, int((group / limit).read_text()) - int((group / used).read_text()))
+                if unused < left:
+                    left, whose = unused, "within the control group's limit"
     found = f"{left / 2**30:.1f} GiB are free {whose}"
     if left >= _AMPLE_BYTES:
         return Finding("ok", "memory", found)

@@ -17,7 +17,8 @@ from imgindex.generation import Output, current_name
 from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.listing import list_images
 from imgindex.models.annoy_index import AUTO_TREES, EFFORTS
-from imgindex.models.engines import Engine, EngineChoice, available_cores, load_engine, load_smaller_engine
+from imgindex.models.engines import Engine, EngineChoice, load_engine, load_smaller_engine
+from imgindex.models.resources import available_cores
 from imgindex.prepare import check_input, engine_choice, resolve
 from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
 from imgindex.summary import human_bytes

@@ -15,8 +15,9 @@ from imgindex.generation import Output, current_name, files_of, new_name, read_m
 from imgindex.listing import input_root, is_inside, list_images
 from imgindex.loading import load_image
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.engines import EngineChoice, available_cores, choose_engine, load_engine
+from imgindex.models.engines import EngineChoice, choose_engine, load_engine
 from imgindex.models.preprocess import Pixels
+from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
 from imgindex.plan import Plan, Previous
 from imgindex.records import Failure, ImageFile

@@ -17,7 +17,7 @@ from apache_beam.runners.portability.job_server import JobServer
 from apache_beam.runners.portability.prism_runner import PrismJobServer, PrismRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
-from imgindex.models.engines import available_cores
+from imgindex.models.resources import available_cores
 
 # Dataflow's experiment for one Python process on a machine, whose threads share what is loaded.
 _ONE_PROCESS = "no_use_multiple_sdk_containers"

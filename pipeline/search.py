@@ -19,9 +19,10 @@ from imgindex.generation import Output, current_name, files_of, read_manifest
 from imgindex.listing import is_list
 from imgindex.members import read_image
 from imgindex.models.annoy_index import RECALL_K, cosine_similarity
-from imgindex.models.engines import Engine, EngineChoice, available_cores, embed_all, load_engine
+from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode, upright_rgb
+from imgindex.models.resources import available_cores
 from imgindex.names import name_of, uri_of
 from imgindex.opened import OpenedShard, open_shard, read_basis
 from imgindex.uri_lists import is_whole

@@ -2,8 +2,7 @@
 
 from imgindex.config import IndexConfig
 from imgindex.models.annoy_index import AUTO_TREES, build_bytes
-from imgindex.models.engines import available_cores
-from imgindex.models.memory import available_memory, budget_of
+from imgindex.models.resources import available_cores, available_memory, budget_of
 from imgindex.parts import Parts
 from imgindex.records import ShardSummary
 from imgindex.shards import write_shard

@@ -18,8 +18,9 @@ from imgindex.config import ImagesConfig, IndexConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import OutputError
 from imgindex.metrics import count_embedded, count_failure
-from imgindex.models.engines import EngineChoice, available_cores, load_engine, load_smaller_engine
+from imgindex.models.engines import EngineChoice, load_engine, load_smaller_engine
 from imgindex.models.pca import Basis
+from imgindex.models.resources import available_cores
 from imgindex.parts import Part, Parts, PartWriter
 from imgindex.progress import EMBEDDING
 from imgindex.records import (

@@ -175,12 +175,39 @@ class TestMachine:
     ) -> None:
         text = f"MemTotal:  99999999 kB\nMemAvailable:  {free_kib} kB\nHugePages_Total:  0\n"
         (tmp_path / "meminfo").write_text(text)
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self" / "cgroup").write_text("0::/\n")
         if limit is not None and used is not None:
             (tmp_path / "memory.max").write_text(f"{limit}\n")
             (tmp_path / "memory.current").write_text(f"{used}\n")
         found = check_memory(proc=tmp_path, cgroup=tmp_path)
         assert found.level == level
         assert expected in found.found
+
+    @pytest.mark.parametrize(
+        ("groups", "folders", "names"),
+        [
+            ("0::/a/b\n", ["a", "a/b"], ("memory.max", "memory.current")),
+            (
+                "4:memory:/a/b\n",
+                ["memory/a", "memory/a/b"],
+                ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+            ),
+        ],
+    )
+    def test_the_fullest_of_nested_control_groups_counts(
+        self, groups: str, folders: list[str], names: tuple[str, str], tmp_path: Path
+    ) -> None:
+        (tmp_path / "meminfo").write_text(f"MemTotal: 99999999 kB\nMemAvailable: {8 << 20} kB\n")
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self" / "cgroup").write_text(groups)
+        for folder, used in zip(folders, (3 << 30, 1 << 30), strict=True):
+            (tmp_path / folder).mkdir(parents=True)
+            for name, value in zip(names, (4 << 30, used), strict=True):
+                (tmp_path / folder / name).write_text(f"{value}\n")
+        found = check_memory(proc=tmp_path, cgroup=tmp_path)
+        assert found.level == "warning"
+        assert found.found == "1.0 GiB are free within the control group's limit"
 
 
 def annoy_version() -> str:

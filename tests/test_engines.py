@@ -20,13 +20,13 @@ from imgindex.models.backbones import Backbone, load_backbone
 from imgindex.models.engines import (
     Engine,
     EngineChoice,
-    available_cores,
     choose_engine,
     embed_all,
     load_engine,
 )
 from imgindex.models.openvino_engine import converted_model, has_bfloat16
 from imgindex.models.preprocess import decode
+from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
 from imgindex.samples import write_samples
 
@@ -237,10 +237,6 @@ class TestSpec:
         assert (spec.backbone, spec.image_size, spec.pooling) == ("MobileNetV2", (SIZE, SIZE), "avg")
         assert spec.preprocessing == "keras.applications.mobilenet_v2.preprocess_input"
         assert spec.decoding
-
-
-def test_available_cores():
-    assert available_cores() >= 1
 
 
 class TestPrecision:

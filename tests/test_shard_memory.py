@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from imgindex import shard_memory
 from imgindex.config import IndexConfig
 from imgindex.models.annoy_index import build_bytes, build_shard
-from imgindex.models.memory import MemoryBudget
+from imgindex.models.resources import MemoryBudget
 from imgindex.parts import Parts, PartWriter
 from imgindex.records import VectorRows
 from imgindex.shard_memory import bytes_in_memory, bytes_on_disk, default_limit, write_within

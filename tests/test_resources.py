@@ -1,5 +1,6 @@
-"""How much memory a process may use, and that threads keep to a budget of it."""
+"""How many cores and how much memory a process may use, and that threads keep to a budget of memory."""
 
+import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex.models.memory import MemoryBudget, available_memory, budget_of
+from imgindex.models.resources import MemoryBudget, available_cores, available_memory, budget_of
 
 UNLIMITED = str(2**63 - 4096)
 
 
-def machine(folder: Path, groups: str, **limits: str) -> int:
-    """The memory that a process of a machine of 1000 KiB finds, whose control groups have `limits`."""
+def machine(folder: Path, groups: str, limits: dict[str, str]) -> tuple[Path, Path]:
+    """The folders /proc and /sys/fs/cgroup of a machine of 1000 KiB whose control groups have `limits`."""
     proc, cgroup = folder / "proc", folder / "cgroup"
     (proc / "self").mkdir(parents=True)
     (proc / "meminfo").write_text("MemTotal:        1000 kB\nMemFree:   10 kB\n")
@@ -22,7 +23,7 @@ def machine(folder: Path, groups: str, **limits: str) -> int:
     for path, text in limits.items():
         (cgroup / path).parent.mkdir(parents=True, exist_ok=True)
         (cgroup / path).write_text(f"{text}\n")
-    return available_memory(proc, cgroup)
+    return proc, cgroup
 
 
 @pytest.mark.parametrize(
@@ -41,16 +42,61 @@ def machine(folder: Path, groups: str, **limits: str) -> int:
         ("", {"memory.max": "4096"}, 1_024_000),
     ],
 )
-def test_the_least_limit_counts(groups: str, limits: dict[str, str], expected: int, tmp_path: Path) -> None:
-    assert machine(tmp_path, groups, **limits) == expected
+def test_the_least_limit_of_memory_counts(
+    groups: str, limits: dict[str, str], expected: int, tmp_path: Path
+) -> None:
+    assert available_memory(*machine(tmp_path, groups, limits)) == expected
+
+
+def v1(folder: str, quota: int, period: int = 100_000) -> dict[str, str]:
+    return {f"{folder}/cpu.cfs_quota_us": str(quota), f"{folder}/cpu.cfs_period_us": str(period)}
+
+
+UNIT = "system.slice/imgindex.service"  # where systemd puts CPUQuota=
+
+
+@pytest.mark.parametrize(
+    ("groups", "limits", "expected"),
+    [
+        ("0::/\n", {}, 8),
+        ("0::/\n", {"cpu.max": "max 100000"}, 8),
+        ("0::/\n", {"cpu.max": "300000 100000"}, 3),
+        ("0::/\n", {"cpu.max": "1600000 100000"}, 8),
+        ("0::/\n", {"cpu.max": "50000 100000"}, 1),
+        ("0::/\n", {"cpu.max": "250000 100000"}, 2),
+        (f"0::/{UNIT}\n", {f"{UNIT}/cpu.max": "400000 100000"}, 4),
+        (f"0::/{UNIT}\n", {f"{UNIT}/cpu.max": "max 100000", "system.slice/cpu.max": "200000 100000"}, 2),
+        (f"0::/{UNIT}\n", {f"{UNIT}/cpu.max": "100000 50000", "system.slice/cpu.max": "500000 100000"}, 2),
+        ("0::/not/seen\n", {"cpu.max": "200000 100000"}, 2),
+        ("3:cpu:/a\n0::/\n", v1("cpu/a", 300_000), 3),
+        ("3:cpu:/a/b\n", {**v1("cpu/a/b", -1), **v1("cpu/a", 200_000)}, 2),
+        ("3:cpu:/a\n", v1("cpu/a", -1), 8),
+        ("3:cpu,cpuacct:/a\n", v1("cpu,cpuacct/a", 300_000), 3),
+        ("3:cpu,cpuacct:/not/seen\n", v1("cpu", 20_000, 10_000), 2),
+        ("3:cpuset:/a\n2:cpuacct:/a\n", v1("cpu/a", 300_000), 8),
+        ("", {"cpu.max": "300000 100000"}, 8),
+    ],
+)
+def test_the_least_quota_of_the_cpu_counts(
+    groups: str, limits: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    assert available_cores(*machine(tmp_path, groups, limits)) == expected
+
+
+def test_the_affinity_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5})
+    assert available_cores(*machine(tmp_path, "0::/\n", {"cpu.max": "400000 100000"})) == 2
 
 
 def test_a_machine_without_control_groups(tmp_path: Path) -> None:
     (tmp_path / "meminfo").write_text("MemTotal: 7 kB\n")
+    assert available_cores(tmp_path, tmp_path / "none") == len(os.sched_getaffinity(0))
     assert available_memory(tmp_path, tmp_path / "none") == 7168
 
 
 def test_this_machine() -> None:
+    assert 1 <= available_cores() <= (os.cpu_count() or 1)
     assert 2**26 < available_memory() < 2**50
 
 
