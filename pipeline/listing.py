@@ -176,8 +176,7 @@ def _of_range(keys: KeyRange, source: str, suffixes: tuple[str, ...]) -> Iterato
         for found in key_ranges.objects_of(keys):
             path = found.path
             if path.lower().endswith((*suffixes, *members.SUFFIXES)) and (matches is None or matches(path)):
-                entry = found.size, walking.object_version(found.modified)
-                yield _classify(uri_of(path[below:]), path, entry)
+                yield _classify(uri_of(path[below:]), path, (found.size, found.version))
     except OSError as error:
         raise _unlisted(source, error) from error
 

@@ -31,6 +31,7 @@ class Found(NamedTuple):
     path: str
     size: int  # bytes
     modified: float  # seconds since the epoch
+    version: str  # another one when the file has been written again
 
 
 class Page(NamedTuple):
@@ -127,7 +128,7 @@ class _S3:
             if _status_of(error) == HTTPStatus.NOT_FOUND:
                 return None
             raise
-        return Found(path, head["ContentLength"], head["LastModified"].timestamp())
+        return self._found(path, head["ContentLength"], head)
 
     def page(self, prefix: str, after: str, limit: int | None = None) -> Page:
         bucket, key = self._split(prefix, object_optional=True)
@@ -136,7 +137,7 @@ class _S3:
             options["StartAfter"] = self._split(after, object_optional=True)[1]
         listed = self._client.list_objects_v2(Bucket=bucket, Prefix=key, **options)
         found = [
-            Found(f"s3://{bucket}/{item['Key']}", item["Size"], item["LastModified"].timestamp())
+            self._found(f"s3://{bucket}/{item['Key']}", item["Size"], item)
             for item in listed.get("Contents", ())
         ]
         return Page(found, listed["IsTruncated"])
@@ -176,6 +177,12 @@ class _S3:
                     message = f"{error['Key']}: {error['Code']}: {error['Message']}"
                     raise OSError(errno.EACCES if denied else errno.EIO, message)
 
+    def _found(self, path: str, size: int, described: Any) -> Found:
+        # Times are of whole seconds. The etag alone would take an object for unchanged that was another one
+        # when it was read and then came back.
+        modified, etag = described["LastModified"].timestamp(), described.get("ETag", "").strip('"')
+        return Found(path, size, modified, f"{int(modified)}-{etag}")
+
 
 class _Gcs:
     """Google Cloud Storage by Google's client, which Beam makes of its GoogleCloudOptions."""
@@ -204,7 +211,7 @@ class _Gcs:
             prefix=name,
             # What is there itself is given, too.
             start_offset=self._split(after, object_optional=True)[1] if after else None,
-            fields="items(name,size,updated,bucket),nextPageToken",
+            fields="items(name,size,updated,generation,bucket),nextPageToken",
             retry=self._retry,
         )
         found = [self._found(blob) for blob in next(blobs.pages, ())]
@@ -249,7 +256,9 @@ class _Gcs:
             self._client.bucket(bucket).delete_blob(name, retry=self._retry)
 
     def _found(self, blob: Any) -> Found:
-        return Found(f"gs://{blob.bucket.name}/{blob.name}", blob.size, blob.updated.timestamp())
+        path = f"gs://{blob.bucket.name}/{blob.name}"
+        # Unlike its generation, the time changes with an object's labels and storage class.
+        return Found(path, blob.size, blob.updated.timestamp(), str(blob.generation))
 
 
 def _delete_from_gcs(path: str) -> None:
@@ -300,7 +309,15 @@ class _BeamFiles:
         from apache_beam.io.filesystems import FileSystems
 
         matched = FileSystems.match([pattern])[0].metadata_list
-        return [Found(file.path, file.size_in_bytes, file.last_updated_in_seconds) for file in matched]
+        return [
+            Found(
+                file.path,
+                file.size_in_bytes,
+                file.last_updated_in_seconds,
+                f"{file.last_updated_in_seconds:.6f}",
+            )
+            for file in matched
+        ]
 
 
 def _as_os_error(error: Exception) -> OSError:

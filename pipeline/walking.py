@@ -64,7 +64,7 @@ def look_at(path: str) -> Entry:
                 status = retried(lambda: os.stat(path))
             else:
                 found = storage.find(path)
-                return found.size, object_version(found.modified)
+                return found.size, found.version
     except OSError as error:
         return error
     if not stat.S_ISREG(status.st_mode):
@@ -75,11 +75,6 @@ def look_at(path: str) -> Entry:
 def local_version(status: os.stat_result) -> str:
     """The version of a local file: its modification time."""
     return str(status.st_mtime_ns)
-
-
-def object_version(modified: float) -> str:
-    """The version of an object that was last written then, in seconds since the epoch."""
-    return f"{modified:.6f}"
 
 
 def fault_of(path: str, error: OSError) -> tuple[str, str]:

@@ -227,6 +227,17 @@ class ObjectStoreTests:
                 file.seek(0)
                 assert file.read(7) == data[:7]
 
+    def test_a_version_tells_what_was_written_within_a_second(self, bucket: str) -> None:
+        path = f"{bucket}/versions/image.jpg"
+        versions = set()
+        for content in (b"one", b"two", b"six"):
+            storage.write_bytes(path, content)
+            found = storage.find(path)
+            # A listing says the same as a look at the object alone.
+            assert storage.page(f"{bucket}/versions/").found == [found]
+            versions.add(found.version)
+        assert len(versions) == 3
+
     def test_what_is_not_there(self, bucket: str) -> None:
         with pytest.raises(FileNotFoundError):
             storage.read_bytes(f"{bucket}/nothing")

@@ -33,7 +33,7 @@ class Paged:
                 return Page(found, False)
             if len(found) == min(self.size, limit or self.size):
                 return Page(found, True)
-            found.append(Found(key, 1, 1.0))
+            found.append(Found(key, 1, 1.0, "1"))
         return Page(found, False)
 
 
