@@ -54,11 +54,13 @@ class _SumBundles(beam.DoFn):  # type: ignore[misc]
     def start_bundle(self) -> None:
         self._moments: Moments | None = None
         self._waiting: list[Any] = []
+        self._waiting_rows = 0
 
     # Beam would take an array's annotation for a type that not even another array's fits.
     def process(self, batch: Any) -> None:
         self._waiting.append(batch)
-        if sum(map(len, self._waiting)) >= _MOMENT_ROWS:
+        self._waiting_rows += len(batch)
+        if self._waiting_rows >= _MOMENT_ROWS:
             self._add()
 
     def finish_bundle(self) -> Iterator[Any]:
@@ -70,7 +72,7 @@ class _SumBundles(beam.DoFn):  # type: ignore[misc]
     def _add(self) -> None:
         if self._waiting:
             rows = np.concatenate(self._waiting)
-            self._waiting = []
+            self._waiting, self._waiting_rows = [], 0
             self._moments = self._moments or Moments.empty(rows.shape[1])
             self._moments.add(rows)
 

@@ -1,6 +1,6 @@
 """Parts: files of projected vectors on their way to shards, so that no shuffle has to hold them all."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -37,13 +37,18 @@ class PartWriter:
     def __init__(self, generation: str) -> None:
         self._directory = directory(generation)
         self._waiting: dict[int, list[VectorRows]] = defaultdict(list)
+        # Counted as they come and go: with many shards a sum over all of them would take most of the time.
+        self._shard_rows: Counter[int] = Counter()
+        self._waiting_rows = 0
 
     def add(self, shard: int, rows: VectorRows) -> Iterator[tuple[int, Part]]:
         """Takes rows of a shard; gives ``(shard, part)`` of the parts that were written meanwhile."""
         self._waiting[shard].append(rows)
-        if _row_count(self._waiting[shard]) >= _PART_ROWS:
+        self._shard_rows[shard] += len(rows.vectors)
+        self._waiting_rows += len(rows.vectors)
+        if self._shard_rows[shard] >= _PART_ROWS:
             yield self._write(shard)
-        elif sum(map(_row_count, self._waiting.values())) >= _WAITING_ROWS:
+        elif self._waiting_rows >= _WAITING_ROWS:
             yield from self.flush()
 
     def flush(self) -> Iterator[tuple[int, Part]]:
@@ -53,14 +58,11 @@ class PartWriter:
 
     def _write(self, shard: int) -> tuple[int, Part]:
         batches = self._waiting.pop(shard)
+        self._waiting_rows -= self._shard_rows.pop(shard)
         images = pa.concat_tables([batch.images for batch in batches])
         vectors = np.concatenate([batch.vectors for batch in batches])
         table = images.append_column(_VECTOR, chunks.matrix_column(vectors))
         return shard, Part(chunks.write(self._directory, table), *vectors.shape)
-
-
-def _row_count(batches: list[VectorRows]) -> int:
-    return sum(len(batch.vectors) for batch in batches)
 
 
 class Parts(Iterable[VectorRows]):

@@ -11,6 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,6 +24,10 @@ from imgindex.retries import retried
 
 # Marks files in the making; nothing that reads an output looks at them.
 PARTIAL_SUFFIX = ".partial"
+
+# What is copied from an object store is in memory in pieces of so many bytes, of so many files at once.
+_PIECE_BYTES = 8 << 20
+_DOWNLOADS = threading.BoundedSemaphore(8)
 
 # Files that are looked at to find the next folders: small, for those of a folder that is found are in vain.
 _FOLDER_PAGE = 50
@@ -299,11 +304,15 @@ def fault_of(directory: str, file: WrittenFile) -> str | None:
 def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True) -> Path:
     """A local path with the bytes of `file`, whose path is whole: itself where it is local, else in `folder`.
 
-    Raises DamagedError where they are not those that were written, of which without `every_byte` only the
-    number is looked at.
+    Raises:
+      DamagedError: they are not those that were written. Without `every_byte` only the number of bytes of
+        a local file is looked at.
+      OutputError: there is no room for the copy.
     """
+    if not is_local(file.path):
+        return _download_checked(file, folder)
+    local = Path(file.path)
     try:
-        local = localize(file.path, folder)
         is_as_written = local.stat().st_size == file.size
         if is_as_written and every_byte:
             is_as_written = describe(local, file.path) == file
@@ -314,13 +323,37 @@ def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True
     return local
 
 
-def localize(path: str, folder: Path) -> Path:
-    """A local path with the bytes of `path`: itself where it is local, else a copy in `folder`."""
-    if is_local(path):
-        return Path(path)
-    copy = folder / hashlib.sha256(path.encode()).hexdigest()
-    copy.write_bytes(read_bytes(path))
+def _download_checked(file: WrittenFile, folder: Path) -> Path:
+    """Copies an object into `folder` piece by piece. Raises what `localize_checked` does."""
+    copy = folder / hashlib.sha256(file.path.encode()).hexdigest()
+    digest, size = hashlib.sha256(), 0
+    try:
+        with _DOWNLOADS, copy.open("wb") as opened:
+            # One byte more than there should be shows that there are others.
+            while size <= file.size:
+                wanted = min(_PIECE_BYTES, file.size + 1 - size)
+                piece = _read_piece(file, size, wanted)
+                opened.write(piece)
+                digest.update(piece)
+                size += len(piece)
+                if len(piece) < wanted:
+                    break
+    except OSError as error:
+        raise OutputError(
+            f"{file.path} cannot be copied to {folder}, which must hold its {file.size} bytes: "
+            f"{error.strerror or error}; TMPDIR can name another folder"
+        ) from error
+    if WrittenFile(file.path, size, digest.hexdigest()) != file:
+        copy.unlink()
+        raise _other_bytes(file)
     return copy
+
+
+def _read_piece(file: WrittenFile, start: int, size: int) -> bytes:
+    try:
+        return retried(lambda: read_once(file.path, start, size))
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def delete(path: str) -> None:

@@ -1,6 +1,7 @@
 """Parts: every row comes back once, in its own shard, whatever was gathered and flushed between."""
 
 from collections import defaultdict
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,25 @@ def test_every_row_comes_back_once_in_its_shard(
                 numbers = [int(uri[:6]) for uri in rows.images["uri"].to_pylist()]
                 np.testing.assert_array_equal(rows.vectors, np.outer(numbers, [1, -1, 0.5]))
                 assert rows.vectors.dtype == np.float32
+
+
+def test_a_batch_is_counted_as_often_whatever_the_number_of_shards(tmp_path: Path) -> None:
+    counted = [0]
+
+    class Counted(np.ndarray):
+        def __len__(self) -> int:
+            counted[0] += 1
+            return super().__len__()
+
+    def counts(shards: int) -> int:
+        counted[0] = 0
+        writer = PartWriter(str(tmp_path))
+        for shard in range(shards):
+            rows = rows_of(shard, 1)
+            assert not [*writer.add(shard, VectorRows(rows.images, rows.vectors.view(Counted)))]
+        return counted[0]
+
+    assert counts(500) == 50 * counts(10)
 
 
 def test_a_damaged_part_is_named(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -14,6 +14,7 @@ from annoy import AnnoyIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from imgindex import objects
 from imgindex.config import IndexConfig
 from imgindex.models.annoy_index import AnnoyShard
 from imgindex.records import ShardSummary, VectorRows
@@ -167,6 +168,23 @@ class TestCheckShard:
         assert self.problems(*whole) == []
         shard = write_shard(place, 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
         assert check_shard(place, shard, DIMS, "angular") == []
+
+    def test_of_an_object_store_no_file_is_whole_in_memory(
+        self, memory: dict[str, tuple[bytes, float]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sizes: list[int | None] = []
+
+        class Files(objects._BeamFiles):
+            def read(self, path: str, start: int, size: int | None) -> bytes:
+                sizes.append(size)
+                return super().read(path, start, size)
+
+        shard = write_shard("mem://bucket/g", 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
+        monkeypatch.setattr(objects, "_BeamFiles", Files)
+        monkeypatch.setattr("imgindex.storage._PIECE_BYTES", 1000)
+        assert check_shard("mem://bucket/g", shard, DIMS, "angular") == []
+        assert len(sizes) == shard.index.size // 1000 + shard.metadata.size // 1000 + 2
+        assert all(size is not None and size <= 1000 for size in sizes)
 
     @pytest.mark.parametrize("kind", ["index", "metadata"])
     def test_other_bytes(self, kind: str, tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 """Storage: files appear whole or not at all, on the local filesystem and on others."""
 
+import errno
 import hashlib
 import sys
+import threading
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from imgindex import objects, storage
-from imgindex.errors import OutputError
+from imgindex.errors import DamagedError, OutputError
 from imgindex.records import WrittenFile
 
 
@@ -28,20 +34,126 @@ def test_what_is_written_is_read(data: bytes, place: str, tmp_path: Path, memory
     assert storage.exists(path)
     assert storage.read_bytes(path) == data
     assert everything_below(place, memory) == [path]
-    assert storage.localize(path, tmp_path).read_bytes() == data
+    assert storage.localize_checked(storage.describe_bytes(data, path), tmp_path).read_bytes() == data
+
+
+def written(path: str, data: bytes) -> WrittenFile:
+    storage.write_bytes(path, data)
+    return storage.describe_bytes(data, path)
 
 
 def test_a_local_file_is_not_copied_to_be_local(tmp_path: Path) -> None:
-    storage.write_bytes(f"{tmp_path}/file", b"data")
-    assert storage.localize(f"{tmp_path}/file", tmp_path / "unused") == tmp_path / "file"
+    file = written(f"{tmp_path}/file", b"data")
+    assert storage.localize_checked(file, tmp_path / "unused") == tmp_path / "file"
 
 
 def test_copies_of_files_of_one_name_do_not_meet(memory: dict[str, Any], tmp_path: Path) -> None:
     paths = ["mem://bucket/a/file", "mem://bucket/b/file"]
-    for path in paths:
-        storage.write_bytes(path, path.encode())
-    copies = [storage.localize(path, tmp_path) for path in paths]
+    files = [written(path, path.encode()) for path in paths]
+    copies = [storage.localize_checked(file, tmp_path) for file in files]
     assert [copy.read_bytes().decode() for copy in copies] == paths
+
+
+class TestCopiesOfObjects:
+    PIECE = 1 << 16
+
+    @pytest.fixture
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """The sizes of the reads that were asked for, of pieces of `PIECE` bytes."""
+        sizes: list[int] = []
+
+        class Files(objects._BeamFiles):
+            def read(self, path: str, start: int, size: int | None) -> bytes:
+                assert size is not None
+                sizes.append(size)
+                return super().read(path, start, size)
+
+        monkeypatch.setattr(objects, "_BeamFiles", Files)
+        monkeypatch.setattr(storage, "_PIECE_BYTES", self.PIECE)
+        return sizes
+
+    @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE])
+    def test_they_are_read_in_pieces(
+        self, size: int, memory: dict[str, Any], reads: list[int], tmp_path: Path
+    ) -> None:
+        data = np.random.default_rng(size).bytes(size)
+        file = written("mem://bucket/file", data)
+        assert storage.localize_checked(file, tmp_path).read_bytes() == data
+        assert max(reads) <= self.PIECE
+        assert len(reads) == size // self.PIECE + 1
+
+    def test_they_are_never_whole_in_memory(
+        self, memory: dict[str, Any], reads: list[int], tmp_path: Path
+    ) -> None:
+        file = written("mem://bucket/file", bytes(64 * self.PIECE))
+        storage.localize_checked(file, tmp_path)  # what is imported and kept at the first time
+        tracemalloc.start()
+        try:
+            storage.localize_checked(file, tmp_path)
+            assert tracemalloc.get_traced_memory()[1] < 8 * self.PIECE
+        finally:
+            tracemalloc.stop()
+
+    @pytest.mark.parametrize("every_byte", [True, False])
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda data: data[:-1],
+            lambda data: data + b"x",
+            lambda data: data * 50,
+            lambda data: b"",
+            lambda data: data[:9] + b"x" + data[10:],
+        ],
+        ids=["shorter", "longer", "much longer", "empty", "other bytes"],
+    )
+    def test_other_bytes_are_damage_and_no_copy_of_them_stays(
+        self, damage: Any, every_byte: bool, memory: dict[str, Any], reads: list[int], tmp_path: Path
+    ) -> None:
+        data = np.random.default_rng(0).bytes(2 * self.PIECE)
+        file = written("mem://bucket/file", data)
+        storage.write_bytes(file.path, damage(data))
+        with pytest.raises(DamagedError, match="other bytes than were written"):
+            storage.localize_checked(file, tmp_path, every_byte=every_byte)
+        assert list(tmp_path.iterdir()) == []
+        assert sum(reads) <= len(data) + 1
+
+    def test_a_missing_object_is_damage(self, memory: dict[str, Any], tmp_path: Path) -> None:
+        with pytest.raises(DamagedError, match=r"mem://bucket/no cannot be read: No such file|Not found"):
+            storage.localize_checked(storage.describe_bytes(b"x", "mem://bucket/no"), tmp_path)
+
+    def test_no_room_for_a_copy_is_not_blamed_on_the_object(
+        self, memory: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = written("mem://bucket/file", b"data")
+
+        def full(self: Path, mode: str) -> Any:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "open", full)
+        with pytest.raises(OutputError, match=f"copied to {tmp_path}.* 4 bytes: No space.*TMPDIR") as caught:
+            storage.localize_checked(file, tmp_path)
+        assert not isinstance(caught.value, DamagedError)
+
+    def test_only_so_many_are_under_way_at_once(
+        self, memory: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        under_way: list[int] = []
+        most = [0]
+
+        class Files(objects._BeamFiles):
+            def read(self, path: str, start: int, size: int | None) -> bytes:
+                under_way.append(1)
+                most[0] = max(most[0], len(under_way))
+                time.sleep(0.01)
+                under_way.pop()
+                return super().read(path, start, size)
+
+        monkeypatch.setattr(objects, "_BeamFiles", Files)
+        monkeypatch.setattr(storage, "_DOWNLOADS", threading.BoundedSemaphore(2))
+        files = [written(f"mem://bucket/{number}", b"data") for number in range(12)]
+        with ThreadPoolExecutor(12) as pool:
+            list(pool.map(lambda file: storage.localize_checked(file, tmp_path), files))
+        assert most[0] <= 2
 
 
 def test_a_file_shows_when_its_block_has_ended(place: str) -> None:
