@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+from imgindex import storage
 from imgindex.config import BackboneConfig, Config
 from imgindex.errors import OutputError, UsageError
 from imgindex.launch import build
@@ -21,7 +22,7 @@ def run(folder: Path) -> None:
     started = time.monotonic()
     images, index_directory, page = folder / "images", folder / "index", folder / "search.html"
     try:
-        if folder.exists() and not _is_new_or_a_demo(folder):
+        if storage.exists(str(folder)) and not _is_new_or_a_demo(folder):
             raise UsageError(f"{folder} is not empty, nor an earlier demo; name a new directory")
         count = write_samples(images)
     except OSError as error:
@@ -51,5 +52,6 @@ def _is_new_or_a_demo(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     held = {path.name for path in folder.iterdir()}
-    kinds = {path.name for path in (folder / "images").glob("*")}
+    # Not by glob, which finds nothing where it may not look.
+    kinds = {path.name for path in (folder / "images").iterdir()} if "images" in held else set()
     return held <= {"images", "index", "search.html"} and kinds <= PAINTERS.keys()

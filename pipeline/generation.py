@@ -11,11 +11,23 @@ from typing import Any
 
 from imgindex import manifest as manifests
 from imgindex import storage
-from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.errors import DamagedError, OutputError, PublishRefusedError, UsageError
 from imgindex.records import WrittenFile
 
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _MAX_CURRENT_BYTES = 1000
+
+# The files that a build writes, by the folder of the output that they lie in.
+_TOP_FILES = re.compile(r"CURRENT")
+_STORE_FILES = re.compile(r"(?:chunk|failed)-[0-9a-f]{32}\.parquet")
+_GENERATION_FILES = re.compile(r"(?:manifest|outcome)\.json")
+_NUMBERED = r"-[0-9]{5,}-of-[0-9]{5,}"
+_PART_FILES = {
+    "index": re.compile(rf"index{_NUMBERED}\.ann"),
+    "metadata": re.compile(rf"metadata{_NUMBERED}\.parquet"),
+    "pca": re.compile(r"basis\.npz"),
+    "failures": re.compile(rf"failures{_NUMBERED}\.jsonl"),
+}
 _LIBRARIES = (
     "imgindex", "annoy", "apache-beam", "keras", "numpy", "openvino", "pillow", "pyarrow", "scipy",
 )  # fmt: skip
@@ -103,8 +115,25 @@ def files_of(output: Output, manifest: Mapping[str, Any]) -> dict[str, WrittenFi
 
 
 def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
-    """Writes the manifest of a generation whose files are all there, and makes it the live one."""
-    storage.write_bytes(output.manifest(name), manifests.encode(manifest))
+    """Writes the manifest of a generation whose files are all there, and makes it the live one.
+
+    Raises:
+      PublishRefusedError: no reader would accept the manifest. Nothing is written.
+      OutputError: it cannot be written, or is not read back as it was written.
+    """
+    try:
+        data = manifests.encode(manifest)
+    except ValueError as error:
+        raise PublishRefusedError(
+            f"no reader would accept the manifest of this build: {error}; this is a bug, please report it"
+        ) from error
+    storage.write_bytes(output.manifest(name), data)
+    try:
+        read_manifest(output, name)
+    except OutputError:
+        # With a manifest it would count as a complete generation.
+        storage.delete(output.manifest(name))
+        raise
     make_current(output, name)
 
 
@@ -128,7 +157,19 @@ def delete_unfinished(output: Output) -> None:
         # The live one has lost its manifest, which may be found again.
         if name != live and not storage.exists(output.manifest(name)):
             storage.delete_tree(output.generation(name))
-    storage.delete_partials(output.root)
+    _delete_partials(output)
+
+
+def _delete_partials(output: Output) -> None:
+    """Deletes files in the making: those that a build writes, where it writes them, and nobody else's."""
+    storage.delete_partials(output.root, _TOP_FILES)
+    for spec in storage.list_folders(storage.join(output.root, "store")):
+        storage.delete_partials(output.store(spec), _STORE_FILES)
+    for name in _folder_names(output):
+        directory = output.generation(name)
+        storage.delete_partials(directory, _GENERATION_FILES)
+        for part, names in _PART_FILES.items():
+            storage.delete_partials(storage.join(directory, part), names)
 
 
 def _folder_names(output: Output) -> list[str]:

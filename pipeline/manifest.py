@@ -22,8 +22,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def encode(content: Mapping[str, Any]) -> bytes:
-    """A manifest's bytes."""
-    return seal(content)
+    """A manifest's bytes. Raises ValueError where no reader would accept them."""
+    data = seal(content)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it is of {len(data)} bytes, more than the {MAX_BYTES} that are read")
+    decode(data, str(content.get("generation")))
+    return data
 
 
 def decode(data: bytes, generation: str) -> dict[str, Any]:

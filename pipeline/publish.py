@@ -117,7 +117,10 @@ def finish(
         "libraries": library_versions(),
         "timings": _timings(plan, tally, basis, shards),
     }
-    publish(plan.output, plan.generation, manifest)
+    try:
+        publish(plan.output, plan.generation, manifest)
+    except PublishRefusedError as error:
+        _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": str(error)})
 
 
 def _write_outcome(plan: Plan, content: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -22,8 +23,8 @@ from imgindex.objects import LAST, Found, Page, object_store
 from imgindex.records import WrittenFile
 from imgindex.retries import retried
 
-# Marks files in the making; nothing that reads an output looks at them.
-PARTIAL_SUFFIX = ".partial"
+# Files in the making, of which nothing that reads an output looks at any.
+_PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.partial")
 
 # What is copied from an object store is in memory in pieces of so many bytes, of so many files at once.
 _PIECE_BYTES = 8 << 20
@@ -186,9 +187,14 @@ def _find(path: str) -> Found | None:
 def exists(path: str) -> bool:
     """Whether there is a file, or on local filesystems a directory, at `path`. Raises OutputError."""
     with _as_output_error("look at", path):
-        if is_local(path):
-            return Path(path).exists()
-        return retried(lambda: _find(path)) is not None
+        if not is_local(path):
+            return retried(lambda: _find(path)) is not None
+        # Path.exists also answers no where it could not look, and a build deletes what is not there whole.
+        try:
+            Path(path).stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        return True
 
 
 def modified(path: str) -> float:
@@ -201,23 +207,40 @@ def list_names(directory: str, suffix: str) -> list[str]:
     """The names of the finished files in `directory` that end in `suffix`, sorted. Raises OutputError."""
     with _as_output_error("list", directory):
         if is_local(directory):
-            folder = Path(directory)
-            names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+            names = [entry.name for entry in _entries(directory)]
         else:
             below = join(directory, "")
             names = [found.path.removeprefix(below) for found in each_object(below)]
     return sorted(name for name in names if name.endswith(suffix) and "/" not in name)
 
 
+def list_modified(directory: str) -> list[tuple[str, float]]:
+    """What lies in `directory`, by name, and when each was last written, in seconds since the epoch.
+
+    Raises OutputError.
+    """
+    with _as_output_error("list", directory):
+        if is_local(directory):
+            return [(entry.name, entry.stat().st_mtime) for entry in _entries(directory)]
+        below = join(directory, "")
+        return [(found.path.removeprefix(below), found.modified) for found in each_object(below)]
+
+
 def list_folders(directory: str) -> list[str]:
     """The names of the folders in `directory`, sorted. Raises OutputError."""
     with _as_output_error("list", directory):
         if is_local(directory):
-            folder = Path(directory)
-            return (
-                sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
-            )
+            return sorted(entry.name for entry in _entries(directory) if entry.is_dir())
         return sorted(_remote_folders(join(directory, "")))
+
+
+def _entries(directory: str) -> list[os.DirEntry[str]]:
+    """What a local directory holds: nothing where there is none. Raises OSErrors."""
+    try:
+        with os.scandir(directory) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _remote_folders(below: str) -> set[str]:
@@ -243,7 +266,7 @@ def staged(path: str) -> Iterator[Path]:
         if is_local(path):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
-            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}{PARTIAL_SUFFIX}")
+            partial = target.with_name(f".{target.name}.{uuid.uuid4().hex}.partial")
             try:
                 yield partial
                 with partial.open("rb") as file:
@@ -381,12 +404,15 @@ def delete_tree(directory: str) -> None:
             retried(lambda: _delete_remotely([file.path for file in each_object(join(directory, ""))]))
 
 
-def delete_partials(directory: str) -> None:
-    """Deletes what writers that died have left in the making, of a local directory. Raises OutputError.
+def delete_partials(directory: str, names: re.Pattern[str]) -> None:
+    """Deletes what writers that died have left of the files in `directory` whose names match `names`.
 
-    Elsewhere there is none: an object shows only when it is whole.
+    What lies in its folders stays, and so does any other file, whatever its name ends in. On an object store
+    there is nothing to delete: an object shows only when it is whole. Raises OutputError.
     """
     if is_local(directory):
         with _as_output_error("delete", directory):
-            for partial in Path(directory).rglob(f".*{PARTIAL_SUFFIX}"):
-                partial.unlink()
+            for entry in _entries(directory):
+                partial = _PARTIAL.fullmatch(entry.name)
+                if partial and names.fullmatch(partial["name"]) and entry.is_file(follow_symlinks=False):
+                    Path(entry.path).unlink()

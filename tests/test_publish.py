@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from imgindex import storage
+from imgindex import manifest, storage
 from imgindex.checks import CHECKS
 from imgindex.config import Config, IndexConfig, PublishConfig
 from imgindex.errors import (
@@ -24,7 +24,7 @@ from imgindex.errors import (
 )
 from imgindex.failure_lists import list_of, write_list
 from imgindex.failures import fingerprint
-from imgindex.generation import Output, current_name, new_name, publish, read_manifest
+from imgindex.generation import Output, current_name, generation_names, new_name, publish, read_manifest
 from imgindex.models.annoy_index import EFFORTS
 from imgindex.models.drift import Verdict
 from imgindex.models.engines import EngineChoice
@@ -457,6 +457,52 @@ def test_a_limit_that_is_just_kept_publishes(
     assert storage.exists(plan.output.manifest(before))
 
 
+def test_no_generation_is_published_that_no_reader_accepts(place: str) -> None:
+    before = publish_before(place, 100)
+    plan = plan_of(place, before)
+    for file in (BASIS.file, *(file for shard in shards_of(100) for file in (shard.index, shard.metadata))):
+        storage.write_bytes(storage.join(plan.directory, file.path), b"x")
+    # As where a uri is in the index twice.
+    tally = Tally({"listed": 100, "embedded": 100, "removed": -1}, (100.5, 101.5))
+    finish(plan, tally, lists_of(plan, []), [BASIS], [FITTED], shards_of(100))
+    message = (
+        r"no reader would accept the manifest .*: ledger\.removed is -1; this is a bug, please report it"
+    )
+    with pytest.raises(PublishRefusedError, match=message) as caught:
+        outcome(plan)
+    assert caught.value.exit_code == 4
+    assert current_name(plan.output) == before
+    assert generation_names(plan.output) == [before]
+
+
+def test_a_manifest_that_is_longer_than_is_read_is_not_published(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = publish_before(place, 100)
+    monkeypatch.setattr(manifest, "MAX_BYTES", 1000)
+    with pytest.raises(PublishRefusedError, match=r"more than the 1000 that are read"):
+        run(plan_of(place), 100, 0, shards_of(100))
+    assert current_name(Output(place)) == before
+
+
+def test_a_manifest_that_the_storage_gives_back_otherwise_is_not_published(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = publish_before(place, 100)
+    read_written = storage.read_written
+
+    def read(path: str, limit: int) -> bytes:
+        data = read_written(path, limit)
+        return data if before in path or path.endswith("CURRENT") else data[:-9]
+
+    plan = plan_of(place, before)
+    monkeypatch.setattr(storage, "read_written", read)
+    with pytest.raises(DamagedError, match="cannot be used"):
+        run(plan, 100, 0, shards_of(100))
+    assert current_name(plan.output) == before
+    assert generation_names(plan.output) == [before]
+
+
 def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = publish_before(place, 100)
     written = []
@@ -471,7 +517,7 @@ def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.
     monkeypatch.setattr(storage, "write_bytes", record)
     name = new_name("next")
     with pytest.raises(OutputError, match="full"):
-        publish(Output(place), name, {"schema_version": 1})
+        publish(Output(place), name, {**read_manifest(Output(place)), "generation": name})
     assert written == [Output(place).manifest(name), Output(place).current]
     assert current_name(Output(place)) == before
 

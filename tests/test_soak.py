@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from trapped import children
 
 from imgindex import chunks, store
 from imgindex.generation import Output, current_name, generation_names, read_manifest
+from imgindex.models.annoy_index import METRICS
 from imgindex.upkeep import prune, rollback, verify
 
 # `make soak` runs more.
@@ -40,7 +42,7 @@ SETTINGS: dict[str, list[Any]] = {
     "pca.dims": [3, 5, 8, 0.9],
     "pca.whiten": ["false", "true"],
     "pca.refit": ["auto", "auto", "never", "always"],
-    "index.metric": ["angular", "euclidean", "dot"],
+    "index.metric": list(METRICS),
     "index.trees": [3, 10, "auto"],
     "index.items_per_shard": [30, 70, 1000],
     "index.seed": [0, 1],
@@ -222,11 +224,12 @@ class Soak:
     def leave_things(self) -> None:
         """Leaves what killed builds leave."""
         folder = self.chance.choice(self.stores())
-        (folder / ".chunk-0.parquet.1234.partial").write_bytes(b"half")
+        for name in (f"chunk-{uuid.uuid4().hex}.parquet", f"failed-{uuid.uuid4().hex}.parquet"):
+            (folder / f".{name}.{uuid.uuid4().hex}.partial").write_bytes(b"half")
         unfinished = self.output / "generations" / "20260101T000000Z-00000000"
         (unfinished / "index").mkdir(parents=True, exist_ok=True)
         (unfinished / "index" / "index-00000-of-00001.ann").write_bytes(b"half")
-        (self.output / ".CURRENT.1234.partial").write_bytes(b"half")
+        (self.output / f".CURRENT.{uuid.uuid4().hex}.partial").write_bytes(b"half")
         (self.output / ".lock").write_bytes(b'{"half')
 
     def prune(self) -> None:
