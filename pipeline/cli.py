@@ -4,6 +4,7 @@ import argparse
 import difflib
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
@@ -123,6 +124,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     prune = upkeep("prune", "Delete old generations, and what of the store they alone used.", _prune)
     prune.add_argument("--keep", metavar="N", type=int, required=True, help="how many of the newest stay")
+    prune.add_argument(
+        "--grace", metavar="DURATION", type=_seconds, help="delete only what is older: a number and s, m, h "
+        "or d, as in 12h (default: 1h for generations, 7d for the features and failures of the store, from "
+        "which a build goes on that was killed or refused)",
+    )  # fmt: skip
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.set_defaults(run=_doctor)
@@ -136,6 +142,23 @@ def _parser() -> argparse.ArgumentParser:
         "output", metavar="OUT", nargs="?", default="demo", help="a new directory (default: demo)"
     )
     return parser
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def _seconds(duration: str) -> float:
+    """Reads a duration such as 12h. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", duration)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{duration!r} is no duration; expected one such as 30m, 12h or 7d")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def _duration(seconds: float) -> str:
+    """Writes a duration, in the largest unit that makes it a whole number."""
+    unit = next((unit for unit in "dhm" if seconds and seconds % _SECONDS[unit] == 0), "s")
+    return f"{seconds / _SECONDS[unit]:.0f}{unit}"
 
 
 def _set_up_logging(verbose: bool) -> None:
@@ -245,15 +268,21 @@ def _rollback(known: argparse.Namespace) -> None:
 
 
 def _prune(known: argparse.Namespace) -> None:
-    from imgindex.upkeep import prune
+    from imgindex.upkeep import FEATURE_GRACE, GENERATION_GRACE, prune
 
-    pruned = prune(known.output, known.keep)
+    pruned = prune(known.output, known.keep, known.grace)
     for name in pruned.generations:
         print(f"deleted generation {name}")
+    grace = GENERATION_GRACE if known.grace is None else known.grace
+    for name in pruned.young_generations:
+        print(f"kept generation {name}: it is not older than {_duration(grace)}")
     print(
         f"deleted {len(pruned.generations)} generations, and {pruned.rows} features that no other uses "
         f"from {pruned.chunks} chunks of the store; forgot {pruned.failures} failures"
     )
+    if pruned.young_files:
+        grace = FEATURE_GRACE if known.grace is None else known.grace
+        print(f"kept {pruned.young_files} files of the store: they are not older than {_duration(grace)}")
 
 
 def _doctor(known: argparse.Namespace) -> None:

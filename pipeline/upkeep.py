@@ -36,9 +36,10 @@ from imgindex.records import (
 
 logger = logging.getLogger(__name__)
 
-# Generations and chunks that are younger are never pruned: a reader may be about to open the one, a build
-# that died may have left the other for the next to use.
-GRACE_SECONDS = 3600.0
+# What is younger is not pruned. A reader may be about to open the generation that was live a moment ago.
+GENERATION_GRACE = 3600.0
+# A build that was killed or refused has left features for the next one, which people may start days later.
+FEATURE_GRACE = 7 * 24 * 3600.0
 
 # Rows of a chunk that is put together from what is left of others.
 _CHUNK_ROWS = 512
@@ -56,27 +57,48 @@ class Verified:
 
 
 def verify(output: str) -> Verified:
-    """Reads every byte of the live generation and of the store. Raises OutputError where nothing is live."""
+    """Reads every byte of the live generation and of the store. Raises OutputError where nothing is live.
+
+    What another process prunes meanwhile is no damage.
+    """
     layout = Output(output)
-    manifest = read_manifest(layout)
-    problems = list(_check_generation(layout, manifest))
+    manifest, problems = _check_live(layout)
     counted = rows = 0
     for spec in storage.list_folders(storage.join(output, "store")):
         folder = layout.store(spec)
         feature_dim = manifest["feature_dim"] if spec == manifest["spec"]["digest"] else None
-        for name in chunks.names(folder):
-            counted += 1
-            try:
-                rows += sum(1 for _ in store.read_keys(folder, name, feature_dim))
-            except OutputError as error:
-                problems.append(str(error))
-        for name in failures.names(folder):
-            try:
-                list(failures.read(folder, name))
-            except OutputError as error:
-                problems.append(str(error))
+        # Until a listing brings nothing new: `prune` moves rows that are in use to other files.
+        seen: set[str] = set()
+        while new := [name for name in chunks.names(folder) + failures.names(folder) if name not in seen]:
+            seen.update(new)
+            for name in new:
+                try:
+                    if failures.holds(name):
+                        list(failures.read(folder, name))
+                    else:
+                        rows += sum(1 for _ in store.read_keys(folder, name, feature_dim))
+                        counted += 1
+                except OutputError as error:
+                    if storage.exists(storage.join(folder, name)):
+                        problems.append(str(error))
     sizes = [file["size"] for file in manifest["files"]]
     return Verified(len(sizes), sum(sizes), counted, rows, tuple(problems))
+
+
+def _check_live(layout: Output) -> tuple[dict[str, Any], list[str]]:
+    """The live generation's manifest, and what is damaged in it. Raises OutputError."""
+    while True:
+        name = live_name(layout)
+        try:
+            manifest = read_manifest(layout, name)
+            problems = list(_check_generation(layout, manifest))
+        except OutputError:
+            if live_name(layout) == name:
+                raise
+            continue
+        # It is pruned only when another is live.
+        if not problems or live_name(layout) == name or storage.exists(layout.manifest(name)):
+            return manifest, problems
 
 
 def _check_generation(output: Output, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -108,14 +130,10 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
       OutputError: it is damaged, or another process is writing the output.
     """
     layout = Output(output)
-    try:
-        live = live_name(layout)
-    except OutputError:
-        if generation is None or not generation_names(layout):
-            raise
-        live = None
+    _live_or_none(layout, generation)  # the lock would make an output of what is none
     with writer_lock(output):
-        names = generation_names(layout)
+        # Only now, for until now another process may have published.
+        live, names = _live_or_none(layout, generation), generation_names(layout)
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
         target = generation or read_manifest(layout, live)["previous"]
         if target not in names:
@@ -129,22 +147,36 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
     return live, target
 
 
+def _live_or_none(layout: Output, generation: str | None) -> str | None:
+    """The live generation's name; None where it is not known, which a `generation` by name mends."""
+    try:
+        return live_name(layout)
+    except OutputError:
+        if generation is None or not generation_names(layout):
+            raise
+        return None
+
+
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` deleted."""
+    """What `prune` deleted, and what it kept only because it is young."""
 
     generations: tuple[str, ...]
     chunks: int
     rows: int
     failures: int  # that were remembered
+    young_generations: tuple[str, ...] = ()
+    young_files: int = 0  # of the store
 
 
-def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Pruned:
+def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
     """Deletes all but the `keep` newest generations, and what of the store none of the others describes.
 
     Remembered failures go by the file, when none of those in it is in the list of a generation that stays.
-    Neither what is live nor what is younger than `grace_seconds` is touched. A chunk that still holds rows in
-    use is written again without the rest.
+    The live generation stays, and so does what is not older than `grace_seconds`: a generation by the time in
+    its name, a file of the store by its modification time. Without `grace_seconds` they are
+    `GENERATION_GRACE` for generations and `FEATURE_GRACE` for the store. A chunk that still holds rows in use
+    is written again without the rest.
 
     Raises:
       UsageError: `keep` is less than 1.
@@ -153,11 +185,15 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
     if keep < 1:
         raise UsageError(f"--keep is {keep}; expected at least 1")
     layout = Output(output)
-    live = live_name(layout)
+    live_name(layout)  # the lock would make an output of what is none
+    generation_grace = GENERATION_GRACE if grace_seconds is None else grace_seconds
+    feature_grace = FEATURE_GRACE if grace_seconds is None else grace_seconds
     now = time.time()
     with writer_lock(output):
-        names = generation_names(layout)
-        old = [name for name in names[:-keep] if name != live and now - _created(name) > grace_seconds]
+        # Only now, for until now another process may have made another generation the live one.
+        live, names = live_name(layout), generation_names(layout)
+        spare = [name for name in names[:-keep] if name != live]
+        old = [name for name in spare if now - _created(name) > generation_grace]
         in_use: dict[str, list[WrittenFile]] = defaultdict(list)
         failed: dict[str, list[WrittenFile]] = defaultdict(list)
         for name in (name for name in names if name not in old):
@@ -178,11 +214,25 @@ def prune(output: str, keep: int, grace_seconds: float = GRACE_SECONDS) -> Prune
             # First what makes it complete, so that half of one is never taken for a generation.
             storage.delete(layout.manifest(name))
             storage.delete_tree(layout.generation(name))
-        before = now - grace_seconds
+        before = now - feature_grace
         specs, none = storage.list_folders(storage.join(output, "store")), _keys([])
+        young = sum(_count_young(layout.store(spec), before) for spec in specs)
         deleted = [_compact(layout.store(spec), images.get(spec, none), before) for spec in specs]
         forgotten = sum(_forget(layout.store(spec), known.get(spec, none), before) for spec in specs)
-    return Pruned(tuple(old), sum(count for count, _ in deleted), sum(rows for _, rows in deleted), forgotten)
+    return Pruned(
+        tuple(old),
+        sum(count for count, _ in deleted),
+        sum(rows for _, rows in deleted),
+        forgotten,
+        tuple(name for name in spare if name not in old),
+        young,
+    )
+
+
+def _count_young(directory: str, before: float) -> int:
+    """How many files of the store were not written `before`."""
+    names = {*chunks.names(directory), *failures.names(directory)}
+    return sum(at >= before for name, at in storage.list_modified(directory) if name in names)
 
 
 def _created(name: str) -> float:

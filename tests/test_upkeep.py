@@ -1,6 +1,9 @@
 """Verify, roll back, prune: on generations and stores of known content."""
 
+import contextlib
+import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,12 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import chunks, failures, storage, store, upkeep
+from imgindex import chunks, failures, shards, storage, store, upkeep
 from imgindex.cli import main
 from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError, OutputError, UsageError
 from imgindex.failure_lists import write_list
-from imgindex.generation import Output, current_name, generation_names, publish
+from imgindex.generation import Output, current_name, generation_names, make_current, publish
 from imgindex.lock import writer_lock
 from imgindex.models.pca import Moments, fit_basis, normalize
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
@@ -121,7 +124,71 @@ def rows_of(output: str, spec: str = "spec") -> list[tuple[str, str]]:
     )
 
 
+def set_age(folder: Path, seconds: float) -> None:
+    """Lets every file below `folder` be written so long ago."""
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - seconds,) * 2)
+
+
 class TestVerify:
+    def test_a_generation_that_is_pruned_meanwhile_is_no_damage(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(place, "spec", "abcdef")
+        generate(place, 1, "abcdef")
+        check, checked = shards.check_shard, list[Any]()
+
+        def prune_first(*arguments: Any) -> list[str]:
+            checked.append(arguments)
+            if len(checked) == 1:
+                generate(place, 2, "abc")
+                prune(place, keep=1, grace_seconds=0)
+            return check(*arguments)
+
+        monkeypatch.setattr(shards, "check_shard", prune_first)
+        found = verify(place)
+        assert found.problems == ()
+        assert found.rows == 3
+
+    def test_a_live_generation_that_is_pruned_before_its_manifest_is_read(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        generate(place, 1, "abc")
+        read, names = upkeep.read_manifest, []
+
+        def publish_first(layout: Output, name: str) -> dict[str, Any]:
+            names.append(name)
+            if len(names) == 1:
+                generate(place, 2, "abc")
+                storage.delete(layout.manifest(name))
+            return read(layout, name)
+
+        monkeypatch.setattr(upkeep, "read_manifest", publish_first)
+        assert verify(place).problems == ()
+        assert names == [LONG_AGO.format(1), LONG_AGO.format(2)]
+
+    def test_chunks_that_prune_writes_again_meanwhile_are_verified_where_they_are_then(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for uris in ("ax", "by", "cz"):
+            keep(place, "spec", uris)
+        fail(place, "spec", "pq")
+        generate(place, 1, "abc")
+        read_keys, reads = store.read_keys, []
+
+        def prune_first(folder: str, name: str, *arguments: Any) -> Iterator[StoredImage]:
+            reads.append(name)
+            if len(reads) == 1:
+                with monkeypatch.context() as patch:
+                    patch.setattr(store, "read_keys", read_keys)
+                    assert prune(place, keep=1, grace_seconds=0).rows == 3
+            return read_keys(folder, name, *arguments)
+
+        monkeypatch.setattr(store, "read_keys", prune_first)
+        found = verify(place)
+        assert found.problems == ()
+        assert (found.chunks, found.rows) == (1, 3)
+
     def test_an_undamaged_output(self, place: str) -> None:
         keep(place, "spec", "abc")
         keep(place, "other", "de")
@@ -178,7 +245,26 @@ class TestVerify:
         assert "1 problems" in printed.err
 
 
+def lock_that_waits_for(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
+    """Has `change` happen to the output just before the lock is taken, as by another process."""
+
+    @contextlib.contextmanager
+    def lock(output: str) -> Iterator[None]:
+        change()
+        with writer_lock(output):
+            yield
+
+    monkeypatch.setattr(upkeep, "writer_lock", lock)
+
+
 class TestRollback:
+    def test_what_another_process_has_made_live_meanwhile_counts(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, second, _ = (generate(place, number, "abc") for number in (1, 2, 3))
+        lock_that_waits_for(monkeypatch, lambda: make_current(Output(place), second))
+        assert rollback(place) == (second, first)
+
     def test_to_the_one_before_and_to_any(self, place: str) -> None:
         first, second, third = (generate(place, number, "abc") for number in (1, 2, 3))
         assert rollback(place) == (third, second)
@@ -220,6 +306,21 @@ class TestRollback:
 
 
 class TestPrune:
+    def test_what_a_rollback_has_just_made_live_stays(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = [generate(place, number, "abc") for number in range(3)]
+        lock_that_waits_for(monkeypatch, lambda: make_current(Output(place), names[0]))
+        assert prune(place, keep=1).generations == (names[1],)
+        assert verify(place).problems == ()
+
+    def test_what_is_no_output_does_not_become_one(self, place: str, memory: dict[str, Any]) -> None:
+        for command in (lambda: prune(place, keep=1), lambda: rollback(place)):
+            with pytest.raises(OutputError, match="holds no index"):
+                command()
+        assert memory == {}
+        assert not Path(place).exists()
+
     def test_the_newest_and_the_live_one_stay(self, place: str) -> None:
         names = [generate(place, number, "abc") for number in range(5)]
         rollback(place, names[1])
@@ -356,6 +457,60 @@ class TestPrune:
         generate(str(tmp_path), 1, "abc")
         assert prune(str(tmp_path), keep=1).rows == 0
         assert len(rows_of(str(tmp_path))) == 3
+
+    def test_what_a_killed_build_has_stored_stays_for_a_week(self, tmp_path: Path) -> None:
+        keep(str(tmp_path), "spec", "xyz")
+        fail(str(tmp_path), "spec", "pq")
+        generate(str(tmp_path), 1, "abc")
+        set_age(tmp_path / "store", upkeep.FEATURE_GRACE - 100)
+        pruned = prune(str(tmp_path), keep=1)
+        assert (pruned.rows, pruned.failures, pruned.young_files) == (0, 0, 2)
+        set_age(tmp_path / "store", upkeep.FEATURE_GRACE + 100)
+        pruned = prune(str(tmp_path), keep=1)
+        assert (pruned.rows, pruned.failures, pruned.young_files) == (3, 2, 0)
+
+    def test_the_grace_is_said_and_can_be_set(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        names = [generate(str(tmp_path), number, "abc") for number in range(2)]
+        keep(str(tmp_path), "spec", "xyz")
+        keep(str(tmp_path), "spec", "abc")
+        born = upkeep._created(names[0])
+        monkeypatch.setattr(time, "time", lambda: born + 1800)
+        set_age(tmp_path / "store", 1800)
+        assert main(["prune", str(tmp_path), "--keep", "1"]) == 0
+        assert capsys.readouterr().out == (
+            f"kept generation {names[0]}: it is not older than 1h\n"
+            "deleted 0 generations, and 0 features that no other uses from 0 chunks of the store; forgot 0 "
+            "failures\n"
+            "kept 2 files of the store: they are not older than 7d\n"
+        )
+        assert main(["prune", str(tmp_path), "--keep", "1", "--grace", "45m"]) == 0
+        printed = capsys.readouterr().out
+        assert f"kept generation {names[0]}: it is not older than 45m\n" in printed
+        assert "kept 2 files of the store: they are not older than 45m\n" in printed
+        assert main(["prune", str(tmp_path), "--keep", "1", "--grace", "29m"]) == 0
+        assert capsys.readouterr().out == (
+            f"deleted generation {names[0]}\n"
+            "deleted 1 generations, and 3 features that no other uses from 1 chunks of the store; forgot 0 "
+            "failures\n"
+        )
+
+    @pytest.mark.parametrize("grace", ["", "7", "1w", "-1d", "1.5h", "d", "1 d", "9999999d"])
+    def test_what_is_no_duration(
+        self, grace: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["prune", str(tmp_path), "--keep", "1", f"--grace={grace}"])
+        assert caught.value.code == 2
+        assert f"{grace!r} is no duration; expected one such as 30m, 12h or 7d" in capsys.readouterr().err
+
+    def test_the_help_states_the_grace(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["prune", "--help"])
+        printed = " ".join(capsys.readouterr().out.split())
+        hours, days = upkeep.GENERATION_GRACE / 3600, upkeep.FEATURE_GRACE / 24 / 3600
+        assert f"(default: {hours:.0f}h for generations, {days:.0f}d for the features" in printed
 
     def test_while_a_build_runs(self, place: str) -> None:
         generate(place, 1, "abc")
