@@ -195,6 +195,7 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     outcome = refresh(config, options, known.force, retry_failed=known.retry_failed)
     if outcome.published:
+        interrupt.done(f"generation {outcome.manifest['generation']} is live")
         print(describe_generation(str(config.output), outcome.manifest))
     else:
         print(describe_unchanged(outcome.manifest, outcome.ledger))
@@ -264,6 +265,7 @@ def _rollback(known: argparse.Namespace) -> None:
     from imgindex.upkeep import rollback
 
     before, now = rollback(known.output, known.generation)
+    interrupt.done(f"generation {now} is live")
     print(f"{now} is live" + (f"; it was {before}" if before else ""))
 
 

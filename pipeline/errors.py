@@ -1,4 +1,4 @@
-"""The errors that end a command, each with its exit code.
+"""The errors that end a command, each with its exit code: 0 where what was asked for is done nevertheless.
 
 They carry a message of one line for people: what was given, what was expected and what to do. ``cli.main``
 prints it without a traceback; any other exception is a bug.
@@ -41,6 +41,12 @@ class WorkerError(ImgindexError):
 
 class MachineError(ImgindexError):
     """This machine, or what is installed on it, cannot build an index."""
+
+
+class AfterPublishError(ImgindexError):
+    """The new generation is live, but what was to follow has failed."""
+
+    exit_code = 0
 
 
 class PublishRefusedError(ImgindexError):

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
+from imgindex import interrupt, storage
 from imgindex import manifest as manifests
-from imgindex import storage
 from imgindex.errors import DamagedError, OutputError, PublishRefusedError, UsageError
 from imgindex.records import WrittenFile
 
@@ -139,7 +139,14 @@ def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
 
 def make_current(output: Output, name: str) -> None:
     """Makes a complete generation the live one. Raises OutputError."""
-    storage.write_bytes(output.current, f"{name}\n".encode())
+    with interrupt.switching():
+        storage.write_bytes(output.current, f"{name}\n".encode())
+
+
+def note_if_live(output: Output, name: str) -> None:
+    """Has a signal that ends the process say so where a generation is the live one. Raises OutputError."""
+    if current_name(output) == name:
+        interrupt.done(f"generation {name} is live")
 
 
 def generation_names(output: Output) -> list[str]:

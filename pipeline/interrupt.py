@@ -15,6 +15,26 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # What would outlive the process, in the order in which it began.
 _undo: list[Callable[[], None]] = []
 
+# What the command was for and is done, for people. With any of it the process exits with 0.
+_done: list[str] = []
+
+# Held while a generation is made the live one, so that a signal finds it live or not. An object store may not
+# answer, so that a signal does not wait for ever.
+_switch = threading.Lock()
+_SWITCH_SECONDS = 5.0
+
+
+def done(what: str) -> None:
+    """Has a signal that ends the process say that `what` is done, and exit with 0."""
+    _done.append(what)
+
+
+@contextlib.contextmanager
+def switching() -> Iterator[None]:
+    """Has a signal that would end the process wait until the block has ended."""
+    with _switch:
+        yield
+
 
 @contextlib.contextmanager
 def undone(undo: Callable[[], None]) -> Iterator[None]:
@@ -30,8 +50,8 @@ def run(command: Callable[[], int]) -> int:
     """Runs `command`, the whole work of this process; gives and raises what it does.
 
     At SIGINT or SIGTERM the work is abandoned, the processes that this one has started are killed, what
-    `undone` names is done, and it exits with 130 or 143. A second signal skips what is left of that. Only for
-    the main thread.
+    `undone` names is done, and it exits with 130 or 143; or with 0 where the work was `done` by then. A
+    second signal skips what is left of that. Only for the main thread.
     """
     # Python acts on signals in the main thread, and not before a step in C has ended, such as the conversion
     # of a model; an exception raised there would come out of Beam as another one, or wait for threads that
@@ -58,6 +78,8 @@ def _end(stderr: int, number: int, frame: FrameType | None) -> None:
         signal.signal(each, _end_at_once)
     # Threads trip over what is taken from them here; that is no news.
     threading.excepthook = lambda _: None
+    # Never given back: what is not live by now does not go live while all else ends.
+    _switch.acquire(timeout=_SWITCH_SECONDS)
     try:
         _attempt(_kill_descendants, stderr)
         _say(
@@ -68,8 +90,12 @@ def _end(stderr: int, number: int, frame: FrameType | None) -> None:
         # An unfinished generation stays until the next build: threads may be about to publish it.
         for undo in reversed(_undo):
             _attempt(undo, stderr)
+        for what in _done:
+            _say(stderr, f"{what}; the signal came after that")
     finally:
         _kill_descendants()  # those too that threads have started meanwhile
+        if _done:
+            os._exit(0)
         _end_at_once(number, frame)
 
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Collection, Iterator
+from functools import partial
 from typing import Any
 
 from apache_beam import Map, Pipeline, Reshuffle
@@ -19,8 +20,8 @@ from imgindex import errors, storage
 from imgindex.assembly import assemble
 from imgindex.checks import CHECKS
 from imgindex.config import Config
-from imgindex.errors import ImgindexError, UsageError
-from imgindex.generation import delete_unfinished
+from imgindex.errors import AfterPublishError, ImgindexError, OutputError, UsageError
+from imgindex.generation import current_name, delete_unfinished, note_if_live
 from imgindex.interrupt import undone
 from imgindex.lock import writer_lock
 from imgindex.plan import Plan
@@ -65,12 +66,15 @@ def refresh(
         be indexed.
       OutputError: the output cannot be written, or another build is writing it.
       PublishRefusedError: a publish check refused; what was live before still is.
+      AfterPublishError: the new generation is live, but what was to follow has failed, such as a read of its
+        manifest.
     """
     with _planned(config, options, force, retry_failed) as (pipeline, plan):
         delete_unfinished(plan.output)
         assemble(pipeline, plan)
-        _run(pipeline, plan)
-        return outcome(plan)
+        with _published_is_published(plan), undone(partial(note_if_live, plan.output, plan.generation)):
+            _run(pipeline, plan)
+            return outcome(plan)
 
 
 def submit(
@@ -114,6 +118,29 @@ def _planned(
         plan = make_plan(config, worker_threads(options), force, retry_failed)
         logger.info("building generation %s in %s", plan.generation, config.output)
         yield pipeline, plan
+
+
+@contextlib.contextmanager
+def _published_is_published(plan: Plan) -> Iterator[None]:
+    """Turns any error in the block into an AfterPublishError where the generation is live by then."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_live(plan):
+            raise
+        if not isinstance(error, ImgindexError):
+            logger.exception("after generation %s went live", plan.generation)
+        raise AfterPublishError(
+            f"generation {plan.generation} is live, but what was to follow has failed: {error}"
+        ) from error
+
+
+def _is_live(plan: Plan) -> bool:
+    try:
+        return current_name(plan.output) == plan.generation
+    except OutputError:
+        logger.warning("it is not known whether %s is live; `imgindex inspect` tells", plan.generation)
+        return False
 
 
 def _conclude(_: None, plan: Plan) -> None:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -20,8 +21,10 @@ from imgindex.generation import (
     generation_names,
     live_name,
     make_current,
+    note_if_live,
     read_manifest,
 )
+from imgindex.interrupt import undone
 from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.lock import writer_lock
 from imgindex.opened import read_basis, read_digests
@@ -143,7 +146,8 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
         problems = list(_check_generation(layout, manifest))
         if problems:
             raise DamagedError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
-        make_current(layout, target)
+        with undone(partial(note_if_live, layout, target)):
+            make_current(layout, target)
     return live, target
 
 

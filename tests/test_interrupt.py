@@ -145,6 +145,35 @@ def test_a_build_ends_and_the_next_one_goes_on(
     assert list(output.rglob("*.partial")) == []
 
 
+def test_a_build_that_is_stopped_after_its_generation_went_live_ends_well(
+    photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    build = Build(photos, output, "live")
+    build.wait_until_it_stays()
+    name = current_name(Output(str(output)))
+    assert name is not None
+    build.process.send_signal(signal.SIGTERM)
+    code, errors = build.end()
+    assert code == 0
+    assert errors.splitlines()[-1] == f"imgindex: generation {name} is live; the signal came after that"
+    with writer_lock(str(output)):
+        pass
+
+
+def test_a_build_whose_generation_cannot_be_read_after_it_went_live_ends_well(
+    photos: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "output"
+    code, errors = Build(photos, output, "unread").end()
+    name = current_name(Output(str(output)))
+    assert code == 0
+    assert errors.splitlines()[-1] == (
+        f"imgindex: generation {name} is live, but what was to follow has failed: cannot read the manifest: "
+        "Connection reset by peer"
+    )
+
+
 def test_the_python_api_leaves_signals_alone(photos: Path, tmp_path: Path) -> None:
     script = (
         "import signal, sys\n"
@@ -190,6 +219,38 @@ def test_a_second_signal_ends_at_once() -> None:
     assert process.stdout.readline() == "undoing\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
+
+
+def test_a_signal_finds_a_generation_live_or_not(tmp_path: Path) -> None:
+    # The block stands for the replacement of CURRENT, which takes a second here.
+    process = start(
+        "from pathlib import Path\n"
+        f"current = Path({str(tmp_path / 'CURRENT')!r})\n"
+        "with interrupt.undone(lambda: current.exists() and interrupt.done('it is live')):\n"
+        "    with interrupt.switching():\n"
+        "        print('at work', flush=True); time.sleep(1); current.touch()\n"
+        "    time.sleep(600)\n"
+    )
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert errors.splitlines()[-1] == "imgindex: it is live; the signal came after that"
+
+
+def test_a_generation_does_not_go_live_after_the_signal_was_answered(tmp_path: Path) -> None:
+    process = start(
+        "from pathlib import Path\n"
+        f"current = Path({str(tmp_path / 'CURRENT')!r})\n"
+        "def undo(): time.sleep(1)\n"
+        "with interrupt.undone(undo):\n"
+        "    print('at work', flush=True)\n"
+        "    while not interrupt._switch.locked(): time.sleep(0.01)\n"
+        "    with interrupt.switching(): current.touch()\n"
+    )
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+    assert not (tmp_path / "CURRENT").exists()
 
 
 def test_a_lease_is_given_back() -> None:

@@ -22,8 +22,10 @@ import numpy as np
 import quarters
 
 import imgindex.fitting
+import imgindex.launch
 import imgindex.prepare
 import imgindex.shards
+from imgindex.errors import OutputError
 from imgindex.models import decoder
 
 logging.getLogger().removeHandler(quiet)
@@ -81,6 +83,13 @@ PLACES = {
     "list": (imgindex.prepare, "list_images"),
     "pca": (imgindex.fitting, "fit_basis"),
     "annoy": (imgindex.shards, "build_shard"),
+    "live": (imgindex.launch, "outcome"),  # what follows when the generation is published
 }
 if STOP in PLACES:
     setattr(*PLACES[STOP], stays(STOP))
+if STOP == "unread":
+
+    def fail(_: Any) -> NoReturn:
+        raise OutputError("cannot read the manifest: Connection reset by peer")
+
+    imgindex.launch.outcome = fail
