@@ -67,7 +67,11 @@ class DecoderProcess:
         self._child: _Child | None = None
 
     def decode(
-        self, data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIXELS
+        self,
+        data: bytes,
+        size: tuple[int, int],
+        max_pixels: int = LARGEST_MAX_PIXELS,
+        color_profile: str = "srgb",
     ) -> DecodedImage:
         """See `preprocess.decode`.
 
@@ -77,7 +81,8 @@ class DecoderProcess:
         """
         child = self._running_child()
         try:
-            answer = child.ask(({"size": size, "max_pixels": max_pixels}, data), 3 * size[0] * size[1])
+            question = {"size": size, "max_pixels": max_pixels, "color_profile": color_profile}
+            answer = child.ask((question, data), 3 * size[0] * size[1])
             outcome = _outcome(answer, size)
         except TimeoutError as error:
             self.close()
@@ -206,7 +211,7 @@ def _restrict() -> None:
 
 def _answer(question: dict[str, Any], data: bytes) -> Message:
     try:
-        image = decode(data, tuple(question["size"]), question["max_pixels"])
+        image = decode(data, tuple(question["size"]), question["max_pixels"], question["color_profile"])
     except DecodeError as error:
         return {"reason": error.reason, "message": str(error)[:_MAX_MESSAGE]}, b""
     return {"width": image.width, "height": image.height}, image.pixels.tobytes()

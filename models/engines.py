@@ -16,7 +16,7 @@ from imgindex.errors import UsageError, WorkerError
 from imgindex.models.backbones import load_backbone
 from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
 from imgindex.models.pca import normalize
-from imgindex.models.preprocess import Pixels
+from imgindex.models.preprocess import Pixels, decoding
 from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import TensorFlowEngine, has_gpu
@@ -67,6 +67,7 @@ class EngineChoice:
     batch_size: int
     # The least of the first images' with float32; None: not compared. The engine is the same with any.
     cosine: float | None = field(default=None, compare=False)
+    color_profile: str = "srgb"  # of the images that it is given: only the spec says it
 
 
 def embed_all(engine: Engine, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -96,6 +97,7 @@ def choose_engine(
     precision: str,
     batch_size: int | None,
     sample: Callable[[tuple[int, int], int], Pixels],
+    color_profile: str = "srgb",
 ) -> EngineChoice:
     """Settles what the config leaves to `auto`: what is fastest here and agrees with float32.
 
@@ -103,6 +105,7 @@ def choose_engine(
       name, weights, pooling, image_size: the backbone, as for `load_backbone`.
       engine, precision, batch_size: as the config has them.
       sample: gives at most so many of the run's first images, [n, height, width, 3], of a size.
+      color_profile: as the config has it.
 
     Raises:
       UsageError: the precision is none of the engine's.
@@ -115,7 +118,8 @@ def choose_engine(
         raise UsageError(
             f"engine.precision is {precision!r}; {engine} on this machine runs float32 or {smaller}"
         )
-    choice = EngineChoice(name, weights, pooling, image_size, engine, "float32", batch_size)
+    backbone = name, weights, pooling, image_size
+    choice = EngineChoice(*backbone, engine, "float32", batch_size, color_profile=color_profile)
     if precision != "auto":
         return replace(choice, precision=precision)
     if not on_gpu and not has_bfloat16():
@@ -207,10 +211,14 @@ def _load_once(choice: EngineChoice, threads: int) -> Engine:
 
 def _create(choice: EngineChoice, threads: int) -> Engine:
     backbone = choice.name, choice.weights, choice.pooling, choice.image_size
+    engine: Engine
     if choice.engine == "openvino":
         converted = converted_model(*backbone)
-        return OpenVinoEngine(converted, choice.precision, choice.batch_size, threads)
-    return TensorFlowEngine(load_backbone(*backbone), choice.precision, choice.batch_size, threads)
+        engine = OpenVinoEngine(converted, choice.precision, choice.batch_size, threads)
+    else:
+        engine = TensorFlowEngine(load_backbone(*backbone), choice.precision, choice.batch_size, threads)
+    engine.spec = replace(engine.spec, decoding=decoding(choice.color_profile))
+    return engine
 
 
 def gpu_driver() -> bool:

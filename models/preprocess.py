@@ -2,7 +2,6 @@
 
 import functools
 import io
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +9,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from imgindex.models import mending
+from imgindex.models.color import conversion_to_srgb
+from imgindex.models.levels import Levels, is_deep, levels_of
+
 Pixels = npt.NDArray[np.uint8]
 
 # Names what `decode` does in the spec: a change of the pixels that it returns is a change of this name.
-PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-1"
+PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-2"
 
 # Pillow refuses larger images by itself, whatever is asked for here.
 LARGEST_MAX_PIXELS = 178_956_970
@@ -21,6 +24,11 @@ LARGEST_MAX_PIXELS = 178_956_970
 # Pixels that are converted to RGB at once. Of a whole image at Pillow's limit, the intermediate values would
 # take up to 6 GiB more than source and result.
 _STRIP_PIXELS = 1 << 20
+
+
+def decoding(color_profile: str) -> str:
+    """Names in the spec what `decode` does with `color_profile`."""
+    return PREPROCESSING if color_profile == "srgb" else f"{PREPROCESSING}-profiles-{color_profile}"
 
 
 class DecodeError(Exception):
@@ -40,13 +48,19 @@ class DecodedImage:
     height: int
 
 
-def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIXELS) -> DecodedImage:
+def decode(
+    data: bytes,
+    size: tuple[int, int],
+    max_pixels: int = LARGEST_MAX_PIXELS,
+    color_profile: str = "srgb",
+) -> DecodedImage:
     """Decodes an encoded image to upright RGB and stretches it to `size` (height, width).
 
     Every mode that Pillow reads becomes 8-bit RGB: palettes, grey, CMYK and 16-bit values are converted,
     transparency in an alpha channel or a palette is laid on white, the first frame stands for an animation.
     JPEGs are decoded at a reduced size that still has twice the pixels asked for in each direction. The
-    resize is bilinear and antialiased.
+    resize is bilinear and antialiased. With the `color_profile` srgb an embedded ICC profile is applied, with
+    ignore it is not. docs/formats.md says more.
 
     Raises:
       DecodeError: `empty`, `not_an_image`, `too_many_pixels`, `truncated`, `out_of_memory` or `undecodable`.
@@ -60,10 +74,11 @@ def decode(data: bytes, size: tuple[int, int], max_pixels: int = LARGEST_MAX_PIX
                     "too_many_pixels",
                     f"{image.width} x {image.height} pixels are more than images.max_pixels ({max_pixels})",
                 )
+            mending.mend(image, data)
             original = image.size
             # The longer side both ways, for EXIF may turn the image by 90 degrees.
             image.draft("RGB", (2 * max(size), 2 * max(size)))
-            pixels = upright_rgb(image, size)
+            pixels = upright_rgb(image, size, color_profile)
             width, height = original[::-1] if _orientation(image) in _QUARTER_TURNS else original
             return DecodedImage(pixels, width, height)
     except DecodeError:
@@ -104,14 +119,19 @@ def _is_cut_off(data: bytes) -> bool:
     return False
 
 
-def upright_rgb(image: Image.Image, size: tuple[int, int]) -> Pixels:
+def upright_rgb(image: Image.Image, size: tuple[int, int], color_profile: str = "srgb") -> Pixels:
     """Makes pixels [height, width, 3] of an opened image, as `decode` does. Raises what Pillow does."""
     height, width = size
     # Loaded before the orientation is read: Pillow turns TIFFs itself while it loads them.
     image.load()
+    profile = image.info.get("icc_profile") if color_profile == "srgb" else None
+    convert = conversion_to_srgb(profile, image.mode)
     orientation = _orientation(image)
     turned = orientation in _QUARTER_TURNS
-    rgb = _to_rgb(image).resize((height, width) if turned else (width, height), Image.Resampling.BILINEAR)
+    # What has a profile keeps its colors until it is small: then the conversion costs little.
+    colors = image if convert and image.mode == "CMYK" else _to_rgb(image)
+    small = colors.resize((height, width) if turned else (width, height), Image.Resampling.BILINEAR)
+    rgb = convert(small) if convert else small
     if orientation in _TRANSPOSITIONS:
         rgb = rgb.transpose(_TRANSPOSITIONS[orientation])
     return np.asarray(rgb)
@@ -119,8 +139,10 @@ def upright_rgb(image: Image.Image, size: tuple[int, int]) -> Pixels:
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where there is none or the EXIF block is damaged."""
+    bare = Image.Image()
+    bare.info = {key: value for key, value in image.info.items() if key not in mending.XMP}
     try:
-        orientation: int = image.getexif().get(0x0112, 1)
+        orientation: int = bare.getexif().get(0x0112, 1)
     except Exception:  # whatever parsing trips over; the pixels are whole
         return 1
     return orientation
@@ -141,16 +163,16 @@ _TRANSPOSITIONS = {
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Converts any of Pillow's modes to 8-bit RGB. Raises ValueError where a palette is missing."""
-    if image.mode == "P" and image.palette is None:
-        raise ValueError("the file holds no palette")  # Pillow would make it black
+    """Converts any of Pillow's modes to 8-bit RGB."""
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
-    # Wide integers and floats have no fixed black and white: their own range becomes it.
-    span = _span(image) if image.mode in ("I", "F") else None
+    boxes = list(_strips(image))
+    levels = None
+    if is_deep(image):
+        levels = levels_of(image, lambda: (np.asarray(image.crop(box)) for box in boxes))
     rgb = Image.new("RGB", image.size)
-    for box in _strips(image):
-        rgb.paste(_strip_to_rgb(image.crop(box), span), box)
+    for box in boxes:
+        rgb.paste(_strip_to_rgb(image.crop(box), levels), box)
     return rgb
 
 
@@ -161,29 +183,11 @@ def _strips(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
         yield 0, top, image.width, min(top + rows, image.height)
 
 
-def _strip_to_rgb(strip: Image.Image, span: tuple[float, float] | None) -> Image.Image:
-    """`span` is what becomes black and what white where the mode does not say it."""
-    if span is not None:
-        low, high = span
-        scaled = (_finite(strip) - low) * (255 / (high - low) if high > low else 0)
-        strip = Image.fromarray(scaled.round().astype(np.uint8))
-    elif strip.mode.startswith("I;16"):
-        strip = Image.fromarray((np.asarray(strip, np.float64) / 257).round().astype(np.uint8))
+def _strip_to_rgb(strip: Image.Image, levels: Levels | None) -> Image.Image:
+    """`levels` are those of a deep image."""
+    if levels is not None:
+        strip = Image.fromarray(levels.apply(np.asarray(strip)))
     if "A" in strip.getbands() or "a" in strip.getbands() or "transparency" in strip.info:
         rgba = strip.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return strip.convert("RGB")
-
-
-def _span(image: Image.Image) -> tuple[float, float]:
-    """The least and the greatest value of a grey image."""
-    low, high = math.inf, -math.inf
-    for box in _strips(image):
-        values = _finite(image.crop(box))
-        low, high = min(low, float(values.min())), max(high, float(values.max()))
-    return low, high
-
-
-def _finite(strip: Image.Image) -> npt.NDArray[np.float64]:
-    """Values [height, width], zero where they are no finite numbers."""
-    return np.nan_to_num(np.asarray(strip, np.float64), posinf=0, neginf=0)

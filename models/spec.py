@@ -17,7 +17,7 @@ class Spec:
     image_size: tuple[int, int]  # height, width
     pooling: str
     preprocessing: str  # the backbone's own, from RGB in 0..255 to what its first layer expects
-    decoding: str  # `models.preprocess.PREPROCESSING`
+    decoding: str  # `models.preprocess.decoding` of the config's color profile
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Spec":

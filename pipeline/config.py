@@ -16,6 +16,7 @@ from imgindex import storage
 from imgindex.errors import UsageError, printable
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
+from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines import ENGINES, PRECISIONS
 from imgindex.models.preprocess import LARGEST_MAX_PIXELS
 
@@ -57,6 +58,7 @@ class ImagesConfig:
     )  # fmt: skip
     max_pixels: int = LARGEST_MAX_PIXELS
     max_bytes: int = 268_435_456
+    color_profile: str = "srgb"
 
     def __post_init__(self) -> None:
         if not self.extensions:
@@ -68,6 +70,12 @@ class ImagesConfig:
                 )
         _check_range("images.max_pixels", self.max_pixels, 1, LARGEST_MAX_PIXELS)
         _check_range("images.max_bytes", self.max_bytes, 1, 2**40)
+        _check_choice("images.color_profile", self.color_profile, COLOR_PROFILES)
+        if self.color_profile == "srgb" and not can_convert():
+            raise UsageError(
+                "images.color_profile is 'srgb', but this Pillow is built without LittleCMS: install "
+                "Pillow's own wheel, or set images.color_profile=ignore"
+            )
 
 
 REFITS = ("auto", "always", "never")

@@ -47,12 +47,12 @@ def _decode(
     data: bytes, image_size: tuple[int, int], limits: ImagesConfig, decoder: DecoderProcess
 ) -> DecodedImage:
     try:
-        return decoder.decode(data, image_size, limits.max_pixels)
+        return decoder.decode(data, image_size, limits.max_pixels, limits.color_profile)
     except DecodeError as error:
         if error.reason != "crashed":
             raise
     # Something else may have killed it, as Linux does where memory runs out; the failure would be remembered.
-    return decoder.decode(data, image_size, limits.max_pixels)
+    return decoder.decode(data, image_size, limits.max_pixels, limits.color_profile)
 
 
 def hash_file(file: ImageFile, limits: ImagesConfig) -> str | None:

@@ -118,6 +118,7 @@ def engine_choice(config: Config) -> EngineChoice:
         precision=config.engine.precision,
         batch_size=config.engine.batch_size,
         sample=lambda size, count: _first_images(config, size, count),
+        color_profile=config.images.color_profile,
     )
 
 

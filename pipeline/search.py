@@ -255,13 +255,19 @@ class OpenGeneration:
                 images.append(number)
         for start in range(0, len(images), self._engine.batch_size if images else 1):
             batch = images[start : start + self._engine.batch_size]
-            pixels = np.stack([_pixels(queries[n], self._engine.image_size) for n in batch])
+            size, color_profile = self._engine.image_size, self._color_profile
+            pixels = np.stack([_pixels(queries[n], size, color_profile) for n in batch])
             features, valid = normalize(embed_all(self._engine, pixels))
             if not valid.all():
                 query = queries[batch[int(np.argmin(valid))]]
                 raise InputError(f"query {_name(query)} has a feature without direction")
             vectors[batch] = self.basis.project(features)
         return vectors
+
+    @property
+    def _color_profile(self) -> str:
+        # Manifests of before the key have none.
+        return str(self.manifest["config"]["images"].get("color_profile", "srgb"))
 
     @cached_property
     def _engine(self) -> Engine:
@@ -275,9 +281,15 @@ class OpenGeneration:
             engine=recorded["name"],
             precision=recorded["precision"],
             batch_size=recorded["batch_size"],
+            color_profile=self._color_profile,
         )
         engine = load_engine(choice, available_cores())
         spec = self.manifest["spec"]
+        if spec.get("decoding") != engine.spec.decoding:
+            raise OutputError(
+                f"the index was built of images decoded as {spec.get('decoding')}, but this imgindex decodes "
+                f"them as {engine.spec.decoding}; queries would not fit it: build it again"
+            )
         if (engine.spec.digest, engine.feature_dim) != (spec["digest"], self.manifest["feature_dim"]):
             raise OutputError(
                 f"the index was built with weights {spec['weights_sha256'][:16]}… of {spec['backbone']}, "
@@ -291,12 +303,12 @@ def _name(query: Query) -> str:
     return uri_of(str(query)) if isinstance(query, str | Path) else type(query).__name__
 
 
-def _pixels(query: Query, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+def _pixels(query: Query, size: tuple[int, int], color_profile: str) -> npt.NDArray[np.uint8]:
     """The query image as the backbone takes it, through the same `decode` as an indexed one."""
     try:
         if isinstance(query, str | Path):
-            return decode(read_image(str(query)), size).pixels
-        return upright_rgb(_as_image(query), size)
+            return decode(read_image(str(query)), size, color_profile=color_profile).pixels
+        return upright_rgb(_as_image(query), size, color_profile)
     except OSError as error:
         raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
     except DecodeError as error:

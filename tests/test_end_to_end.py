@@ -14,6 +14,7 @@ from annoy import AnnoyIndex
 from apache_beam.options.pipeline_options import PipelineOptions
 from PIL import Image
 from sklearn.decomposition import PCA
+from test_odd_images import swapped_profile
 
 import imgindex
 from imgindex.errors import OutputError, UsageError
@@ -377,3 +378,24 @@ def test_caltech20_retrieves_as_well_as_float32_of_whole_decodes(caltech20, enla
     assert index._opened._metadata[0]["uri"].to_pylist() == uris
     labels = np.array([uri.partition("/")[0] for uri in uris])
     assert abs(same_class(index._opened._shards[0].vectors, labels) - same_class(expected, labels)) <= 0.005
+
+
+def test_color_profiles_are_applied_unless_told_not_to(photos, tmp_path):
+    swapped = swapped_profile()
+    (tmp_path / "photos").mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.jpg"))[::40]):
+        with Image.open(path) as photo:
+            photo.save(tmp_path / "photos" / f"{number}.png", icc_profile=swapped)
+    images, searched = tmp_path / "photos", str(tmp_path / "photos/0.png")
+    manifests, vectors = {}, {}
+    for choice in ("srgb", "ignore"):
+        limits = imgindex.ImagesConfig(color_profile=choice)
+        config = imgindex.Config(str(images), str(tmp_path / choice), backbone=BUNDLED, images=limits)
+        manifests[choice] = imgindex.build(config)
+        index = imgindex.Index.open(config.output)
+        nearest = index.search(searched, k=1)[0].neighbors[0]
+        assert nearest.uri == "0.png"
+        assert nearest.similarity > 0.999  # the query is decoded as the indexed image was
+        vectors[choice] = index.basis.mean
+    assert manifests["srgb"]["spec"]["digest"] != manifests["ignore"]["spec"]["digest"]
+    assert np.abs(vectors["srgb"] - vectors["ignore"]).max() > 0.001
