@@ -1,6 +1,7 @@
 """Parquet files that may hold anything: read as the table that they should be, or refused."""
 
 from collections.abc import Callable, Collection, Mapping
+from typing import IO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,6 +12,15 @@ Columns = Mapping[str, Callable[[pa.DataType], bool]]
 
 # What a row of ours makes at most, uncompressed: paths are shorter than 4 KiB, features than 64 KiB.
 _MAX_ROW_BYTES = 1 << 18
+
+
+def parquet_file(source: pa.NativeFile | IO[bytes]) -> pq.ParquetFile:
+    """Opens a Parquet file that is to be read with ``use_threads=False``, and so in the thread that reads.
+
+    A thread of Arrow's may be the last to hold what is Python's, as bytes or an open file. A process that
+    ends at that moment aborts.
+    """
+    return pq.ParquetFile(source, pre_buffer=False)  # which would use threads too
 
 
 def read(
@@ -28,11 +38,11 @@ def read(
     Raises ValueError for a file that is damaged or does not hold what it should.
     """
     try:
-        with pq.ParquetFile(source) as file:
+        with parquet_file(source) as file:
             _check_sizes(file.metadata, source.size(), rows)
             if columns is not None:
                 _check_types(file.schema_arrow, columns)
-            table = file.read(None if columns is None else list(columns))
+            table = file.read(None if columns is None else list(columns), use_threads=False)
         table.validate(full=True)
     except (OSError, MemoryError, pa.ArrowException) as error:
         message = " ".join(str(error).split())

@@ -8,9 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from imgindex import storage
+from imgindex import storage, tables
 from imgindex.errors import InputError
 from imgindex.names import name_of, uri_of
 from imgindex.ranges import reader
@@ -78,9 +77,9 @@ def _csv_rows(file: IO[bytes]) -> Iterator[str]:
 
 
 def _parquet_rows(file: IO[bytes]) -> Iterator[str]:
-    with pq.ParquetFile(file) as table:
+    with tables.parquet_file(file) as table:
         column = _column(table.schema_arrow.names)
-        for batch in table.iter_batches(_ROWS, columns=[column]):
+        for batch in table.iter_batches(_ROWS, columns=[column], use_threads=False):
             for value in batch.column(0).to_pylist():
                 yield _name(column, value)
 
