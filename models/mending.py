@@ -4,7 +4,9 @@ import struct
 from collections.abc import Iterator
 from typing import Any
 
-from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin
+from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
+
+from imgindex.models.tiff_checks import check_tiff
 
 # Where Pillow keeps XMP, from which it takes an orientation that no other decoder applies.
 XMP = ("xmp", "XML:com.adobe.xmp")
@@ -16,12 +18,14 @@ def mend(image: Image.Image, data: bytes) -> None:
     """Changes what `image`, opened from `data` and not loaded yet, is about to load.
 
     Raises:
-      ValueError: it has a palette, but one without colors.
+      ValueError: its palette has no colors, or its decoder would leave pixels undefined.
     """
     for key in XMP:
         image.info.pop(key, None)
     if image.mode in ("P", "PA") and (image.palette is None or not image.palette.palette):
         raise ValueError("the file holds no palette")  # Pillow would make it black
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        check_tiff(image, data)
     if isinstance(image, PngImagePlugin.PngImageFile):
         _mend_png(image, data)
     if isinstance(image, BmpImagePlugin.BmpImageFile):
