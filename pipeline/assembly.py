@@ -95,7 +95,9 @@ def frozen_or_fitted(
     """The live generation's basis, or one fitted to all of `selection` where `news` ask for it."""
     pca, previous = plan.config.pca, plan.previous
     if previous is None or previous.basis is None or pca.refit == "always":
-        why = "pca.refit is always" if pca.refit == "always" else "there was no basis for this recipe"
+        lost = previous is not None and previous.lost_basis
+        why = "the basis before is damaged" if lost else "there was no basis for this recipe"
+        why = "pca.refit is always" if pca.refit == "always" else why
         verdict = selection.pipeline | "Refit" >> beam.Create([Verdict(True, why)])
         return _fit(selection, plan), verdict
     frozen = (

@@ -25,8 +25,9 @@ _BUILD_EPILOG = (
 )
 
 _REPAIR = (
-    "; `imgindex verify` lists all damage; a build repairs the store; away from a damaged generation leads "
-    "`imgindex rollback`, or delete CURRENT and build again"
+    "; `imgindex verify` lists all damage; a build mends the store and replaces damaged files of the live "
+    "generation; `imgindex rollback` returns to the generation before; if nothing else helps, delete CURRENT "
+    "and build again"
 )
 
 
@@ -197,6 +198,9 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
     if outcome.published:
         interrupt.done(f"generation {outcome.manifest['generation']} is live")
         print(describe_generation(str(config.output), outcome.manifest))
+        if outcome.replaced:
+            before = outcome.manifest["previous"]
+            print(f"it replaces {before}, of which {len(outcome.replaced)} files are damaged")
     else:
         print(describe_unchanged(outcome.manifest, outcome.ledger))
 

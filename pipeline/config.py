@@ -133,11 +133,13 @@ class PublishConfig:
     max_failure_rate: float = 0.05
     max_shrink: float = 0.5
     min_recall: float = 0.9
+    check_live: int = 4_294_967_296  # bytes of the live generation that a build compares with their digests
 
     def __post_init__(self) -> None:
         _check_range("publish.max_failure_rate", self.max_failure_rate, 0.0, 1.0)
         _check_range("publish.max_shrink", self.max_shrink, 0.0, 1.0)
         _check_range("publish.min_recall", self.min_recall, 0.0, 1.0)
+        _check_range("publish.check_live", self.check_live, 0, 1 << 50)
 
 
 @dataclass(frozen=True)

@@ -320,7 +320,7 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
             held.pipeline
             # Spreads them over workers where there are several.
             | "LocateShards" >> beam.Create(list(self.metadata))
-            | "ReadDigests" >> beam.FlatMap(read_digests)
+            | "ReadDigests" >> beam.FlatMap(_read_digests)
         )
         now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
         return (
@@ -328,6 +328,14 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
             | "JoinByUri" >> _JoinBy(_uri_bucket)
             | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("news", main="counts")
         )
+
+
+def _read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
+    """What a metadata shard holds; of one that is damaged nothing, so that its images count as added."""
+    try:
+        yield from read_digests(metadata)
+    except DamagedError as error:
+        logger.warning("%s: its images count as added", error)
 
 
 def _compare_bucket(joined: _Joined) -> Iterator[Any]:

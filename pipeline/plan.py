@@ -22,6 +22,8 @@ class Previous:
     basis: WrittenFile | None  # its PCA basis, with its whole path; None where this build cannot use it
     fitted_in: str  # the generation that the basis was fitted in
     fitted_images: int  # and to how many images
+    damaged: tuple[str, ...] = ()  # its files, with their whole paths, that are not as they were written
+    lost_basis: bool = False  # whether this build could use the basis, if it were not damaged
 
 
 @dataclass(frozen=True)

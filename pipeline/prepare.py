@@ -1,5 +1,6 @@
 """What a build checks and settles before its pipeline runs."""
 
+import logging
 import os
 import time
 from collections.abc import Collection, Mapping
@@ -10,9 +11,17 @@ import numpy as np
 
 from imgindex import storage
 from imgindex.config import Config
-from imgindex.errors import InputError, UsageError
-from imgindex.generation import Output, current_name, files_of, new_name, read_manifest
+from imgindex.errors import DamagedError, InputError, UsageError
+from imgindex.generation import (
+    Output,
+    current_name,
+    files_of,
+    generation_names,
+    new_name,
+    read_manifest,
+)
 from imgindex.listing import input_root, is_inside, list_images
+from imgindex.live_check import faults_in
 from imgindex.loading import load_image
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.engines import EngineChoice, choose_engine, load_engine
@@ -20,7 +29,9 @@ from imgindex.models.preprocess import Pixels
 from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
 from imgindex.plan import Plan, Previous
-from imgindex.records import Failure, ImageFile
+from imgindex.records import Failure, ImageFile, WrittenFile
+
+logger = logging.getLogger(__name__)
 
 
 def resolve(config: Config) -> Config:
@@ -60,6 +71,7 @@ def make_plan(
     output = Output(str(config.output))
     name = current_name(output)
     live = read_manifest(output, name) if name else None
+    damaged = _damaged(output, live, config.publish.check_live, started) if live else ()
     choice = engine_choice(config)
     engine = load_engine(choice, threads or available_cores())
     spec = engine.spec
@@ -68,7 +80,7 @@ def make_plan(
         input=str(config.input),
         output=output,
         generation=new_name(spec.digest),
-        previous=_previous(output, live, config, spec) if live else None,
+        previous=_previous(output, live, config, spec, damaged) if live else None,
         spec=spec,
         feature_dim=engine.feature_dim,
         engine=choice,
@@ -80,25 +92,66 @@ def make_plan(
     )
 
 
-def _previous(output: Output, manifest: dict[str, Any], config: Config, spec: Spec) -> Previous:
+def _damaged(output: Output, manifest: dict[str, Any], budget: int, now: float) -> tuple[str, ...]:
+    """The whole paths of the live generation's files in which damage is found, of which a log tells."""
+    files = files_of(output, manifest)
+    day = int(now // (24 * 3600))
+    faults = faults_in([*files.values()], [files[manifest["basis"]]], budget, day)
+    for fault in faults.values():
+        logger.warning("damaged: %s", fault)
+    if faults:
+        logger.warning(
+            "%d files of the live generation are damaged: this build publishes a new one, made of the store",
+            len(faults),
+        )
+    return tuple(faults)
+
+
+def _previous(
+    output: Output, manifest: dict[str, Any], config: Config, spec: Spec, damaged: tuple[str, ...]
+) -> Previous:
     files = files_of(output, manifest)
     before = manifest["config"]
     same_spec = manifest["spec"]["digest"] == spec.digest
     pca = {key: before["pca"][key] for key in ("dims", "whiten")}
     usable = same_spec and pca == {"dims": config.pca.dims, "whiten": config.pca.whiten}
+    basis = files[manifest["basis"]] if usable else None
+    if basis is not None and basis.path in damaged:
+        basis = _same_basis(output, basis)
+    metadata = (files[shard["metadata"]] for shard in manifest["shards"])
     return Previous(
         name=manifest["generation"],
         indexed=manifest["ledger"]["indexed"],
         failures=manifest.get("failures_digest", ""),  # older manifests have none: build once more
-        metadata=tuple(files[shard["metadata"]] for shard in manifest["shards"]),
+        metadata=tuple(file for file in metadata if file.path not in damaged),
         same_recipe=usable
         and _recipe(before["index"]) == _recipe(asdict(config.index))
         and config.pca.refit != "always"
-        and manifest["input_root"] == input_root(str(config.input)),
-        basis=files[manifest["basis"]] if usable else None,
+        and manifest["input_root"] == input_root(str(config.input))
+        and not damaged,
+        basis=basis,
         fitted_in=manifest["pca"]["fitted_in"],
         fitted_images=manifest["pca"]["fitted_images"],
+        damaged=damaged,
+        lost_basis=usable and basis is None,
     )
+
+
+def _same_basis(output: Output, damaged: WrittenFile) -> WrittenFile | None:
+    """A file of another generation that holds what the damaged basis did; None where there is none.
+
+    A refresh keeps the basis, so that its generation has a copy.
+    """
+    for name in reversed(generation_names(output)):
+        try:
+            manifest = read_manifest(output, name)
+        except DamagedError:
+            continue
+        file = files_of(output, manifest)[manifest["basis"]]
+        same = (file.size, file.sha256) == (damaged.size, damaged.sha256)
+        if same and storage.fault_in(file, every_byte=True) is None:
+            return file
+    return None
 
 
 def _recipe(index: Mapping[str, Any]) -> dict[str, Any]:

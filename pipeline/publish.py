@@ -141,6 +141,7 @@ class Outcome:
     manifest: dict[str, Any]  # of the generation that is live now
     ledger: dict[str, Any]  # of this build
     published: bool  # False: nothing had changed
+    replaced: tuple[str, ...] = ()  # the files of the generation before that were damaged
 
 
 def outcome(plan: Plan) -> Outcome:
@@ -152,7 +153,8 @@ def outcome(plan: Plan) -> Outcome:
     unchanged = conclude(plan)
     if unchanged is None:
         manifest = read_manifest(plan.output, plan.generation)
-        return Outcome(manifest, manifest["ledger"], True)
+        replaced = plan.previous.damaged if plan.previous else ()
+        return Outcome(manifest, manifest["ledger"], True, replaced)
     return Outcome(read_manifest(plan.output), unchanged, False)
 
 

@@ -324,6 +324,39 @@ def fault_of(directory: str, file: WrittenFile) -> str | None:
     return None
 
 
+def fault_in(file: WrittenFile, *, every_byte: bool) -> str | None:
+    """What is wrong with a file, whose path is whole; None where nothing is. It is read in pieces.
+
+    Without `every_byte` only its size is compared. Raises OutputError where the file is there, as far as is
+    known, but cannot be read.
+    """
+    with _as_output_error("read", file.path):
+        try:
+            local = is_local(file.path)
+            size = Path(file.path).stat().st_size if local else find(file.path).size
+            if size != file.size:
+                return f"{file.path} has {size} bytes and not the {file.size} that were written"
+            if every_byte and _sha256(file.path, size) != file.sha256:
+                return str(_other_bytes(file))
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{file.path} is not there"
+    return None
+
+
+def _sha256(path: str, size: int) -> str:
+    """The SHA-256 of the first `size` bytes of a file. Raises OSErrors."""
+    if is_local(path):
+        return describe(Path(path), path).sha256
+    digest = hashlib.sha256()
+
+    def read(start: int) -> bytes:
+        return retried(lambda: read_once(path, start, _PIECE_BYTES))
+
+    for start in range(0, size, _PIECE_BYTES):
+        digest.update(read(start))
+    return digest.hexdigest()
+
+
 def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True) -> Path:
     """A local path with the bytes of `file`, whose path is whole: itself where it is local, else in `folder`.
 

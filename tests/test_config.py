@@ -26,7 +26,7 @@ images:
   color_profile: srgb
 pca: {dims: 150, whiten: false, refit: auto}
 index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_recall: 0.95, memory: auto}
-publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9}
+publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, check_live: 4294967296}
 """
 
 # A value other than the default for every key.
@@ -36,7 +36,7 @@ engine: {name: tensorflow, precision: float32, batch_size: 8}
 images: {extensions: [.JPG, .x], max_pixels: 1000, max_bytes: 2000, color_profile: ignore}
 pca: {dims: 0.9, whiten: true, refit: never}
 index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1, memory: 4294967296}
-publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5}
+publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5, check_live: 0}
 """
 
 KEYS = [
@@ -135,6 +135,7 @@ def test_input_and_output_may_stand_in_the_file(tmp_path: Path) -> None:
         ("index: {metric: 5}", ["index.metric", "5", "angular", "euclidean"]),
         ("index: {target_recall: 1.01}", ["index.target_recall", "1.01", "from 0.0 to 1.0"]),
         ("publish: {min_recall: .inf}", ["publish.min_recall", "inf", "from 0.0 to 1.0"]),
+        ("publish: {check_live: -1}", ["publish.check_live", "-1", "from 0 to"]),
         ("publish: {min_recall: yes}", ["publish.min_recall", "True", "a number"]),
         ("publish: {max_shrink: half}", ["publish.max_shrink", "'half'", "a number"]),
         (f"publish: {{max_shrink: 1{'0' * 400}}}", ["publish.max_shrink", "from 0.0 to 1.0"]),

@@ -15,6 +15,7 @@ import imgindex
 from imgindex import chunks, store
 from imgindex.cli import main
 from imgindex.errors import DamagedError, OutputError
+from imgindex.generation import Output, current_name
 from imgindex.launch import refresh
 from imgindex.upkeep import verify
 
@@ -107,9 +108,7 @@ def test_a_store_of_damaged_chunks_is_embedded_again_where_the_index_changes(
 
 
 @pytest.mark.parametrize("how", ["altered", "huge"])
-@pytest.mark.parametrize(
-    "which", ["CURRENT", "manifest.json", "basis.npz", "metadata-00000-of-00001.parquet"]
-)
+@pytest.mark.parametrize("which", ["CURRENT", "manifest.json"])
 def test_a_refresh_of_a_damaged_generation_is_refused(
     which: str, how: str, photos: Path, output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +125,82 @@ def test_a_refresh_of_a_damaged_generation_is_refused(
     assert main(["verify", str(output)]) == 3
     printed = capsys.readouterr()
     assert which in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("which", "how", "check_live"),
+    [
+        ("*.ann", "altered", 1 << 30),
+        ("*.ann", "huge", 0),
+        ("metadata-*", "altered", 0),
+        ("basis.npz", "empty", 0),
+    ],
+)
+def test_a_build_replaces_damaged_files_of_the_live_generation(
+    which: str, how: str, check_live: int, photos: Path, output: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = replace(
+        CONFIG, input=str(photos), output=str(output), publish=replace(CONFIG.publish, check_live=check_live)
+    )
+    before, live = content(output), current_name(Output(str(output)))
+    (path,) = output.rglob(which)
+    damage(path, how)
+    outcome = refresh(config)
+    assert outcome.published
+    assert outcome.manifest["previous"] == live
+    assert outcome.ledger["embedded"] == 0
+    # A metadata shard that is found damaged when it is read says nothing of what was there.
+    assert outcome.ledger["added"] == (IMAGES if "metadata" in which else 0)
+    assert outcome.replaced == (() if "metadata" in which else (str(path),))
+    assert content(output) == before
+    assert verify(str(output)).problems == ()
+
+
+def test_the_command_says_that_it_replaces_damaged_files(
+    photos: Path, output: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    live = current_name(Output(str(output)))
+    (path,) = output.rglob("*.ann")
+    arguments = ["build", "--input", str(photos), "--output", str(output), "--config", str(output / "config")]
+    (output / "config").write_text(
+        "backbone: {name: MobileNetV2, weights: none, image_size: 32}\n"
+        "engine: {precision: float32}\npca: {dims: 8}\npublish: {min_recall: 0}\n"
+    )
+    assert main(arguments) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+    damage(path, "altered")
+    with caplog.at_level(logging.WARNING):
+        assert main(arguments) == 0
+    assert [record.getMessage() for record in caplog.records if record.name == "imgindex.prepare"] == [
+        f"damaged: {path} has other bytes than were written",
+        "1 files of the live generation are damaged: this build publishes a new one, made of the store",
+    ]
+    assert f"it replaces {live}, of which 1 files are damaged\n" in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "nothing has changed" in capsys.readouterr().out
+
+
+def test_a_damaged_basis_is_taken_from_a_generation_that_has_the_same(
+    photos: Path, output: Path, tmp_path: Path
+) -> None:
+    first = current_name(Output(str(output)))
+    shutil.copytree(photos, tmp_path / "photos")
+    # The same image once more, so that nothing asks for another basis.
+    shutil.copyfile(photos / "00.png", tmp_path / "photos" / "new.png")
+    config = replace(CONFIG, input=str(tmp_path / "photos"), output=str(output))
+    second = refresh(config).manifest
+    assert second["pca"]["fitted_in"] == first
+    before = content(output)
+    damage(output / "generations" / second["generation"] / "pca" / "basis.npz", "altered")
+    third = refresh(config).manifest
+    assert (third["pca"]["refit"], third["pca"]["fitted_in"]) == (False, first)
+    assert content(output) == before
+    # And where there is no other, one is fitted to all images.
+    for name in (second["generation"], third["generation"], first):
+        (output / "generations" / name / "pca" / "basis.npz").unlink()
+    fourth = refresh(config).manifest
+    assert (fourth["pca"]["refit"], fourth["pca"]["why"]) == (True, "the basis before is damaged")
+    assert verify(str(output)).problems == ()
 
 
 @pytest.mark.parametrize("how", [*DAMAGE, "huge"])
