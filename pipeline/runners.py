@@ -1,6 +1,7 @@
 """Which of Beam's runners runs a build, and how many cores each of its workers takes."""
 
 import atexit
+import os
 from typing import Any
 
 from apache_beam.options.pipeline_options import (
@@ -12,15 +13,18 @@ from apache_beam.options.pipeline_options import (
     StandardOptions,
 )
 from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.job_server import JobServer
 from apache_beam.runners.portability.prism_runner import PrismJobServer, PrismRunner
 from apache_beam.runners.runner import PipelineRunner, create_runner
 
 from imgindex.models.resources import available_cores
+from imgindex.worker_processes import LocalRunner
 
 # Dataflow's experiment for one Python process on a machine, whose threads share what is loaded.
 _ONE_PROCESS = "no_use_multiple_sdk_containers"
+
+# Where gRPC looks, before no_proxy, for the hosts that it reaches without a proxy.
+_SPARED = "no_grpc_proxy"
 
 
 def new_runner(options: PipelineOptions) -> PipelineRunner:
@@ -28,12 +32,20 @@ def new_runner(options: PipelineOptions) -> PipelineRunner:
 
     Raises ValueError and ImportError where Beam has no such runner.
     """
+    _reach_this_machine_directly()
     name = _name_of(options)
     if name in ("", "direct"):
         # Which of the local runners Beam chooses depends on what it can download.
-        return FnApiRunner()
-    own = {"prism": _Prism, "flink": _Flink}.get(name)
+        return LocalRunner()
+    own = {"prism": _Prism, "flink": _Flink, "fnapi": LocalRunner}.get(name)
     return own() if own else create_runner(options.view_as(StandardOptions).runner)
+
+
+def _reach_this_machine_directly() -> None:
+    """Has gRPC, by which a job and its workers speak, ask no proxy for this machine's own ports."""
+    spared = os.environ.get(_SPARED) or os.environ.get("no_proxy") or ""
+    if "localhost" not in spared.split(","):
+        os.environ[_SPARED] = ",".join(filter(None, [spared, "localhost", "127.0.0.1", "::1"]))
 
 
 def worker_threads(options: PipelineOptions) -> int | None:
