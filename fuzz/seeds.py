@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import bad_inputs
@@ -62,12 +62,16 @@ OPTIONS: dict[str, list[dict[str, Any]]] = {
 TIFFS = {
     "1": ("group3", "group4", "tiff_ccitt", "packbits"),
     "L": ("jpeg", "tiff_lzw", "zstd"),
+    "YCbCr": ("packbits",),
     "P": ("packbits", "lzma"),
     "RGB": ("jpeg", "tiff_lzw", "tiff_adobe_deflate", "packbits"),
     "RGBA": ("tiff_deflate",),
     "CMYK": ("tiff_lzw",),
     "F": ("tiff_lzw",),
 }
+
+# Not quite sRGB, whose white point is elsewhere: a profile that is sRGB would not be applied.
+PROFILE = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(b"rXYZ", b"gXYZ", 1)
 
 EXIF = Image.Exif()
 EXIF[0x0112] = 6
@@ -93,7 +97,7 @@ def encodings() -> Iterator[bytes]:
     warnings.simplefilter("ignore")  # of modes that Pillow is going to drop
     Image.init()
     for form in sorted(Image.SAVE):
-        extra = [{}, *OPTIONS.get(form, []), {"exif": EXIF}, {"icc_profile": b"profile"}]
+        extra = [{}, *OPTIONS.get(form, []), {"exif": EXIF}, {"icc_profile": PROFILE}]
         for mode in MODES:
             for options in extra:
                 # A format that does not take this mode or this option.
@@ -155,6 +159,39 @@ def unwritten() -> Iterator[bytes]:
     )
 
 
+def oddities() -> Iterator[bytes]:
+    """What `decode` reads otherwise than Pillow does."""
+    # Run-length encoded BMPs: runs, pixels one by one, a step and an early end.
+    for bits, kind, pixels in ((8, 1, b"\0\3\1\2\3\0"), (4, 2, b"\0\5\x12\x34\x50\0")):
+        body = pixels + b"\4\x21\0\0\0\2\3\1\5\x43\0\1"
+        colors = bytes(range(64))
+        header = struct.pack("<IiiHHIIiiII", 40, WIDTH, HEIGHT, 1, bits, kind, len(body), 0, 0, 16, 0)
+        yield b"BM" + struct.pack("<IHHI", 118 + len(body), 0, 0, 118) + header + colors + body
+    # PNGs with a transparent color, or with more alphas than colors, and one without colors.
+    for depth, kind, colors, transparent in (
+        (16, 0, None, b"\1\2"),
+        (16, 2, None, b"\1\2\3\4\5\6"),
+        (2, 0, None, b"\0\1"),
+        (8, 3, bytes(9), b"\0\1\2\3"),
+        (8, 3, b"", b""),
+    ):
+        row = b"\0" + bytes(-(-WIDTH * depth * (3 if kind == 2 else 1) // 8))
+        parts = [(b"IHDR", struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, kind, 0, 0, 0))]
+        parts += [] if colors is None else [(b"PLTE", colors)]
+        parts += [(b"tRNS", transparent), (b"IDAT", zlib.compress(row * HEIGHT)), (b"IEND", b"")]
+        yield b"\x89PNG\r\n\x1a\n" + b"".join(bad_inputs.chunk(*part) for part in parts)
+    # Deep TIFFs that name a white, a value for holes, and a least value that is white.
+    for mode in ("I;16", "I", "F"):
+        for tag, value in ((281, 4095), (42113, "-9999"), (262, 0)):
+            yield bad_inputs.encoded(image(mode), "TIFF", tiffinfo={tag: value})
+    # Of more than one strip, each of 8 or 24 rows: JPEG takes multiples of 8.
+    for mode in ("L", "RGB"):
+        tall = image(mode).resize((WIDTH, 32))
+        yield bad_inputs.encoded(tall, "TIFF", compression="jpeg", strip_size=288)
+    for fill_order in (1, 2):
+        yield bad_inputs.encoded(image("1"), "TIFF", compression="group4", tiffinfo={266: fill_order})
+
+
 def of_the_tests() -> Iterator[bytes]:
     """What the tests of bad inputs try, but for what fails before it is decoded."""
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +206,10 @@ def write(folder: Path) -> int:
     """Writes the seeds to `folder`, named by their digests; returns how many there are."""
     folder.mkdir(parents=True, exist_ok=True)
     seeds = {
-        data for make in (encodings, unwritten, of_the_tests) for data in make() if len(data) <= MAX_BYTES
+        data
+        for make in (encodings, unwritten, oddities, of_the_tests)
+        for data in make()
+        if len(data) <= MAX_BYTES
     }
     for data in seeds:
         (folder / hashlib.sha256(data).hexdigest()[:16]).write_bytes(data)
