@@ -180,11 +180,12 @@ def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
     The live generation stays, and so does what is not older than `grace_seconds`: a generation by the time in
     its name, a file of the store by its modification time. Without `grace_seconds` they are
     `GENERATION_GRACE` for generations and `FEATURE_GRACE` for the store. A chunk that still holds rows in use
-    is written again without the rest.
+    is written again without the rest. Where a generation that stays is damaged, and is not the live one, the
+    store stays as it is.
 
     Raises:
       UsageError: `keep` is less than 1.
-      OutputError: a generation or chunk cannot be read, or another process is writing the output.
+      OutputError: the live generation or a chunk cannot be read, or another process is writing the output.
     """
     if keep < 1:
         raise UsageError(f"--keep is {keep}; expected at least 1")
@@ -198,28 +199,20 @@ def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
         live, names = live_name(layout), generation_names(layout)
         spare = [name for name in names[:-keep] if name != live]
         old = [name for name in spare if now - _created(name) > generation_grace]
-        in_use: dict[str, list[WrittenFile]] = defaultdict(list)
-        failed: dict[str, list[WrittenFile]] = defaultdict(list)
-        for name in (name for name in names if name not in old):
-            manifest = read_manifest(layout, name)
-            files, spec = files_of(layout, manifest), manifest["spec"]["digest"]
-            in_use[spec] += [files[shard["metadata"]] for shard in manifest["shards"]]
-            failed[spec] += [files[path] for path in manifest["failures"]]
+        specs = storage.list_folders(storage.join(output, "store"))
         # Read before anything is deleted: what is damaged here may make an old generation the best there is.
-        images = {
-            spec: _keys(image for file in files for image in read_digests(file))
-            for spec, files in in_use.items()
-        }
-        known = {
-            spec: _keys(image for file in files for image in failure_lists.read_list(file))
-            for spec, files in failed.items()
-        }
+        try:
+            images, known = _used(layout, [name for name in names if name not in old])
+        except DamagedError as error:
+            images, known = _used(layout, [live])
+            specs = []
+            logger.warning("%s: the store stays as it is, for what that generation uses is not known", error)
         for name in old:
             # First what makes it complete, so that half of one is never taken for a generation.
             storage.delete(layout.manifest(name))
             storage.delete_tree(layout.generation(name))
         before = now - feature_grace
-        specs, none = storage.list_folders(storage.join(output, "store")), _keys([])
+        none = _keys([])
         young = sum(_count_young(layout.store(spec), before) for spec in specs)
         deleted = [_compact(layout.store(spec), images.get(spec, none), before) for spec in specs]
         forgotten = sum(_forget(layout.store(spec), known.get(spec, none), before) for spec in specs)
@@ -231,6 +224,25 @@ def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
         tuple(name for name in spare if name not in old),
         young,
     )
+
+
+def _used(layout: Output, names: Iterable[str]) -> tuple[dict[str, Keys], dict[str, Keys]]:
+    """The keys of the images that generations hold, and of the failures that they list, by their spec."""
+    in_use: dict[str, list[WrittenFile]] = defaultdict(list)
+    failed: dict[str, list[WrittenFile]] = defaultdict(list)
+    for name in names:
+        manifest = read_manifest(layout, name)
+        files, spec = files_of(layout, manifest), manifest["spec"]["digest"]
+        in_use[spec] += [files[shard["metadata"]] for shard in manifest["shards"]]
+        failed[spec] += [files[path] for path in manifest["failures"]]
+    images = {
+        spec: _keys(image for file in files for image in read_digests(file)) for spec, files in in_use.items()
+    }
+    known = {
+        spec: _keys(image for file in files for image in failure_lists.read_list(file))
+        for spec, files in failed.items()
+    }
+    return images, known
 
 
 def _count_young(directory: str, before: float) -> int:

@@ -7,6 +7,8 @@ import contextlib
 import json
 import os
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from changing import Photos
 from trapped import children
 
 from imgindex import chunks, store
+from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name, generation_names, read_manifest
 from imgindex.models.annoy_index import METRICS
 from imgindex.upkeep import prune, rollback, verify
@@ -103,6 +107,7 @@ class Soak:
         self.settings = {key: values[0] for key, values in SETTINGS.items()}
         self.seconds = 3.0  # that a build takes
         self.happened: Counter[str] = Counter()
+        self.damaged: set[str] = set()  # generations that a file is damaged of
         self.builds = 0
 
     def start(self, output: Path | None = None, **changes: Any) -> "Build":
@@ -132,7 +137,8 @@ class Soak:
         what = self.chance.choice([
             self.kill, self.kill, self.kill, self.interrupt, self.interrupt, self.kill_a_decoder,
             self.change_meanwhile, self.two_at_once, self.refuse, self.damage_store, self.damage_store,
-            self.damage_live, self.leave_things, self.prune, self.roll_back,
+            self.damage_live, self.damage_live, self.leave_things, self.prune, self.prune_beside_verify,
+            self.roll_back, self.run_short_of_memory,
         ])  # fmt: skip
         what()
         self.happened[what.__name__] += 1
@@ -205,7 +211,7 @@ class Soak:
         self.happened[f"damaged {kind}"] += 1
 
     def damage_live(self) -> None:
-        """Damages a file of the live generation, which `verify` names, and puts it back."""
+        """Damages a file of the live generation, which `verify` names and the next build replaces."""
         manifest = self.manifest()
         file = self.chance.choice(manifest["files"])["path"]
         path = self.output / "generations" / manifest["generation"] / file
@@ -213,7 +219,7 @@ class Soak:
         if data:
             self._damage(path)
             assert any(file in problem for problem in verify(str(self.output)).problems)
-            path.write_bytes(data)
+            self.damaged.add(manifest["generation"])
 
     def _damage(self, path: Path) -> None:
         data = path.read_bytes()
@@ -237,9 +243,37 @@ class Soak:
             prune(str(self.output), self.chance.randint(1, 3), grace_seconds=0)
             assert verify(str(self.output)).problems == ()
 
+    def prune_beside_verify(self) -> None:
+        if not verify(str(self.output)).problems:
+            with ThreadPoolExecutor(1) as pool:
+                pruned = pool.submit(prune, str(self.output), 1, 0)
+                while not pruned.done():
+                    assert verify(str(self.output)).problems == ()
+                pruned.result()
+
     def roll_back(self) -> None:
-        names = generation_names(Output(str(self.output)))
-        rollback(str(self.output), self.chance.choice(names))
+        name = self.chance.choice(generation_names(Output(str(self.output))))
+        try:
+            rollback(str(self.output), name)
+        except DamagedError:
+            assert name in self.damaged
+            self.happened["rollbacks refused"] += 1
+
+    def run_short_of_memory(self) -> None:
+        """Lets a build have little more memory than it uses at some moment."""
+        live = current_name(Output(str(self.output)))
+        build = self.start()
+        self._wait_a_while(0.2, 1.0)
+        with contextlib.suppress(OSError, IndexError):  # it has ended
+            status = Path(f"/proc/{build.process.pid}/status").read_text()
+            used = int(re.findall(r"^VmData:\s+(\d+) kB$", status, re.M)[0]) << 10
+            limit = used + self.chance.randrange(50 << 20)
+            resource.prlimit(build.process.pid, resource.RLIMIT_DATA, (limit, limit))
+        code = build.process.wait(PATIENCE)
+        build.kill()
+        self.happened[f"short of memory, exit code {code}"] += 1
+        if code:
+            assert current_name(Output(str(self.output))) == live
 
     # What must be so afterwards.
 

@@ -452,6 +452,23 @@ class TestPrune:
                 prune(place, keep=1, grace_seconds=0)
         assert remembered(place) == ["xyz"]
 
+    @pytest.mark.parametrize("which", ["metadata/*", "failures/*", "manifest.json"])
+    def test_where_an_older_generation_is_damaged_the_store_stays_as_it_is(
+        self, which: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        keep(str(tmp_path), "spec", "abcx")
+        names = [generate(str(tmp_path), number, "abc", failed="p") for number in range(3)]
+        path = min((tmp_path / "generations" / names[1]).glob(which))
+        path.write_bytes(b"x")
+        pruned = prune(str(tmp_path), keep=2, grace_seconds=0)
+        assert (pruned.generations, pruned.rows) == ((names[0],), 0)
+        assert len(rows_of(str(tmp_path))) == 4
+        assert path.name in caplog.text
+        assert "the store stays as it is" in caplog.text
+        # Once it is not among the newest any more.
+        pruned = prune(str(tmp_path), keep=1, grace_seconds=0)
+        assert (pruned.generations, pruned.rows) == ((names[1],), 1)
+
     def test_young_chunks_are_a_build_under_way(self, tmp_path: Path) -> None:
         keep(str(tmp_path), "spec", "xyz")
         generate(str(tmp_path), 1, "abc")
