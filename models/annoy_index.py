@@ -1,4 +1,4 @@
-"""One Annoy shard: building it from vectors, opening and searching it, exact search beside it."""
+"""One Annoy shard: building it from vectors, opening and searching it, measuring its recall."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -9,28 +9,32 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import OutputError
+from imgindex.models.similarity import exact_nearest, exact_squares, rank
 
 Metric = Literal["angular", "euclidean"]
 METRICS: tuple[Metric, ...] = ("angular", "euclidean")
 
 Float32 = npt.NDArray[np.float32]
-Floats = npt.NDArray[np.floating]
+Floats = npt.NDArray[np.float64]
 Items = npt.NDArray[np.int64]
+Contents = npt.NDArray[np.integer]
 
 RECALL_K = 10
 RECALL_SAMPLE = 200
 
-# Values of Annoy's `search_k`, the nodes that a search inspects, at which recall is measured.
-EFFORTS = tuple(100 << step for step in range(8))
+# Values of Annoy's `search_k`, the nodes that a search inspects, at which recall is measured. Those behind
+# the usual ones are for shards in which thousands of copies of an image lie in the way of all others.
+USUAL_EFFORTS = tuple(100 << step for step in range(8))
+EFFORTS = (*USUAL_EFFORTS, *(100 << step for step in range(8, 14)))
 
 # Tree counts that `auto` chooses among.
 AUTO_TREES = (10, 20, 40, 80)
 
-# Distances in float64 that differ by less are equal: the root of a difference's rounding is up to some 1e-7.
-_TIE = 1e-6
+# Annoy takes it as an int of C.
+_MAX_SEARCH_K = 2**31 - 1
 
-# Rows that exact search compares at once: 64 Ki distances a query are 256 KiB.
-_EXACT_ROWS = 1 << 16
+# By how much more neighbours are asked for where copies of an image take up an answer.
+_DEEPER = 8
 
 # Nodes that are looked at at once: of 150 dimensions 10 MiB.
 _CHECKED_NODES = 1 << 14
@@ -152,88 +156,91 @@ class AnnoyShard:
             ):
                 raise OutputError(f"one of its nodes {numbers[0]} to {numbers[-1]} leads nowhere")
 
-    def nearest(self, queries: Float32, k: int, search_k: int | None = None) -> list[tuple[Items, Float32]]:
+    def nearest(
+        self, queries: Float32, k: int, search_k: int | None = None, contents: Contents | None = None
+    ) -> list[tuple[Items, Float32]]:
         """For each of `queries` [n, dims], at most `k` near items and their distances, nearest first.
 
-        `search_k` is how many nodes Annoy inspects; None searches exactly, by brute force.
+        Args:
+          queries: finite.
+          k: how many items.
+          search_k: how many nodes Annoy inspects; None searches exactly, by brute force.
+          contents: a number for each item, the same for copies of an image. Each content is then found once,
+            and what is given is `k` contents where the inspected nodes hold so many.
         """
         if search_k is None:
-            return exact_nearest(self.vectors, queries, k, self.metric)
-        found = []
-        for query in queries:
-            items, distances = self._index.get_nns_by_vector(
-                query, k, search_k=search_k, include_distances=True
-            )
-            found.append((np.array(items, np.int64), np.array(distances, np.float32)))
-        return found
+            items = None if contents is None else first_items(contents)
+            return exact_nearest(self.vectors, queries, k, self.metric, items)
+        return [self._inspect(query, k, search_k, contents) for query in queries]
+
+    def _inspect(
+        self, query: Float32, k: int, search_k: int, contents: Contents | None
+    ) -> tuple[Items, Float32]:
+        asked = k = min(k, len(self.vectors))
+        search_k = min(search_k, _MAX_SEARCH_K)
+        while True:
+            found = np.array(self._index.get_nns_by_vector(query, asked, search_k=search_k), np.int64)
+            items = found if contents is None else found[first_items(contents[found])]
+            if contents is None or len(items) >= k or len(found) < asked or asked == len(self.vectors):
+                break
+            asked = min(asked * _DEEPER, len(self.vectors))
+        items = items[:k]
+        # Annoy's own distances are float32, in which small ones are noise.
+        order, squares, _ = rank(self.vectors[items], query, self.metric, k)
+        return items[order], np.sqrt(squares).astype(np.float32)
 
 
-def exact_nearest(vectors: Float32, queries: Float32, k: int, metric: Metric) -> list[tuple[Items, Float32]]:
-    """For each of `queries` [m, dims], the `k` nearest of `vectors` [n, dims] and their distances.
+def first_items(contents: Contents) -> Items:
+    """The first item of each content, in ascending order."""
+    return np.sort(np.unique(contents, return_index=True)[1])
 
-    Of equal distances the lower row comes first.
+
+def measure_recall(shard: AnnoyShard, contents: Contents | None = None, target: float = 0.0) -> list[float]:
+    """Recall@10 of distinct images against exact search at each of `EFFORTS`, cheapest first.
+
+    Beyond the usual ones it is measured until it reaches `target`; for those that follow it is no less.
+
+    `contents` has a number for each item, the same for copies of an image; None: there are no copies. The
+    queries are the contents of `recall_sample`. What they are to find are the ten nearest other contents:
+    were copies counted, an image that is there a thousand times would be found for certain and stand for all
+    others. Whatever is as near as the last of the ten counts. A shard of a single content has nothing to find
+    and a recall of 1.
     """
-    best = [(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    for start in range(0, len(vectors), _EXACT_ROWS):
-        block = np.ascontiguousarray(vectors[start : start + _EXACT_ROWS])
-        for query, distances in enumerate(exact_distances(block, queries, metric)):
-            items = np.concatenate([best[query][0], np.arange(start, start + len(block))])
-            distances = np.concatenate([best[query][1], distances])
-            if len(distances) > k:
-                # Keeps every row that ties with the k-th, which argpartition alone would not.
-                near = distances <= np.partition(distances, k - 1)[k - 1]
-                items, distances = items[near], distances[near]
-            order = np.argsort(distances, kind="stable")[:k]
-            best[query] = items[order], distances[order]
-    return best
-
-
-def exact_distances(vectors: Floats, queries: Floats, metric: Metric) -> Floats:
-    """Distances [m, n] of `queries` [m, dims] to `vectors` [n, dims], as Annoy defines them.
-
-    Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
-    """
-    if metric == "angular":
-        return np.sqrt(np.maximum(0, 2 - 2 * cosine_similarity(vectors, queries)))
-    squares = np.square(vectors).sum(axis=1) + np.square(queries).sum(axis=1)[:, np.newaxis]
-    distances: Floats = np.sqrt(np.maximum(0, squares - 2 * (queries @ vectors.T)))
-    return distances
-
-
-def cosine_similarity(vectors: Floats, queries: Floats) -> Floats:
-    """Cosines [m, n] of `queries` [m, dims] with `vectors` [n, dims]; 0 for a zero vector."""
-    norms = np.linalg.norm(queries, axis=1)[:, np.newaxis] * np.linalg.norm(vectors, axis=1)
-    dots = queries @ vectors.T
-    cosines: Floats = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
-    return np.clip(cosines, -1, 1, out=cosines)
-
-
-def measure_recall(shard: AnnoyShard) -> list[float]:
-    """Recall@10 against exact search at each of `EFFORTS`, cheapest first.
-
-    The queries are at most `RECALL_SAMPLE` of the shard's own items, evenly spread, each left out of its own
-    answer. Whatever is as near as the last of the exact neighbours counts, for copies of an image tie and
-    which of them are found is chance. A shard of a single item has nothing to find and a recall of 1.
-    """
-    items = len(shard.vectors)
-    sample = np.unique(np.linspace(0, items - 1, min(items, RECALL_SAMPLE)).astype(np.int64))
+    if contents is None:
+        contents = np.arange(len(shard.vectors))
+    sample = recall_sample(contents)
     queries = np.ascontiguousarray(shard.vectors[sample])
+    wanted = min(RECALL_K, len(np.unique(contents)) - 1)
+    if not wanted:
+        return [1.0] * len(EFFORTS)
+
+    def others(item: np.int64, found: Items) -> tuple[Floats, Floats]:
+        """Squared distances of what was found for an item beside itself, and their errors."""
+        found = found[contents[found] != contents[item]][:wanted]
+        return exact_squares(shard.vectors[found], shard.vectors[item], shard.metric)
+
     # One more than is compared, for an item is its own nearest neighbour.
-    k = min(RECALL_K + 1, items)
-    limits = [
-        _distances(shard, item, exact[exact != item][:RECALL_K]).max(initial=0) + _TIE
-        for item, (exact, _) in zip(sample, shard.nearest(queries, k), strict=True)
-    ]
-    wanted = len(sample) * (k - 1)
-    recalls = []
+    answers = shard.nearest(queries, wanted + 1, None, contents)
+    limits = [np.add(*others(item, exact)).max() for item, (exact, _) in zip(sample, answers, strict=True)]
+    recalls: list[float] = []
     for effort in EFFORTS:
+        if len(recalls) >= len(USUAL_EFFORTS) and recalls[-1] >= target:
+            recalls.append(recalls[-1])  # more nodes hold no less
+            continue
         hits = 0
-        answers = shard.nearest(queries, k, effort)
+        answers = shard.nearest(queries, wanted + 1, effort, contents)
         for item, limit, (found, _) in zip(sample, limits, answers, strict=True):
-            distances = _distances(shard, item, found[found != item][:RECALL_K])
-            hits += int(np.count_nonzero(distances <= limit))
-        recalls.append(hits / wanted if wanted else 1.0)
+            squares, errors = others(item, found)
+            hits += int(np.count_nonzero(squares - errors <= limit))
+        recalls.append(hits / (len(sample) * wanted))
     return recalls
+
+
+def recall_sample(contents: Contents) -> Items:
+    """The items that recall is measured with: at most `RECALL_SAMPLE` contents, evenly spread over all."""
+    firsts = first_items(contents)
+    places = np.linspace(0, len(firsts) - 1, min(len(firsts), RECALL_SAMPLE))
+    return firsts[np.unique(places.astype(np.int64))]
 
 
 def cheapest_effort(recalls: Sequence[float], target: float) -> int:
@@ -242,14 +249,6 @@ def cheapest_effort(recalls: Sequence[float], target: float) -> int:
         if recall >= target:
             return step
     return int(np.argmax(recalls))
-
-
-def _distances(shard: AnnoyShard, item: np.int64, others: Items) -> Floats:
-    """The distances of items to an item in float64, in which equal vectors are equally far but for `_TIE`."""
-    vectors = shard.vectors[others].astype(np.float64)
-    query = shard.vectors[item][np.newaxis].astype(np.float64)
-    distances: Floats = exact_distances(vectors, query, shard.metric)[0]
-    return distances
 
 
 def estimate_bytes(items: int, dims: int, trees: int) -> int:

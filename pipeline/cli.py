@@ -106,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--exact", action="store_true", help="compare with every stored vector, by brute force"
     )
+    search.add_argument(
+        "--distinct", action="store_true", help="list images whose files have the same bytes only once"
+    )
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
 
@@ -233,8 +236,8 @@ def _search(known: argparse.Namespace) -> None:
     from imgindex.summary import result_table, write_page
 
     index = Index.open(known.output)
-    results = index.search(known.images, known.k, exact=known.exact)
-    print(to_json(results) if known.json else result_table(results))
+    results = index.search(known.images, known.k, exact=known.exact, distinct=known.distinct)
+    print(to_json(results) if known.json else result_table(results, index.manifest["metric"]))
     if known.html:
         write_page(known.html, index, results)
 

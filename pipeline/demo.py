@@ -41,7 +41,7 @@ def run(folder: Path) -> None:
     queries = [sorted((images / label).iterdir())[0] for label in labels]
     results = index.search(queries, k=8)
     write_page(page, index, results)
-    print(f"{result_table(results[:3])}\n")
+    print(f"{result_table(results[:3], index.manifest['metric'])}\n")
     print(f"Look at {page.resolve()} in a browser.")
     print(f"Search by yourself:  imgindex search {index_directory} {queries[0]} -k 5")
     print("Index your own:      imgindex build --input DIR --output OUT\n")

@@ -16,7 +16,7 @@ from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name
 from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.listing import list_images
-from imgindex.models.annoy_index import AUTO_TREES, EFFORTS
+from imgindex.models.annoy_index import AUTO_TREES, USUAL_EFFORTS
 from imgindex.models.engines import Engine, EngineChoice, load_engine, load_smaller_engine
 from imgindex.models.resources import available_cores
 from imgindex.prepare import check_input, engine_choice, resolve
@@ -177,7 +177,7 @@ def _costs(work: Workload, rate: float | None) -> list[tuple[str, str]]:
     stored = costs.stored_bytes(work)
     new = stored["store"] * work.new // work.images
     needed = costs.worker_bytes(work)
-    asked = [costs.nodes_asked(work, search_k) for search_k in (EFFORTS[0], EFFORTS[-1])]
+    asked = [costs.nodes_asked(work, search_k) for search_k in (USUAL_EFFORTS[0], USUAL_EFFORTS[-1])]
     worker, shard, on_disk = (
         human_bytes(size)
         for size in (max(needed["embed"], needed["join"]), needed["shard"], needed["shard on disk"])

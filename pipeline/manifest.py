@@ -49,6 +49,9 @@ def decode(data: bytes, generation: str) -> dict[str, Any]:
     engine = manifest["engine"]
     if (engine["name"], engine["precision"]) == ("openvino", "float16"):
         raise ValueError("its engine has no such precision")
+    for key in ("queries", "distinct"):  # which older builds do not write
+        if not _count(manifest["recall"].get(key, 0)):
+            raise ValueError(f"recall.{key} is {reprlib.repr(manifest['recall'][key])}")
     named = [shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")]
     named += [manifest["basis"], *manifest["failures"]]
     described = Counter(file["path"] for file in manifest["files"])

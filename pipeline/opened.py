@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from imgindex import storage, tables
@@ -86,6 +87,12 @@ def read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
     table = _read(pa.BufferReader(storage.read_checked(metadata)), metadata, columns)
     for rows in table.to_batches(_BATCH_ROWS):
         yield from map(IndexedImage, rows["uri"].to_pylist(), rows["sha256"].to_pylist())
+
+
+def contents_of(digests: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    """A number for each of `digests`, from 0 on and the same for equal ones."""
+    encoded = digests.dictionary_encode().unify_dictionaries()
+    return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
 
 
 def _read(

@@ -100,7 +100,12 @@ def finish(
         "pca": {**asdict(verdict), "fitted_in": fitted_in, "fitted_images": fitted_images},
         "metric": plan.config.index.metric,
         "search_k": EFFORTS[effort],
-        "recall": {"k": RECALL_K, "recall": recalls[effort]},
+        "recall": {
+            "k": RECALL_K,
+            "recall": recalls[effort],
+            "queries": sum(shard.queries for shard in shards),
+            "distinct": sum(shard.distinct for shard in shards),
+        },
         "shards": [
             {
                 "index": shard.index.path,
@@ -196,10 +201,11 @@ def _ledger(tally: Tally, failures: Sequence[FailureList], indexed: int) -> dict
 
 
 def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
-    """Recall over all shards, weighted by their items, at each effort."""
-    items = sum(shard.items for shard in shards)
+    """Recall over all shards, weighted by their distinct images, at each effort."""
+    distinct = sum(shard.distinct for shard in shards)
     return [
-        sum(shard.recalls[effort] * shard.items for shard in shards) / items for effort in range(len(EFFORTS))
+        sum(shard.recalls[effort] * shard.distinct for shard in shards) / distinct
+        for effort in range(len(EFFORTS))
     ]
 
 

@@ -126,9 +126,11 @@ class ShardSummary:
     metadata: WrittenFile
     items: int
     trees: int
-    recalls: tuple[float, ...]  # recall@10 at each of `models.annoy_index.EFFORTS`
+    recalls: tuple[float, ...]  # recall@10 of distinct images at each of `models.annoy_index.EFFORTS`
     finished: float  # seconds since the epoch
     problems: tuple[str, ...] = ()  # what is wrong with the files as they were read back
+    distinct: int = 0  # images of the shard that are no copies of each other
+    queries: int = 0  # those of them that recall was measured with
 
 
 @dataclass(frozen=True)

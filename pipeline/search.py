@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 from PIL import Image
 
 from imgindex import storage
@@ -18,16 +19,20 @@ from imgindex.errors import DamagedError, InputError, OutputError, UsageError
 from imgindex.generation import Output, current_name, files_of, read_manifest
 from imgindex.listing import is_list
 from imgindex.members import read_image
-from imgindex.models.annoy_index import RECALL_K, cosine_similarity
+from imgindex.models.annoy_index import RECALL_K, first_items
 from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode, upright_rgb
 from imgindex.models.resources import available_cores
+from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.names import name_of, uri_of
-from imgindex.opened import OpenedShard, open_shard, read_basis
+from imgindex.opened import OpenedShard, contents_of, open_shard, read_basis
 from imgindex.uri_lists import is_whole
 
 Vectors = npt.NDArray[np.float32]
+# By how much deeper a search goes, one after the other, while it finds too few distinct images.
+_DEEPER_SEARCHES = (8, 64)
+
 Query = str | Path | Image.Image | np.ndarray[Any, Any]
 
 
@@ -45,6 +50,7 @@ class Neighbor:
     height: int
     shard: int
     item: int  # Annoy's id in the shard
+    copies: int  # other images in the index whose files have the same bytes
 
 
 @dataclass(frozen=True)
@@ -108,7 +114,14 @@ class Index:
         """How many images are indexed."""
         return len(self._opened)
 
-    def search(self, images: Query | Sequence[Query], k: int = 10, *, exact: bool = False) -> list[Result]:
+    def search(
+        self,
+        images: Query | Sequence[Query],
+        k: int = 10,
+        *,
+        exact: bool = False,
+        distinct: bool = False,
+    ) -> list[Result]:
         """The `k` nearest images of each query.
 
         Args:
@@ -116,6 +129,8 @@ class Index:
             [height, width, 3] of uint8, or a vector [dims] of floats as the index holds it.
           k: how many neighbors at most.
           exact: compare with every stored vector instead of asking Annoy.
+          distinct: list images whose files have the same bytes once. Searches go as deep as it takes to find
+            `k` images, where there are so many.
 
         Raises:
           UsageError: `k` or an array does not fit.
@@ -126,13 +141,20 @@ class Index:
         if not queries:
             return []
         names = [_name(query) for query in queries]
-        return opened.search_vectors(opened.vectors_of(queries), k, exact=exact, names=names)
+        vectors = opened.vectors_of(queries)
+        return opened.search_vectors(vectors, k, exact=exact, distinct=distinct, names=names)
 
     def search_vectors(
-        self, vectors: Vectors, k: int = 10, *, exact: bool = False, names: Sequence[str] = ()
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        exact: bool = False,
+        distinct: bool = False,
+        names: Sequence[str] = (),
     ) -> list[Result]:
-        """The `k` nearest images of each of `vectors` [n, dims]. Raises UsageError."""
-        return self._opened.search_vectors(vectors, k, exact=exact, names=names)
+        """The `k` nearest images of each of `vectors` [n, dims]; see `search`. Raises UsageError."""
+        return self._opened.search_vectors(vectors, k, exact=exact, distinct=distinct, names=names)
 
     def image_path(self, uri: str) -> str:
         """Where the indexed image `uri` lay when the index was built.
@@ -194,46 +216,112 @@ class OpenGeneration:
         return sum(shard["items"] for shard in self.manifest["shards"])
 
     def search_vectors(
-        self, vectors: Vectors, k: int = 10, *, exact: bool = False, names: Sequence[str] = ()
+        self,
+        vectors: Vectors,
+        k: int = 10,
+        *,
+        exact: bool = False,
+        distinct: bool = False,
+        names: Sequence[str] = (),
     ) -> list[Result]:
-        """The `k` nearest images of each of `vectors` [n, dims]. Raises UsageError."""
+        """The `k` nearest images of each of `vectors` [n, dims]; see `Index.search`. Raises UsageError."""
         if k < 1:
             raise UsageError(f"k is {k}; expected at least 1")
         dims = self.manifest["dims"]
         if vectors.ndim != 2 or vectors.shape[1] != dims:
             raise UsageError(f"expected vectors of {dims} values, got shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise UsageError("expected vectors of finite values, got others")
         # Recall was measured for RECALL_K neighbors; more of them take proportionally more effort.
-        effort = self.manifest["search_k"] * max(1, -(-k // RECALL_K))
-        answers = [shard.nearest(vectors, k, None if exact else effort) for shard in self._shards]
+        effort = None if exact else self.manifest["search_k"] * max(1, -(-k // RECALL_K))
+        answers = [self._nearest(shard, vectors, k, effort, distinct) for shard in range(len(self._shards))]
         names = names or [f"vector {n}" for n in range(len(vectors))]
         return [
-            Result(name, tuple(self._merge(vector, [answer[n] for answer in answers], k)))
+            Result(name, tuple(self._merge(vector, [answer[n] for answer in answers], k, distinct)))
             for n, (name, vector) in enumerate(zip(names, vectors, strict=True))
         ]
 
+    def _nearest(
+        self, shard: int, vectors: Vectors, k: int, effort: int | None, distinct: bool
+    ) -> list[tuple[npt.NDArray[np.int64], Vectors]]:
+        """What a shard answers to each of `vectors`: `k` items at most, of those of the same bytes one."""
+        annoy = self._shards[shard]
+        if not distinct:
+            return annoy.nearest(vectors, k, effort)
+        contents = self._contents[shard]
+        answers = annoy.nearest(vectors, k, effort, contents)
+        if effort is None:
+            return answers
+        wanted = min(k, self._distinct[shard])
+        deeper: list[int | None] = [effort * step for step in _DEEPER_SEARCHES]
+        # Where copies took up all the nodes that were inspected. At last no node is left out.
+        for effort in [*deeper, None]:
+            short = [n for n, (items, _) in enumerate(answers) if len(items) < wanted]
+            if not short:
+                break
+            found = annoy.nearest(vectors[short], k, effort, contents)
+            for n, answer in zip(short, found, strict=True):
+                answers[n] = answer
+        return answers
+
     def _merge(
-        self, vector: Vectors, answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]], k: int
+        self,
+        vector: Vectors,
+        answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]],
+        k: int,
+        distinct: bool,
     ) -> Iterator[Neighbor]:
         shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
         items = np.concatenate([found for found, _ in answers])
-        distances = np.concatenate([distances for _, distances in answers])
-        order = np.argsort(distances, kind="stable")[:k]
-        for rank, position in enumerate(order, start=1):
-            shard, item = int(shards[position]), int(items[position])
-            stored = self._shards[shard].vectors[item]
+        stored = np.concatenate(
+            [annoy.vectors[found] for annoy, (found, _) in zip(self._shards, answers, strict=True)]
+        )
+        places, squares, _ = rank(stored, vector, self.manifest["metric"], len(items) if distinct else k)
+        contents = np.array([self._contents[shards[place]][items[place]] for place in places], np.int64)
+        if distinct:
+            firsts = first_items(contents)[:k]
+            places, squares, contents = places[firsts], squares[firsts], contents[firsts]
+        cosines = cosine_similarity(stored[places], vector[np.newaxis])[0]
+        for n, place in enumerate(places):
+            shard, item = int(shards[place]), int(items[place])
             row = {name: column[item].as_py() for name, column in self._columns[shard].items()}
             yield Neighbor(
-                rank=rank,
+                rank=n + 1,
                 uri=row["uri"],
-                similarity=float(cosine_similarity(stored[np.newaxis], vector[np.newaxis])[0, 0]),
-                distance=float(distances[position]),
+                similarity=float(cosines[n]),
+                distance=float(np.sqrt(squares[n])),
                 label=row["label"],
                 sha256=row["sha256"],
                 width=row["width"],
                 height=row["height"],
                 shard=shard,
                 item=item,
+                copies=int(self._counts[contents[n]]) - 1,
             )
+
+    @cached_property
+    def _numbered(self) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
+        """For each shard the contents of its items, and how many items of all shards have each content.
+
+        Some 4 bytes an image and 8 for each distinct one.
+        """
+        digests = [chunk for table in self._metadata for chunk in table["sha256"].chunks]
+        contents = contents_of(pa.chunked_array(digests))
+        ends = np.cumsum([len(table) for table in self._metadata])
+        return np.split(contents, ends[:-1]), np.bincount(contents)
+
+    @property
+    def _contents(self) -> list[npt.NDArray[np.int32]]:
+        return self._numbered[0]
+
+    @property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        return self._numbered[1]
+
+    @cached_property
+    def _distinct(self) -> list[int]:
+        """How many distinct images each shard holds."""
+        return [len(np.unique(contents)) for contents in self._contents]
 
     @cached_property
     def _columns(self) -> list[dict[str, Any]]:

@@ -19,13 +19,15 @@ from imgindex.models.annoy_index import (
     AUTO_TREES,
     EFFORTS,
     RECALL_K,
+    USUAL_EFFORTS,
     AnnoyShard,
     Metric,
     build_shard,
     cheapest_effort,
     measure_recall,
+    recall_sample,
 )
-from imgindex.opened import open_shard
+from imgindex.opened import contents_of, open_shard
 from imgindex.records import ShardSummary, VectorRows
 
 # Items of a shard that it is asked for before it is published.
@@ -70,6 +72,7 @@ def write_shard(
     images = images.take(order)
     items = np.empty_like(order)
     items[order] = np.arange(len(order))
+    contents = contents_of(images["sha256"])
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
 
@@ -80,7 +83,8 @@ def write_shard(
             items=len(items), dims=dims, metric=config.metric, trees=trees, seed=config.seed,
             on_disk=on_disk,
         )  # fmt: skip
-        return measure_recall(AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items)))
+        annoy = AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items))
+        return measure_recall(annoy, contents, config.target_recall)
 
     with storage.staged(storage.join(generation, index_path)) as partial:
         if isinstance(config.trees, int):
@@ -94,7 +98,10 @@ def write_shard(
         with partial.open("wb") as file:
             pq.write_table(_metadata(images), file)
         metadata = storage.describe(partial, metadata_path)
-    written = ShardSummary(index, metadata, len(items), trees, tuple(recalls), time.time())
+    written = ShardSummary(
+        index, metadata, len(items), trees, tuple(recalls), time.time(),
+        distinct=len(np.unique(contents)), queries=len(recall_sample(contents)),
+    )  # fmt: skip
     return replace(written, problems=tuple(check_shard(generation, written, dims, config.metric)))
 
 
@@ -121,7 +128,7 @@ def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric)
         problems = []
         wanted = min(RECALL_K, shard.items)
         sample = np.linspace(0, shard.items - 1, min(shard.items, _ASKED_ITEMS)).astype(np.int64)
-        answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, EFFORTS[-1])
+        answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, USUAL_EFFORTS[-1])
         short = sum(len(set(found.tolist())) < wanted for found, _ in answers)
         if short:
             problems.append(f"{index.path} gives fewer than {wanted} neighbours to {short} queries")

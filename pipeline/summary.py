@@ -36,12 +36,19 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
                     f"{manifest['explained_variance_ratio']:.1%} of the variance"),
         ("basis", f"{'fitted' if manifest['pca']['refit'] else 'kept'}: {manifest['pca']['why']}"),
         ("index", f"{len(manifest['shards'])} shards, {human_bytes(sizes)}, {manifest['metric']}"),
-        ("recall", f"{manifest['recall']['recall']:.3f} at {manifest['recall']['k']}, "
-                   f"with search_k {manifest['search_k']}"),
+        ("recall", _recall(manifest)),
         ("seconds", f"{timings['total']:.1f} ({seconds})"),
         ("files", storage.join(output, "generations", manifest["generation"])),
     ]  # fmt: skip
     return "\n".join(f"{printable(key):<12} {printable(text)}" for key, text in lines)
+
+
+def _recall(manifest: dict[str, Any]) -> str:
+    recall = manifest["recall"]
+    text = f"{recall['recall']:.3f} at {recall['k']}, with search_k {manifest['search_k']}"
+    if "distinct" in recall:  # older builds measured it with copies, too
+        text += f", of {recall['queries']} of {recall['distinct']} distinct images"
+    return text
 
 
 def describe_unchanged(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
@@ -88,13 +95,25 @@ def human_bytes(count: float) -> str:
     return f"{count:.4g} TiB"
 
 
-def result_table(results: Sequence[Result]) -> str:
-    """One block a query: rank, cosine similarity and path of each neighbor."""
+def result_table(results: Sequence[Result], metric: str) -> str:
+    """One block a query: rank, cosine similarity, copies and path of each neighbor.
+
+    Under another `metric` than angular also the distance, which is then what they are sorted by.
+    """
     blocks = []
     for result in results:
-        lines = [printable(result.query), "rank  cosine  path"]
-        lines += [f"{n.rank:>4}  {n.similarity:6.3f}  {printable(n.uri)}" for n in result.neighbors]
-        blocks.append("\n".join(lines))
+        columns = [("rank", [f"{n.rank}" for n in result.neighbors])]
+        if metric != "angular":
+            columns.append(("distance", [f"{n.distance:.4f}" for n in result.neighbors]))
+        columns.append(("cosine", [f"{n.similarity:.3f}" for n in result.neighbors]))
+        columns.append(("copies", [f"{n.copies}" for n in result.neighbors]))
+        padded = []
+        for name, values in columns:
+            width = max(map(len, [name, *values]))
+            padded.append([text.rjust(width) for text in (name, *values)])
+        paths = ["path", *(printable(n.uri) for n in result.neighbors)]
+        lines = ["  ".join(cells) for cells in zip(*padded, paths, strict=True)]
+        blocks.append("\n".join([printable(result.query), *lines]))
     return "\n\n".join(blocks)
 
 
@@ -127,12 +146,17 @@ def write_page(path: Path, index: Index, results: Sequence[Result]) -> None:
 
 
 def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
-    detail = f"{neighbor.rank} · cosine {neighbor.similarity:.3f}"
+    details = [str(neighbor.rank)]
+    if index.manifest["metric"] != "angular":
+        details.append(f"distance {neighbor.distance:.4f}")
+    details.append(f"cosine {neighbor.similarity:.3f}")
+    if neighbor.copies:
+        details.append("1 copy" if neighbor.copies == 1 else f"{neighbor.copies:,} copies")
     try:
         image = _image(index, index.image_path(neighbor.uri))
     except OutputError:
         image = None
-    return gallery.Tile(image, neighbor.uri, detail)
+    return gallery.Tile(image, neighbor.uri, " · ".join(details))
 
 
 def _image(index: Index, path: str) -> bytes | None:

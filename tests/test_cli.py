@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -229,9 +230,26 @@ def test_search_prints_a_table(photos, output, capsys):
     assert len(blocks) == 2
     lines = blocks[0].splitlines()
     assert lines[0] == str(query)
-    assert lines[1].split() == ["rank", "cosine", "path"]
-    assert lines[2].split() == ["1", "1.000", "plain/red.png"]
+    assert lines[1].split() == ["rank", "cosine", "copies", "path"]
+    assert lines[2].split() == ["1", "1.000", "0", "plain/red.png"]
     assert len(lines) == 5
+
+
+def test_search_lists_copies_once(photos, tmp_path, capsys):
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    for number in range(3):
+        shutil.copy(folder / "plain" / "red.png", folder / f"red {number}.png")
+    assert main(["build", "--input", str(folder), "--output", str(tmp_path / "index"), *BUNDLED]) == 0
+    query = str(folder / "red 0.png")
+    capsys.readouterr()
+    assert main(["search", str(tmp_path / "index"), query, "-k", "4", "--json"]) == 0
+    ((first, *others),) = (result["neighbors"] for result in json.loads(capsys.readouterr().out))
+    assert {neighbor["sha256"] for neighbor in others} == {first["sha256"]}
+    assert main(["search", str(tmp_path / "index"), query, "-k", "4", "--json", "--distinct"]) == 0
+    (neighbors,) = (result["neighbors"] for result in json.loads(capsys.readouterr().out))
+    assert len({neighbor["sha256"] for neighbor in neighbors}) == 4
+    assert [neighbor["copies"] for neighbor in neighbors] == [3, 0, 0, 0]
 
 
 def test_search_prints_json_and_writes_a_page(photos, output, tmp_path, capsys):

@@ -71,7 +71,9 @@ def shards_of(items: int, *recalls: float) -> list[ShardSummary]:
     recalls = recalls or (1.0,)
     recalls += recalls[-1:] * (len(EFFORTS) - len(recalls))
     file = WrittenFile("index/index-00000-of-00001.ann", 1, X)
-    return [ShardSummary(file, replace(file, path="metadata/m"), items, 5, recalls, 103.0)] if items else []
+    metadata = replace(file, path="metadata/m")
+    summary = ShardSummary(file, metadata, items, 5, recalls, 103.0, distinct=items, queries=min(items, 7))
+    return [summary] if items else []
 
 
 FITTED = Verdict(True, "there was no basis for this recipe")
@@ -268,19 +270,21 @@ def test_search_k_is_the_least_that_reaches_the_target(
 ) -> None:
     manifest = run(plan_of(str(tmp_path)), 10, 0, shards_of(10, *recalls))
     assert manifest["search_k"] == search_k
-    assert manifest["recall"] == {"k": 10, "recall": pytest.approx(recall)}
+    assert manifest["recall"] == {"k": 10, "recall": pytest.approx(recall), "queries": 7, "distinct": 10}
 
 
-def test_recall_is_weighted_by_the_items_of_shards(tmp_path: Path) -> None:
+def test_recall_is_weighted_by_the_distinct_images_of_shards(tmp_path: Path) -> None:
     (other,) = shards_of(10, 0.9)
     other = replace(
         other,
+        items=5010,  # nearly all of them copies
         index=replace(other.index, path="index/other.ann"),
         metadata=replace(other.metadata, path="metadata/other.parquet"),
     )
     shards = [*shards_of(30, 1.0), other]
-    manifest = run(plan_of(str(tmp_path)), 40, 0, shards)
+    manifest = run(plan_of(str(tmp_path)), 5040, 0, shards)
     assert manifest["recall"]["recall"] == pytest.approx(0.975)
+    assert (manifest["recall"]["queries"], manifest["recall"]["distinct"]) == (14, 40)
 
 
 REFUSALS = {

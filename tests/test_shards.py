@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,28 @@ def test_a_shard_of_one_image(tmp_path: Path) -> None:
     assert pq.read_table(tmp_path / shard.metadata.path)["label"].to_pylist() == [None]
 
 
+def test_recall_is_measured_with_distinct_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: tuple[Path, ShardSummary]
+) -> None:
+    assert (whole[1].distinct, whole[1].queries) == (len(URIS), len(URIS))
+    given: list[np.ndarray] = []
+    monkeypatch.setattr("imgindex.models.annoy_index.RECALL_SAMPLE", 6)
+    monkeypatch.setattr(
+        "imgindex.shards.measure_recall", lambda shard, contents, target: given.append(contents) or [1.0]
+    )
+    # Every other image has the bytes of the first one.
+    images = rows_of(list(range(len(URIS)))).images
+    digests = ["a" * 64 if row % 2 else digest for row, digest in enumerate(images["sha256"].to_pylist())]
+    images = images.set_column(images.schema.get_field_index("sha256"), "sha256", [digests])
+    shard = write_shard(str(tmp_path), 0, 1, [VectorRows(images, VECTORS)], CONFIG)
+    assert (shard.distinct, shard.queries) == (len(URIS) // 2 + 1, 6)
+    of_uri = dict(zip(images["uri"].to_pylist(), digests, strict=True))
+    by_content = defaultdict(set)
+    for uri, content in zip(sorted(of_uri), given[0].tolist(), strict=True):
+        by_content[content].add(of_uri[uri])
+    assert [len(found) for found in by_content.values()] == [1] * shard.distinct
+
+
 def test_another_filesystem_gets_the_same_bytes(
     whole: tuple[Path, ShardSummary], memory: dict[str, tuple[bytes, float]]
 ) -> None:
@@ -148,7 +171,9 @@ def test_auto_takes_the_fewest_nodes_and_then_the_fewest_trees(
         40: [0.5, 0.97, 0.98, 0.99],
         80: [0.94, 0.98, 0.99, 1.0],
     }
-    monkeypatch.setattr("imgindex.shards.measure_recall", lambda shard: recalls[shard._index.get_n_trees()])
+    monkeypatch.setattr(
+        "imgindex.shards.measure_recall", lambda shard, *_: recalls[shard._index.get_n_trees()]
+    )
     members = [list(range(len(URIS)))]
     shard = write(tmp_path, members, IndexConfig(trees="auto", target_recall=0.95))
     assert shard.trees == 20
@@ -156,7 +181,7 @@ def test_auto_takes_the_fewest_nodes_and_then_the_fewest_trees(
     assert shard.index.sha256 == write(tmp_path / "20", members, IndexConfig(trees=20)).index.sha256
     assert write(tmp_path / "all", members, IndexConfig(trees="auto", target_recall=1.0)).trees == 80
     # Where none reaches the target, it is the one that comes nearest to it at the least effort.
-    monkeypatch.setattr("imgindex.shards.measure_recall", lambda shard: [0.3, 0.2])
+    monkeypatch.setattr("imgindex.shards.measure_recall", lambda shard, *_: [0.3, 0.2])
     assert write(tmp_path / "none", members, IndexConfig(trees="auto")).trees == 10
 
 

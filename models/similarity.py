@@ -1,0 +1,205 @@
+"""Nearest vectors by brute force: candidates in float32, their order exact.
+
+float32 alone takes small distances for equal, for |x - y|**2 = |x|**2 + |y|**2 - 2 x·y cancels. Its error is
+bounded, however: a sum of d products is off by at most g(d) = d u / (1 - d u) times the sum of their
+magnitudes, u = 2**-24, in whatever order BLAS adds them (Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., section 3.1). What these bounds cannot rule out is measured again in float64, by
+differences, which do not cancel. What the bounds of float64, u = 2**-53, leave open is compared in whole
+numbers. So of two vectors the nearer one comes first, however close they are, and ties are ties.
+"""
+
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from imgindex.models.annoy_index import Metric
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
+Items = npt.NDArray[np.int64]
+
+# Rows and queries whose distances are computed at once: 16 MiB of float32.
+_EXACT_ROWS = 1 << 16
+_QUERIES = 1 << 6
+
+# Rows that are float64 at once: of 150 dimensions some 5 MiB.
+_RANKED_ROWS = 1 << 12
+
+# Squared lengths of float32 vectors whose products neither vanish nor overflow.
+_SAFE = 2.0**-60, 2.0**60
+
+# A float32 is a multiple of 2**-149.
+_FLOAT32_BITS = 149
+
+
+def exact_nearest(
+    vectors: Float32, queries: Float32, k: int, metric: "Metric", items: Items | None = None
+) -> list[tuple[Items, Float32]]:
+    """For each of `queries` [m, dims], the `k` nearest of `vectors` [n, dims] and their distances.
+
+    The order is exact. Of equal distances the lower row comes first. `items`, in ascending order, are the
+    rows that are compared; None: all.
+    """
+    count = len(vectors) if items is None else len(items)
+    best = [np.empty(0, np.int64)] * len(queries)
+    squares = [np.empty(0)] * len(queries)
+    limits = np.full(len(queries), np.inf)  # at most so far is the k-th, squared
+    for start in range(0, count, _EXACT_ROWS):
+        stop = min(start + _EXACT_ROWS, count)
+        rows = np.arange(start, stop) if items is None else items[start:stop]
+        block = np.ascontiguousarray(vectors[start:stop] if items is None else vectors[rows])
+        for first in range(0, len(queries), _QUERIES):
+            rough, error = _rough_squares(block, queries[first : first + _QUERIES], metric)
+            for number, (about, off) in enumerate(zip(rough, error, strict=True), start=first):
+                limit = limits[number]
+                if len(about) >= k:
+                    limit = np.fmin(limit, np.partition(about, k - 1)[k - 1] + off)
+                # Whatever is not surely farther, as NaNs are not.
+                near = rows[~(about > _rounded_up(limit + off))]
+                candidates = np.concatenate([best[number], near])
+                order, squares[number], errors = rank(vectors[candidates], queries[number], metric, k)
+                best[number] = candidates[order]
+                if len(order) == k:
+                    limits[number] = squares[number][-1] + errors[-1]
+    return [(found, np.sqrt(square).astype(np.float32)) for found, square in zip(best, squares, strict=True)]
+
+
+def _rough_squares(
+    vectors: Float32, queries: Float32, metric: "Metric"
+) -> tuple[Float32, npt.NDArray[np.float64]]:
+    """Squared distances [m, n] in float32, and for each query [m] by how much they are off at most.
+
+    A distance that may be off by more is NaN.
+    """
+    dims = vectors.shape[1]
+    lengths = np.einsum("ij,ij->i", vectors, vectors)
+    query_lengths = np.einsum("ij,ij->i", queries, queries)
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        if metric == "angular":
+            # Of rounding: the product, both lengths with their roots, two quotients; and the sum.
+            error = np.full(len(queries), 2 * _error_of(2 * dims + 8, 2.0**-24) + 2.0**-22)
+            squares = (-2 * queries / np.sqrt(query_lengths)[:, np.newaxis]) @ vectors.T
+            squares /= np.sqrt(lengths)
+            squares += 2
+            squares[:, ~_is_safe(lengths)] = np.nan
+            squares[~_is_safe(query_lengths)] = np.nan
+            return squares, error
+        squares = (-2 * queries) @ vectors.T
+        squares += lengths
+        squares += query_lengths[:, np.newaxis]
+        # At most g(d + 2) (|x| + |y|)**2 <= 2 g(d + 2) (|x|**2 + |y|**2), which is rounded itself, and what
+        # vanishes of each product.
+        most = query_lengths.astype(np.float64) + float(lengths.max(initial=0))
+        return squares, 3 * _error_of(dims + 4, 2.0**-24) * most + 3 * dims * 2.0**-126
+
+
+def _rounded_up(value: float) -> np.float32:
+    with np.errstate(over="ignore"):
+        above: np.float32 = np.nextafter(np.float32(value), np.float32(np.inf))
+    return above
+
+
+def _is_safe(lengths: Float32) -> npt.NDArray[np.bool_]:
+    return (lengths > _SAFE[0]) & (lengths < _SAFE[1])
+
+
+def _error_of(operations: int, unit: float) -> float:
+    """Higham's g: the relative error of so many operations that are each rounded by at most `unit`."""
+    return operations * unit / (1 - operations * unit)
+
+
+def rank(vectors: Float32, query: Float32, metric: "Metric", k: int) -> tuple[Items, Float64, Float64]:
+    """The places of the `k` nearest of `vectors` [n, dims], in exact order; of ties the first comes first.
+
+    Also their squared distances from `query` [dims], which rise, and by how much these are off at most.
+    """
+    squares, errors = exact_squares(vectors, query, metric)
+    order = np.argsort(squares, kind="stable")
+    squares, errors = squares[order], errors[order]
+    # Where all that follows is farther than all before.
+    least = np.minimum.accumulate((squares - errors)[::-1])[::-1]
+    most = np.maximum.accumulate(squares + errors)
+    edges = np.flatnonzero(least[1:] > most[:-1]) + 1
+    starts = np.concatenate([[0], edges])
+    stops = np.append(edges, len(order))
+    for start, stop in zip(starts, stops, strict=True):
+        if start >= k:
+            break
+        if stop - start > 1 and errors[start:stop].any():
+            order[start:stop] = _in_exact_order(order[start:stop], vectors, query, metric)
+    # What was in another order by its rounding alone keeps within it.
+    return order[:k], np.maximum.accumulate(squares[:k]), errors[:k]
+
+
+def exact_squares(vectors: Float32, query: Float32, metric: "Metric") -> tuple[Float64, Float64]:
+    """Squared distances [n] of `vectors` [n, dims] from `query` [dims], and by how much they are off at most.
+
+    Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
+    """
+    parts = [
+        _squares(vectors[start : start + _RANKED_ROWS].astype(np.float64), query.astype(np.float64), metric)
+        for start in range(0, max(len(vectors), 1), _RANKED_ROWS)
+    ]
+    return np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
+
+
+def _squares(rows: Float64, point: Float64, metric: "Metric") -> tuple[Float64, Float64]:
+    dims = len(point)
+    if metric == "euclidean":
+        squares = np.square(rows - point).sum(axis=1)
+        # The difference, its square, and the sum are rounded; nothing cancels.
+        return squares, 2 * _error_of(dims + 2, 2.0**-53) * squares
+    same = (rows == point).all(axis=1)
+    length, lengths = np.sqrt(np.square(point).sum()), np.sqrt(np.square(rows).sum(axis=1))
+    right = (lengths == 0) | (length == 0)
+    rows = rows / np.where(right, 1, lengths)[:, np.newaxis]
+    squares = np.square(rows - point / (length or 1)).sum(axis=1)
+    # Both directions are off by their lengths' and quotients' rounding, which does not vanish with their
+    # distance.
+    distances = np.sqrt(squares)
+    errors = 2 * _error_of(dims + 4, 2.0**-53) * (1 + distances)
+    errors *= 2 * distances + errors
+    for exact, square in ((right, 2.0), (same & ~right, 0.0)):
+        squares[exact], errors[exact] = square, 0.0
+    return squares, errors
+
+
+def _in_exact_order(places: Items, vectors: Float32, query: Float32, metric: "Metric") -> list[int]:
+    """`places` of `vectors` in the order of their distances in whole numbers, then of the places."""
+    point = _whole(query)
+    keys: dict[bytes, int | Fraction] = {}  # many may be copies of a few
+
+    def key(place: int) -> int | Fraction:
+        vector = vectors[place]
+        data = vector.tobytes()
+        if data not in keys:
+            keys[data] = _exact_key(_whole(vector), point, metric)
+        return keys[data]
+
+    return [place for _, place in sorted((key(place), place) for place in places.tolist())]
+
+
+def _whole(vector: Float32) -> list[int]:
+    """`vector` as multiples of 2**-149."""
+    return list(map(int, np.ldexp(vector.astype(np.float64), _FLOAT32_BITS).tolist()))
+
+
+def _exact_key(vector: list[int], point: list[int], metric: "Metric") -> int | Fraction:
+    """What is greater exactly where the distance of `vector` from `point` is."""
+    if metric == "euclidean":
+        return sum((a - b) ** 2 for a, b in zip(vector, point, strict=True))
+    product = sum(a * b for a, b in zip(vector, point, strict=True))
+    # cos |cos|, which grows with cos, times the point's own length, which all have in common.
+    return -Fraction(product * abs(product), sum(a * a for a in vector) or 1)
+
+
+def cosine_similarity(vectors: Floats, queries: Floats) -> Floats:
+    """Cosines [m, n] of `queries` [m, dims] with `vectors` [n, dims]; 0 for a zero vector."""
+    norms = np.linalg.norm(queries, axis=1)[:, np.newaxis] * np.linalg.norm(vectors, axis=1)
+    dots = queries @ vectors.T
+    cosines: Floats = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return np.clip(cosines, -1, 1, out=cosines)
