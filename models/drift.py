@@ -61,7 +61,8 @@ def judge(basis: Basis, residuals: Residuals, fitted_images: int, wanted: int | 
 
     A basis is refitted when
 
-    - it has fewer dimensions than `wanted`, for it was fitted to too few images, and there are new ones; or
+    - it has fewer dimensions than `wanted`, for it was fitted to too few images, and there are new ones (what
+      was cut as noise is not missing); or
     - of at least `MIN_IMAGES` new images it leaves a mean share of variance unexplained that is, by more than
       two standard errors, above `TOLERANCE` times what is to be expected.
 
@@ -71,7 +72,7 @@ def judge(basis: Basis, residuals: Residuals, fitted_images: int, wanted: int | 
     is what was measured, within a fifth, for spectra from steep to flat and n from 3 d to 50 d.
     """
     new, dims = residuals.count, basis.dims
-    if new and isinstance(wanted, int) and dims < min(wanted, basis.feature_dim):
+    if new and isinstance(wanted, int) and dims + basis.cut < min(wanted, basis.feature_dim):
         return Verdict(True, f"the basis has only {dims} of {wanted} dimensions", new)
     if new and (dims >= fitted_images or not total_variance(basis)):
         return Verdict(True, f"the basis was fitted to only {fitted_images} images", new)

@@ -37,10 +37,16 @@ _COMPONENT_GRID = 2.0**-27
 _MAX_LOW_ENERGY = 31.0
 _MAX_ENERGY = 2.0**29
 _BLOCK_ROWS = 4096
-# A basis is saved as five arrays.
+# A basis is saved as six arrays.
 _MAX_MEMBERS = 8
 # Columns whose sums move at once: they fit into a core's cache.
 _MOVED_COLUMNS = 32
+
+# The mean square of float16's rounding error is a twelfth of that of the step between its values (Widrow and
+# Kollár, Quantization Noise, 2008). A step is at most 2**-10 of the value, on average of magnitudes 0.73 of
+# that; below 2**-14 it is 2**-24.
+_FLOAT16_NOISE = 2.0**-20 / 12
+_FLOAT16_LEAST_NOISE = 2.0**-48 / 12
 
 # Rows of a Gram matrix that travel as one record: 256 KiB where features have 2048 columns.
 _SHUFFLED_ROWS = 8
@@ -199,6 +205,7 @@ class Basis:
     explained_variance: Float32  # [dims]
     explained_variance_ratio: Float32  # [dims]
     whiten: bool = False
+    cut: int = 0  # components that were asked for and left out, for whitening would have made noise of them
 
     @property
     def dims(self) -> int:
@@ -209,6 +216,13 @@ class Basis:
     def feature_dim(self) -> int:
         """Length of a feature."""
         return len(self.mean)
+
+    @property
+    def scale_ratio(self) -> float:
+        """How many times as much as the first dimension whitening scales the last one."""
+        return (
+            float(np.sqrt(self.explained_variance[0] / self.explained_variance[-1])) if self.whiten else 1.0
+        )
 
     def project(self, features: Features) -> Float32:
         """Projects L2-normalized `features` [n, feature_dim] to vectors [n, dims], row by row.
@@ -235,6 +249,7 @@ class Basis:
             explained_variance=self.explained_variance,
             explained_variance_ratio=self.explained_variance_ratio,
             whiten=np.array(self.whiten),
+            cut=np.array(self.cut),
         )
         return buffer.getvalue()
 
@@ -256,6 +271,7 @@ class Basis:
                     explained_variance=arrays["explained_variance"],
                     explained_variance_ratio=arrays["explained_variance_ratio"],
                     whiten=_switch(arrays["whiten"]),
+                    cut=_count(arrays["cut"]) if "cut" in arrays else 0,  # which older builds do not write
                 )
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
             raise OutputError(f"the PCA basis cannot be read: {error}") from error
@@ -276,6 +292,12 @@ def _switch(value: npt.NDArray[Any]) -> bool:
     if value.shape or value.dtype != np.bool_:
         raise ValueError(f"whiten is {value.dtype} {list(value.shape)}")
     return bool(value)
+
+
+def _count(value: npt.NDArray[Any]) -> int:
+    if value.shape or value.dtype != np.int64 or value < 0:
+        raise ValueError(f"cut is {value.dtype} {list(value.shape)}")
+    return int(value)
 
 
 def _check_members(archive: zipfile.ZipFile) -> None:
@@ -306,7 +328,8 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
     Args:
       moments: of at least one row.
       dims: how many components, or the share of variance in (0, 1) that they must explain.
-      whiten: scale vectors to unit variance.
+      whiten: scale vectors to unit variance. Components whose variance is no more than what the rounding of
+        float16 makes of it are left out then, for they would be scaled to noise; `Basis.cut` counts them.
 
     Rows of a rank below `dims` give as many components as their rank. Rows that do not vary at all
     (one image, or copies of one) have no principal direction: the basis is then the rows' own
@@ -335,7 +358,13 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
     rank = min(int(np.count_nonzero(variances > noise)), max(moments.count - 1, 0))
     if rank == 0:
         return _constant_basis(moments)
-    keep = min(_component_count(variances[:rank] / total_variance, dims), rank)
+    wanted = min(_component_count(variances[:rank] / total_variance, dims), rank)
+    keep = wanted
+    if whiten:
+        below = variances[:wanted] <= _float16_noise(moments, components[:wanted])
+        keep = int(np.argmax(below)) if below.any() else wanted
+    if keep == 0:
+        return _constant_basis(moments)
     components = _fix_signs(components[:keep])
     return Basis(
         mean=moments.mean().astype(np.float32),
@@ -343,7 +372,19 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
         explained_variance=variances[:keep].astype(np.float32),
         explained_variance_ratio=(variances[:keep] / total_variance).astype(np.float32),
         whiten=whiten,
+        cut=wanted - keep,
     )
+
+
+def _float16_noise(moments: Moments, components: Float64) -> Float64:
+    """At most the variance [dims] along `components` [dims, d] that the rounding of rows to float16 makes.
+
+    Of n rows of nothing but noise in d columns the first component has (1 + sqrt(d / n))**2 times the
+    noise's own variance (Marchenko and Pastur, 1967).
+    """
+    mean_squares = (moments.gram_high.diagonal() + moments.gram_low.diagonal()) / moments.count
+    noise: Float64 = np.square(components) @ (_FLOAT16_NOISE * mean_squares + _FLOAT16_LEAST_NOISE)
+    return noise * (1 + math.sqrt(moments.feature_dim / moments.count)) ** 2
 
 
 def _component_count(ratios: Float64, dims: int | float) -> int:

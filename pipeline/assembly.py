@@ -187,4 +187,4 @@ def _sum_residuals(residuals: Iterable[Residuals]) -> Residuals:
 def _write_basis(basis: Basis, directory: str) -> WrittenBasis:
     file = storage.write_described(directory, "pca/basis.npz", basis.to_npz())
     ratio = float(basis.explained_variance_ratio.sum())
-    return WrittenBasis(file, basis.feature_dim, basis.dims, ratio, time.time())
+    return WrittenBasis(file, basis.feature_dim, basis.dims, ratio, time.time(), basis.cut, basis.scale_ratio)

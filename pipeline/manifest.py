@@ -49,9 +49,10 @@ def decode(data: bytes, generation: str) -> dict[str, Any]:
     engine = manifest["engine"]
     if (engine["name"], engine["precision"]) == ("openvino", "float16"):
         raise ValueError("its engine has no such precision")
-    for key in ("queries", "distinct"):  # which older builds do not write
-        if not _count(manifest["recall"].get(key, 0)):
-            raise ValueError(f"recall.{key} is {reprlib.repr(manifest['recall'][key])}")
+    for section, shapes in _NEWER.items():
+        for key, check in shapes.items():
+            if key in manifest[section] and not check(manifest[section][key]):
+                raise ValueError(f"{section}.{key} is {reprlib.repr(manifest[section][key])}")
     named = [shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")]
     named += [manifest["basis"], *manifest["failures"]]
     described = Counter(file["path"] for file in manifest["files"])
@@ -159,4 +160,10 @@ _SHAPE = {
     "failures": [_like(_PATH)],
     "files": [{"path": _like(_PATH), "size": _count, "sha256": _like(_SHA256)}],
     "timings": lambda value: _each(_number)(value) and "total" in value,
+}
+
+# What older builds do not write.
+_NEWER: dict[str, dict[str, _Check]] = {
+    "recall": {"queries": _count, "distinct": _count},
+    "pca": {"cut": _count, "scale_ratio": _number},
 }

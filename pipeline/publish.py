@@ -97,7 +97,13 @@ def finish(
         "feature_dim": basis.feature_dim,
         "dims": basis.dims,
         "explained_variance_ratio": basis.explained_variance_ratio,
-        "pca": {**asdict(verdict), "fitted_in": fitted_in, "fitted_images": fitted_images},
+        "pca": {
+            **asdict(verdict),
+            "fitted_in": fitted_in,
+            "fitted_images": fitted_images,
+            "cut": basis.cut,
+            "scale_ratio": basis.scale_ratio,
+        },
         "metric": plan.config.index.metric,
         "search_k": EFFORTS[effort],
         "recall": {

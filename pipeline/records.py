@@ -151,6 +151,8 @@ class WrittenBasis:
     dims: int
     explained_variance_ratio: float  # of all components together
     finished: float
+    cut: int = 0  # as of `Basis`
+    scale_ratio: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -184,11 +184,26 @@ def test_what_recall_was_measured_with_is_said_where_the_manifest_has_it(flooded
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, "3", None])
-@pytest.mark.parametrize("key", ["queries", "distinct"])
-def test_a_manifest_counts_images_in_whole_numbers(key: str, value: Any, flooded: Index) -> None:
-    manifest = {**flooded.manifest, "recall": {**flooded.manifest["recall"], key: value}}
-    with pytest.raises(ValueError, match=rf"recall\.{key} is "):
+@pytest.mark.parametrize(("section", "key"), [("recall", "queries"), ("recall", "distinct"), ("pca", "cut")])
+def test_a_manifest_counts_in_whole_numbers(section: str, key: str, value: Any, flooded: Index) -> None:
+    manifest = {**flooded.manifest, section: {**flooded.manifest[section], key: value}}
+    with pytest.raises(ValueError, match=rf"{section}\.{key} is "):
         decode(encode(manifest), NAME)
+
+
+def test_whitening_says_what_it_amplifies(flooded: Index) -> None:
+    def described(images: int, cut: int = 0) -> str:
+        config = {**flooded.manifest["config"], "pca": {"dims": 8, "whiten": True}}
+        pca = {**flooded.manifest["pca"], "fitted_images": images, "cut": cut, "scale_ratio": 7.12}
+        return describe_generation("index", {**flooded.manifest, "config": config, "pca": pca})
+
+    assert "whitening" not in describe_generation("index", flooded.manifest)
+    sentence = "whitening    dimension 8 is scaled 7.1 times as much as dimension 1"
+    assert f"{sentence}\n" in described(240)
+    assert f"{sentence}; 3 more were cut, as they hold only the rounding of float16\n" in described(240, 3)
+    warning = described(100)
+    assert "WARNING: it amplifies noise, for the basis was fitted to 12.5 images a dimension" in warning
+    assert "set pca.dims to at most 3, or pca.whiten to false" in warning
 
 
 def test_a_query_that_is_not_finite_is_refused(flooded: Index) -> None:

@@ -1,5 +1,7 @@
 """When a basis is refitted: not for more of the same, but for images that it explains clearly worse."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -88,6 +90,13 @@ def test_a_basis_of_too_few_images_is_refitted_for_any_new_one() -> None:
     assert (verdict.refit, verdict.why) == (True, f"the basis has only 9 of {DIMS} dimensions")
     share = judge(small, Residuals.of(small, features_of(1, 1)), 9, 0.9)
     assert (share.refit, share.why) == (True, "the basis was fitted to only 9 images")
+
+
+def test_what_whitening_left_out_as_noise_is_not_missing() -> None:
+    basis = replace(fit(features_of(0, 1000), DIMS - 5), cut=5)
+    residuals = Residuals.of(basis, features_of(1, 1))
+    assert not judge(basis, residuals, 1000, DIMS).refit
+    assert judge(replace(basis, cut=4), residuals, 1000, DIMS).refit
 
 
 def test_a_basis_of_copies_of_one_image_is_refitted() -> None:

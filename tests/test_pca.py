@@ -265,6 +265,66 @@ class TestLowRank:
         np.testing.assert_allclose(vectors, 1, atol=1e-3)  # float16 rows have about norm 1
 
 
+def in_few_axes(rows: int, feature_dim: int, axes: int, seed: int = 0) -> np.ndarray:
+    """Rows that vary along `axes` axes only, but for the rounding of float16."""
+    generator = np.random.default_rng(seed)
+    scores, mean = generator.standard_normal((rows, axes)), generator.standard_normal(feature_dim)
+    values = scores @ generator.standard_normal((axes, feature_dim)) + mean
+    return (values / np.abs(values).max()).astype(np.float16)
+
+
+class TestWhitenedNoise:
+    @pytest.mark.parametrize(("rows", "feature_dim"), [(400, 64), (100, 300), (3000, 40), (60, 1280)])
+    @pytest.mark.parametrize("seed", range(3))
+    def test_components_of_nothing_but_rounding_are_cut(self, rows, feature_dim, seed):
+        features = in_few_axes(rows, feature_dim, 3, seed)
+        basis = fit(features, 20, whiten=True)
+        assert (basis.dims, basis.cut) == (3, 17)
+        # What is not amplified stays.
+        plain = fit(features, 20)
+        assert (plain.dims, plain.cut) == (20, 0)
+
+    @pytest.mark.parametrize("dims", [3, 20])
+    def test_the_kept_ones_are_those_of_scikit_learn(self, dims):
+        features = in_few_axes(400, 64, 3)
+        basis = fit(features, dims, whiten=True)
+        rows = features.astype(np.float64)
+        expected = PCA(basis.dims, svd_solver="full", whiten=True).fit(rows)
+        np.testing.assert_allclose(basis.project(features), expected.transform(rows), atol=2e-3)
+        np.testing.assert_allclose(np.std(basis.project(features), axis=0, ddof=1), 1, rtol=1e-4)
+
+    def test_what_varies_ten_times_as_much_as_the_rounding_stays(self):
+        generator = np.random.default_rng(0)
+        axes = np.linalg.qr(generator.standard_normal((64, 6)))[0].T
+        rows = generator.standard_normal((2000, 1)) * 0.3 @ axes[:1]
+        step = np.sqrt(10 * 2.0**-20 / 12 * np.square(rows).mean())
+        rows += generator.standard_normal((2000, 4)) * step @ axes[1:5]
+        basis = fit(rows.astype(np.float16), 5, whiten=True)
+        assert (basis.dims, basis.cut) == (5, 0)
+
+    @pytest.mark.parametrize(("least", "most"), [(2.0**-9, 1), (0.5, 0.6), (0.9, 1), (2.0**-24, 2.0**-13)])
+    def test_the_bound_is_one_for_values_of_any_magnitude(self, least, most):
+        values = np.exp(np.random.default_rng(0).uniform(np.log(least), np.log(most), 100_000))
+        error = np.square(values.astype(np.float16).astype(np.float64) - values).mean()
+        bound = 2.0**-20 / 12 * np.square(values).mean() + 2.0**-48 / 12
+        assert bound / 4.5 < error < bound * 1.01
+
+    def test_images_that_differ_by_rounding_alone(self):
+        features = np.repeat(in_few_axes(1, 64, 3), 50, axis=0)
+        features[::2, 0] = np.nextafter(features[::2, 0], np.float16(1))
+        basis = fit(features, 5, whiten=True)
+        assert basis.dims == 1
+        vectors = basis.project(features)
+        assert np.ptp(vectors) < 1e-4 * np.abs(vectors).max()
+
+    @pytest.mark.parametrize("whiten", [False, True])
+    def test_by_how_much_the_last_dimension_is_amplified(self, whiten):
+        basis = fit(unit_rows(500, 30), 7, whiten)
+        plain = fit(unit_rows(500, 30), 7)
+        spreads = np.std(plain.project(unit_rows(500, 30)), axis=0)
+        assert basis.scale_ratio == (pytest.approx(spreads[0] / spreads[-1], rel=1e-3) if whiten else 1)
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         "rows",
@@ -302,6 +362,16 @@ class TestNpz:
     def test_round_trip(self, whiten):
         basis = fit(unit_rows(100, 30), 7, whiten)
         assert same_bits(Basis.from_npz(basis.to_npz()), basis)
+
+    def test_what_was_cut_is_kept_and_is_none_where_it_is_not_said(self):
+        basis = fit(in_few_axes(400, 64, 3), 20, whiten=True)
+        again = Basis.from_npz(basis.to_npz())
+        assert again.cut == basis.cut > 0
+        arrays = dict(np.load(io.BytesIO(basis.to_npz())))
+        del arrays["cut"]  # as older builds wrote it
+        file = io.BytesIO()
+        np.savez(file, **arrays)
+        assert Basis.from_npz(file.getvalue()).cut == 0
 
     def test_readable_by_numpy(self):
         with np.load(io.BytesIO(self.SMALL.to_npz())) as stored:

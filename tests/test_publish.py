@@ -145,7 +145,7 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
     with storage.staged(storage.join(plan.directory, "pca/basis.npz")) as partial:
         partial.write_bytes(b"a basis")
         file = storage.describe(partial, "pca/basis.npz")
-    basis = WrittenBasis(file, 2048, 4, 0.75, 102.0)
+    basis = WrittenBasis(file, 2048, 4, 0.75, 102.0, cut=3, scale_ratio=7.5)
     failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD, X)]
     parts = [
         Tally({"listed": 42, "failed": 2}),
@@ -187,6 +187,8 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
         "tolerated": None,
         "fitted_in": plan.generation,
         "fitted_images": 40,
+        "cut": 3,
+        "scale_ratio": 7.5,
     }
     assert [shard["trees"] for shard in manifest["shards"]] == [5, 5]
     assert manifest["spec"] | {"image_size": (224, 224)} == {"digest": SPEC.digest, **vars(SPEC)}
