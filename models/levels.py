@@ -66,7 +66,7 @@ def levels_of(image: Image.Image, strips: Callable[[], Iterator[Values]]) -> Lev
         return Levels(0, 65535)
     ranked = _ranked(strips, nodata)
     if image.mode.startswith("I;16"):
-        white = _named_white(tags) or next(white for white in _WHITES if white >= ranked.high)
+        white = named_white(tags) or white_for(ranked.high)
         transparent = image.info.get("transparency")
         return Levels(0, white, inverted, nodata, transparent if isinstance(transparent, int) else None)
     # Where hardly any value differs from the rest, those few are the picture.
@@ -75,7 +75,17 @@ def levels_of(image: Image.Image, strips: Callable[[], Iterator[Values]]) -> Lev
     return Levels(ranked.low, ranked.high, inverted, nodata)
 
 
-def _named_white(tags: Any) -> int | None:
+def white_for(value: float) -> int:
+    """The white of 16-bit values of which 99.9 % do not exceed `value`."""
+    return next(white for white in _WHITES if white >= value)
+
+
+def rank_of_high(count: int) -> int:
+    """Of `count` values in order, the number of the one that 99.9 % do not exceed."""
+    return count - 1 - int(count * _CLIPPED)
+
+
+def named_white(tags: Any) -> int | None:
     """The white that a TIFF names: by fewer bits than 16, or as its greatest value."""
     bits = tags.get(_BITS_PER_SAMPLE, (16,))[0]
     if isinstance(bits, int) and bits < 16:
@@ -125,8 +135,8 @@ def _ranked(strips: Callable[[], Iterator[Values]], nodata: float | None) -> _Ra
     total = int(counts.sum())
     if not total:
         return _Ranked()
-    clipped = int(total * _CLIPPED)
-    return _Ranked(*_at(keys, counts, [0, clipped, total - 1 - clipped, total - 1], _dtype(strips)))
+    high = rank_of_high(total)
+    return _Ranked(*_at(keys, counts, [0, total - 1 - high, high, total - 1], _dtype(strips)))
 
 
 def _dtype(strips: Callable[[], Iterator[Values]]) -> np.dtype[Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from imgindex.models import mending
+from imgindex.models import deep_colors, mending
 from imgindex.models.color import conversion_to_srgb
 from imgindex.models.levels import Levels, is_deep, levels_of
 
@@ -78,6 +78,7 @@ def decode(
             original = image.size
             # The longer side both ways, for EXIF may turn the image by 90 degrees.
             image.draft("RGB", (2 * max(size), 2 * max(size)))
+            deep_colors.load(image, data)
             pixels = upright_rgb(image, size, color_profile)
             width, height = original[::-1] if _orientation(image) in _QUARTER_TURNS else original
             return DecodedImage(pixels, width, height)

@@ -228,6 +228,60 @@ class TestSixteenBits:
         assert_pixels(data, repeated((values / 1000 * 255).round()), tolerance=1)
 
 
+class TestSixteenBitColors:
+    VALUES = np.stack([ramp(65535), ramp(65535).T, ramp(65535)[::-1]], axis=-1)
+
+    @staticmethod
+    def tiff(values: np.ndarray, order: str, **options: object) -> bytes:
+        """A TIFF of 16-bit RGB in one strip, written by hand."""
+        body = values.astype(f"{order}u2").tobytes()
+        height, width = values.shape[:2]
+        tags = {256: width, 257: height, 258: 16, 259: 1, 262: 2, 273: 0, 277: 3, 278: height, 279: len(body)}
+        tags |= options.get("tags", {})
+        start = 8 + 2 + 12 * len(tags) + 4
+        directory = struct.pack(f"{order}H", len(tags))
+        for tag, value in sorted(tags.items()):
+            if tag == 258:
+                directory += struct.pack(f"{order}HHII", tag, 3, 3, start)
+            else:
+                directory += struct.pack(f"{order}HHII", tag, 4, 1, start + 6 if tag == 273 else value)
+        magic = b"II*\0" if order == "<" else b"MM\0*"
+        depths = struct.pack(f"{order}3H", 16, 16, 16)
+        return magic + struct.pack(f"{order}I", 8) + directory + bytes(4) + depths + body
+
+    @staticmethod
+    def png(values: np.ndarray) -> bytes:
+        rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+        return png(values.shape[:2], 16, 2, rows)
+
+    @pytest.mark.parametrize(("bits", "white"), [(8, 255), (10, 1023), (12, 4095), (14, 16383)])
+    @pytest.mark.parametrize("form", ["<", ">", "PNG"])
+    def test_white_is_the_least_depth_that_holds_the_values(self, bits: int, white: int, form: str) -> None:
+        values = self.VALUES >> (16 - bits)
+        values[0, 0] = 65535  # a few brighter ones do not count
+        data = self.png(values) if form == "PNG" else self.tiff(values, form)
+        assert_pixels(data, (values / white * 255).clip(0, 255).round())
+
+    def test_compressed(self) -> None:
+        pyvips = pytest.importorskip("pyvips")
+        values = self.VALUES >> 4
+        image = pyvips.Image.new_from_memory(values.tobytes(), 64, 64, 3, "ushort").copy(
+            interpretation="rgb16"
+        )
+        for options in ({}, {"tile": True, "tile_width": 32, "tile_height": 32}):
+            data = image.tiffsave_buffer(compression="lzw", **options)
+            assert_pixels(data, (values / 4095 * 255).round())
+
+    def test_the_whole_range_keeps_its_upper_bytes(self) -> None:
+        assert_pixels(self.png(self.VALUES), self.VALUES >> 8)
+        assert_pixels(self.tiff(self.VALUES, "<"), self.VALUES >> 8)
+
+    def test_a_white_that_the_file_names(self) -> None:
+        values = self.VALUES >> 6
+        data = self.tiff(values, "<", tags={MAX_SAMPLE: 4095})
+        assert_pixels(data, (values / 4095 * 255).round())
+
+
 class TestStretchedValues:
     VALUES = np.random.default_rng(2).normal(1000, 10, (60, 70)).astype(np.float32)
 
