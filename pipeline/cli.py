@@ -1,18 +1,29 @@
 """The command line: parses arguments, calls the rest, prints for people."""
 
 import argparse
+import contextlib
 import difflib
+import io
+import json
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgindex import interrupt
-from imgindex.errors import DamagedError, ImgindexError, MachineError, UsageError, printable
+from imgindex.errors import (
+    AfterPublishError,
+    DamagedError,
+    MachineError,
+    OutputError,
+    UsageError,
+    foreseen,
+    printable,
+)
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -33,29 +44,84 @@ _REPAIR = (
 
 def run() -> None:
     """The command ``imgindex``: runs as a process of its own, which signals end, and never returns."""
+    _prepare_standard_streams()
     sys.exit(interrupt.run(main))
+
+
+def _prepare_standard_streams() -> None:
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:  # it is closed
+            # In its place, or else the next file that is opened would take what is meant for it.
+            _discard(number)
+            setattr(sys, name, os.fdopen(number, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = _StandardOutput(
+            # What the encoding lacks is escaped, as Python does it on standard error.
+            sys.stdout.detach(), encoding, "backslashreplace", line_buffering=line_buffering
+        )  # fmt: skip
+
+
+class _StandardOutput(io.TextIOWrapper):
+    """Standard output that says of itself what it cannot write."""
+
+    def write(self, text: str) -> int:
+        with _its_errors_told():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _its_errors_told():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _its_errors_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard(sys.stdout.fileno())  # Python would write again at exit
+        message = f"cannot write to standard output: {error.strerror}"
+        done = interrupt.whats_done()
+        raise (AfterPublishError(f"{done}; {message}") if done else OutputError(message)) from error
+
+
+def _discard(descriptor: int) -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code; errors for people are printed, never raised."""
     parser = _parser()
-    known, rest = parser.parse_known_args(arguments)
-    if rest and known.command != "build":
-        parser.error(f"unknown arguments: {' '.join(rest)}; see imgindex {known.command} --help")
-    _set_up_logging(known.verbose)
+    verbose = False
     try:
+        known, rest = parser.parse_known_args(arguments)
+        if rest and known.command != "build":
+            parser.error(f"unknown arguments: {' '.join(rest)}; see imgindex {known.command} --help")
+        verbose = known.verbose
+        _set_up_logging(verbose)
         if known.command == "build":
             _build(known, rest)
         else:
             known.run(known)
-    except ImgindexError as error:
-        advice = _REPAIR if isinstance(error, DamagedError) else ""
-        print(f"imgindex: {printable(str(error))}{advice}", file=sys.stderr)
-        return error.exit_code
+        sys.stdout.flush()  # now, when it can still be said that it fails
     except BrokenPipeError:
         # What reads our output has seen enough, as `head` does; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard(sys.stdout.fileno())
         return 0
+    except Exception as error:
+        told = foreseen(error)
+        if told is None:
+            raise
+        if verbose and told is not error:
+            logging.getLogger(__name__).info("what was foreseen came from here", exc_info=error)
+        advice = _REPAIR if isinstance(told, DamagedError) else ""
+        print(f"imgindex: {printable(str(told))}{advice}", file=sys.stderr)
+        return told.exit_code
     return 0
 
 
@@ -237,9 +303,18 @@ def _search(known: argparse.Namespace) -> None:
 
     index = Index.open(known.output)
     results = index.search(known.images, known.k, exact=known.exact, distinct=known.distinct)
-    print(to_json(results) if known.json else result_table(results, index.manifest["metric"]))
+    print(_encodable(to_json(results)) if known.json else result_table(results, index.manifest["metric"]))
     if known.html:
         write_page(known.html, index, results)
+
+
+def _encodable(text: str) -> str:
+    """JSON as it is, or with its own escapes where stdout's encoding lacks a character."""
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return json.dumps(json.loads(text), indent=2)
+    return text
 
 
 def _inspect(known: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ from imgindex.doctor_annoy import check_annoy
 from imgindex.doctor_engine import check_engine, check_gpu
 from imgindex.doctor_machine import check_cores, check_formats, check_libraries, check_memory
 from imgindex.doctor_output import check_output
-from imgindex.errors import ImgindexError
+from imgindex.errors import foreseen
 from imgindex.findings import Finding
 
 _MACHINE: dict[str, Callable[[], Finding]] = {
@@ -34,8 +34,9 @@ def examine(output: str | None = None) -> Iterator[Finding]:
 
 
 def _failed(name: str, error: Exception) -> Finding:
-    if isinstance(error, ImgindexError):
-        return Finding("problem", name, str(error))
+    told = foreseen(error)
+    if told is not None:
+        return Finding("problem", name, str(told))
     # Of libraries that are installed by halves, above all.
     found = f"{type(error).__name__}: {error}"
     return Finding("problem", name, found, "reinstall what it names, or report it")

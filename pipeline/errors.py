@@ -1,8 +1,11 @@
 """The errors that end a command, each with its exit code: 0 where what was asked for is done nevertheless.
 
 They carry a message of one line for people: what was given, what was expected and what to do. ``cli.main``
-prints it without a traceback; any other exception is a bug.
+prints it without a traceback; what is neither one of them nor `foreseen` is a bug.
 """
+
+import os
+from pathlib import Path
 
 from imgindex.names import byte_of
 
@@ -53,6 +56,38 @@ class PublishRefusedError(ImgindexError):
     """A publish check refused; the generation before it stays live."""
 
     exit_code = 4
+
+
+def foreseen(error: BaseException) -> ImgindexError | None:
+    """`error` as one for people; None for what only a bug in imgindex raises.
+
+    It is for errors that no function promises, for any may raise them: those of the operating system, and the
+    want of memory or threads.
+    """
+    if isinstance(error, ImgindexError):
+        return error
+    if isinstance(error, MemoryError):
+        return MachineError(
+            "the memory ran out; free some, or raise the limit (ulimit -v, or the container's)"
+        )
+    if isinstance(error, RuntimeError) and str(error) == "can't start new thread":
+        return MachineError(
+            "cannot start another thread; raise the limit (ulimit -u and -v, or the container's)"
+        )
+    if not isinstance(error, OSError) or error.errno is None:
+        return None
+    if error.filename is None and not _has_current_directory():
+        return MachineError("the current directory no longer exists; change to another one")
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return MachineError(f"{where}{error.strerror}")
+
+
+def _has_current_directory() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def printable(text: str) -> str:

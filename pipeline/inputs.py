@@ -12,6 +12,7 @@ from imgindex import listing
 from imgindex.config import ImagesConfig
 from imgindex.members import TarFile, images_of, split
 from imgindex.metrics import count_failure
+from imgindex.names import name_of, uri_of
 from imgindex.records import Failure, ImageFile, bucket_of
 
 # Into how many parts a list is cut where what it names twice is dropped.
@@ -75,14 +76,15 @@ def _files_by_bucket(piece: listing.NamedFiles) -> Iterable[tuple[int, list[tupl
     for uri, path in piece.files:
         # All of a tar together, which is gone through once.
         tar = split(uri)
-        buckets[bucket_of(tar[0] if tar else uri, _BUCKETS)].append((uri, path))
+        # The path as a uri, too: Beam encodes text as UTF-8, and a path may hold other bytes.
+        buckets[bucket_of(tar[0] if tar else uri, _BUCKETS)].append((uri, uri_of(path)))
     return buckets.items()
 
 
 def _without_repeats(
     bucket: tuple[int, Iterable[list[tuple[str, str]]]],
 ) -> Iterator[listing.NamedFiles]:
-    return listing.without_repeats(file for files in bucket[1] for file in files)
+    return listing.without_repeats((uri, name_of(path)) for files in bucket[1] for uri, path in files)
 
 
 def _look_up(piece: listing.Piece, source: str, extensions: Sequence[str]) -> Iterator[Any]:

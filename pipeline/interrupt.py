@@ -29,6 +29,11 @@ def done(what: str) -> None:
     _done.append(what)
 
 
+def whats_done() -> str:
+    """What of it is done, for people; nothing where nothing is."""
+    return "; ".join(_done)
+
+
 @contextlib.contextmanager
 def switching() -> Iterator[None]:
     """Has a signal that would end the process wait until the block has ended."""

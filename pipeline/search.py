@@ -2,12 +2,12 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -137,7 +137,7 @@ class Index:
           InputError: an image cannot be read.
         """
         opened = self._opened  # one for the whole search, whatever `refresh` does in another thread
-        queries = [images] if isinstance(images, str | Path | Image.Image | np.ndarray) else list(images)
+        queries = _queries(images)
         if not queries:
             return []
         names = [_name(query) for query in queries]
@@ -225,8 +225,9 @@ class OpenGeneration:
         names: Sequence[str] = (),
     ) -> list[Result]:
         """The `k` nearest images of each of `vectors` [n, dims]; see `Index.search`. Raises UsageError."""
-        if k < 1:
-            raise UsageError(f"k is {k}; expected at least 1")
+        if not isinstance(k, SupportsIndex) or k < 1:
+            raise UsageError(f"k is {k!r}; expected a whole number of at least 1")
+        k = min(k, max(1, len(self)))
         dims = self.manifest["dims"]
         if vectors.ndim != 2 or vectors.shape[1] != dims:
             raise UsageError(f"expected vectors of {dims} values, got shape {vectors.shape}")
@@ -385,6 +386,21 @@ class OpenGeneration:
                 "not fit it"
             )
         return engine
+
+
+def _queries(images: Query | Sequence[Query]) -> list[Query]:
+    """One query or several as a list. Raises UsageError for what is none."""
+    if isinstance(images, str | Path | Image.Image | np.ndarray):
+        return [images]
+    several = isinstance(images, Iterable) and not isinstance(images, bytes | bytearray | memoryview)
+    queries: list[Any] = list(images) if several else [images]
+    for query in queries:
+        if not isinstance(query, str | Path | Image.Image | np.ndarray):
+            raise UsageError(
+                f"a query must be the path of an image, a PIL image or an array, got {type(query).__name__}; "
+                "give the bytes of a file as PIL.Image.open(io.BytesIO(data))"
+            )
+    return queries
 
 
 def _name(query: Query) -> str:

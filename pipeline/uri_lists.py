@@ -1,5 +1,6 @@
 """Lists of images: text, CSV and Parquet files that name one a line or row."""
 
+import codecs
 import csv
 import io
 import os
@@ -41,6 +42,8 @@ def read_list(source: str) -> Iterator[tuple[str, str]]:
     try:
         with reader(source) as file:
             for name in read(file):
+                if "\0" in name:
+                    raise ValueError(f"it names {name!r}, and no path holds a NUL; a list must be UTF-8 text")
                 if name:
                     yield _located(name, root)
     except OSError as error:
@@ -60,9 +63,16 @@ def _located(name: str, root: str) -> tuple[str, str]:
     return uri_of(path.removeprefix(f"{root.rstrip('/')}/")), path
 
 
+def _text(file: IO[bytes], newline: str) -> io.TextIOWrapper:
+    if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise ValueError("it is UTF-16 text; save it as UTF-8")
+    file.seek(0)
+    return io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=newline)
+
+
 def _lines(file: IO[bytes]) -> Iterator[str]:
     # Only a line feed ends a line: the other characters that Python knows may be part of a name.
-    text = io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline="\n")
+    text = _text(file, newline="\n")
     while line := text.readline(_MAX_LINE):
         if len(line) == _MAX_LINE:
             raise ValueError(f"a line is longer than {_MAX_LINE} characters")
@@ -70,7 +80,7 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
 
 
 def _csv_rows(file: IO[bytes]) -> Iterator[str]:
-    rows = csv.DictReader(io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=""))
+    rows = csv.DictReader(_text(file, newline=""))
     column = _column(rows.fieldnames or ())
     for row in rows:
         yield _name(column, row[column])

@@ -262,6 +262,13 @@ def test_search_prints_json_and_writes_a_page(photos, output, tmp_path, capsys):
     assert page.read_text().count("data:image/") == 3
 
 
+def test_search_for_more_than_there_is(photos, output, capsys):
+    query = str(photos / "plain" / "red.png")
+    for flags in ([], ["--exact"]):
+        assert main(["search", str(output), query, "-k", "300000000", "--json", *flags]) == 0
+        assert len(json.loads(capsys.readouterr().out)[0]["neighbors"]) == 5
+
+
 def test_search_errors(photos, output, tmp_path, capsys):
     query = str(photos / "plain" / "red.png")
     assert main(["search", str(output), query, "-k", "0"]) == 2

@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from apache_beam import Map, Pipeline
 from packed import tar_of
 
 import imgindex
 from imgindex.cli import main
+from imgindex.inputs import ListImages
+from imgindex.names import name_of
 
 CONFIG = imgindex.Config(
     backbone=imgindex.BackboneConfig(name="MobileNetV2", weights="none", image_size=32),
@@ -113,3 +116,18 @@ def test_what_is_appended_to_a_tar_is_all_that_is_embedded(
     tar.write_bytes(tar.read_bytes()[:3000])
     outcome = imgindex.refresh(config, force=["max_shrink"])
     assert outcome.ledger["failed_by_reason"] == {"list/truncated_tar": 1}
+
+
+def test_a_list_that_names_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    name = b"caf\xe9.png"
+    try:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"x")
+    except OSError:
+        pytest.skip("this filesystem takes UTF-8 names only")
+    (tmp_path / "list.txt").write_bytes(name + b"\nmissing\xe9.png\n")
+    with Pipeline() as pipeline:
+        listed = pipeline | ListImages(str(tmp_path / "list.txt"), (".png",))
+        _ = listed.files | "Files" >> Map(lambda file: (tmp_path / "found").write_text(file.uri))
+        _ = listed.failures | "Failures" >> Map(lambda failure: (tmp_path / "failed").write_text(failure.uri))
+    found, failed = ((tmp_path / kind).read_text() for kind in ("found", "failed"))
+    assert [name_of(uri) for uri in (found, failed)] == [os.fsdecode(name), os.fsdecode(b"missing\xe9.png")]

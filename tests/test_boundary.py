@@ -1,0 +1,131 @@
+"""What is foreseeable ends a command with one sentence; a traceback is left to bugs."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imgindex.cli import main
+from imgindex.errors import InputError, MachineError, OutputError, UsageError, foreseen
+from imgindex.listing import list_images
+from imgindex.search import _queries
+
+# Runs `inspect`, whose work is replaced by a line of Python.
+SCRIPT = "import sys; from imgindex import cli, interrupt; cli._inspect = lambda known: {}; cli.run()"
+
+
+def command(work: str, redirections: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+    """`imgindex inspect OUT` in a shell that redirects its streams."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$0" -c "$1" inspect OUT {redirections}', sys.executable, SCRIPT.format(work)],
+        env={**os.environ, **environment}, capture_output=True, text=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_changes_no_exit_code(closed: str) -> None:
+    assert command("print('fine')", closed).returncode == 0
+    assert command("open('/no/such')", closed).returncode == 3
+
+
+def test_files_that_are_opened_do_not_get_what_is_meant_for_a_closed_stream(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    done = command(f"(open({str(path)!r}, 'w'), sys.stderr.write('x'), print('x', flush=True))", ">&- 2>&-")
+    assert done.returncode == 0
+    assert path.read_text() == ""
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_full_disk_below_standard_output(unbuffered: str) -> None:
+    done = command("print('x')", "> /dev/full", PYTHONUNBUFFERED=unbuffered)
+    assert done.returncode == 3
+    assert done.stderr == "imgindex: cannot write to standard output: No space left on device\n"
+
+
+def test_a_full_disk_below_standard_output_after_a_generation_went_live() -> None:
+    work = "(interrupt.done('generation 7 is live'), print('x'))"
+    done = command(work, "> /dev/full")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "imgindex: generation 7 is live; cannot write to standard output: No space left on device\n"
+    )
+
+
+def test_an_encoding_that_lacks_characters() -> None:
+    done = command("print('\u732b')", PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, "\\u732b\n")
+    done = command("print(cli._encodable('[\"\U0001f408\"]'))", PYTHONIOENCODING="ascii")
+    assert json.loads(done.stdout) == ["\U0001f408"]
+
+
+def test_a_current_directory_that_no_longer_exists(tmp_path: Path) -> None:
+    script = "import os, sys; os.mkdir('gone'); os.chdir('gone'); os.rmdir('../gone')\n"
+    script += "from imgindex import cli; cli.run()"
+    arguments = ["build", "--input", "in", "--output", "out"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 3
+    assert done.stderr == "imgindex: the current directory no longer exists; change to another one\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: No space left on device"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (PermissionError(errno.EACCES, "Permission denied", b"/x"), "/x: Permission denied"),
+        (MemoryError(), "the memory ran out"),
+        (RuntimeError("can't start new thread"), "cannot start another thread"),
+    ],
+)
+def test_what_the_machine_refuses_is_said_in_a_sentence(error: Exception, message: str) -> None:
+    told = foreseen(error)
+    assert isinstance(told, MachineError)
+    assert str(told).startswith(message)
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), RuntimeError("x"), KeyError("x"), OSError("x")])
+def test_other_errors_are_bugs(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert foreseen(error) is None
+
+    def work(known: object) -> None:
+        raise error
+
+    monkeypatch.setattr("imgindex.cli._inspect", work)
+    with pytest.raises(type(error)):
+        main(["inspect", "OUT"])
+
+
+def test_errors_of_ours_are_what_they_are() -> None:
+    error = OutputError("x")
+    assert foreseen(error) is error
+
+
+@pytest.mark.parametrize("query", [b"a.jpg", bytearray(b"a.jpg"), None, 7, [b"a.jpg"], ["a.jpg", None]])
+def test_what_is_no_query(query: object) -> None:
+    with pytest.raises(
+        UsageError, match="a query must be the path of an image, a PIL image or an array, got"
+    ):
+        _queries(query)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_list_in_utf_16(suffix: str, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{suffix}"
+    path.write_bytes("\ufeffpath\na.jpg\n".encode(encoding))
+    with pytest.raises(InputError, match=r"is no list of images: it is UTF-16 text; save it as UTF-8"):
+        list(list_images(str(path), (".jpg",)))
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+def test_a_list_with_a_nul(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"list{suffix}"
+    path.write_bytes(b"path\na\0.jpg\n")
+    with pytest.raises(InputError, match=r"names 'a\\x00\.jpg', and no path holds a NUL"):
+        list(list_images(str(path), (".jpg",)))
