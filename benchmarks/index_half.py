@@ -56,7 +56,7 @@ def ours(store: Path, output: Path) -> None:
         output=Output(str(output)),
         generation="benchmark",
         previous=None,
-        spec=Spec("synthetic", "", (1, 1), "avg", "", ""),
+        spec=Spec("synthetic", "", (1, 1), "avg", "", "", ""),
         feature_dim=FEATURE_DIM,
         engine=EngineChoice("synthetic", "none", "avg", None, "openvino", "float32", 16),
         threads=None,

@@ -6,11 +6,8 @@ A backbone is an application of ``keras.applications`` without its classifier, o
 """
 
 import difflib
-import hashlib
-import os
 import sys
-import tempfile
-import warnings
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +18,8 @@ import numpy as np
 
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models.applications import APPLICATIONS
+from imgindex.models.digests import layers_digest, weights_digest
+from imgindex.models.frameworks import first_line, settled_keras
 
 POOLINGS = ("avg", "max")
 WEIGHTS_WORDS = ("imagenet", "bundled", "none")
@@ -44,6 +43,7 @@ class Backbone:
         preprocessing: Full name of the function that the model applies to the pixels, or
             ``in the model`` for a ``.keras`` model.
         weights_sha256: :func:`weights_digest` of the model, wherever its weights came from.
+        layers_sha256: :func:`layers_digest` of the model.
     """
 
     architecture: str
@@ -53,6 +53,7 @@ class Backbone:
     pooling: str
     preprocessing: str
     weights_sha256: str
+    layers_sha256: str
 
 
 def check_backbone(name: str, weights: str, pooling: str, image_size: int | None) -> None:
@@ -60,9 +61,9 @@ def check_backbone(name: str, weights: str, pooling: str, image_size: int | None
 
     Args:
         name: A ``keras.applications`` name or the path of a ``.keras`` model.
-        weights: ``imagenet``, ``bundled``, ``none`` or the path of a ``.h5`` weights file. For a
-            ``.keras`` model, which holds its weights, only ``imagenet`` and ``none``; both mean
-            the weights in the file.
+        weights: ``imagenet``, ``bundled``, ``none`` or the path of a ``.h5`` weights file. With a path
+            the application has the layers that it has with ``imagenet``. For a ``.keras`` model,
+            which holds its weights, only ``imagenet`` and ``none``; both mean the weights in the file.
         pooling: ``avg`` or ``max``.
         image_size: Side of the square input in pixels, or None for the
             model's own size.
@@ -115,12 +116,11 @@ def load_backbone(
     """
     check_backbone(name, weights, pooling, image_size)
     size = _image_size(image_size)
-    with _quiet_keras() as keras:
+    with settled_keras() as keras:
         if _is_saved_model(name):
             preprocessing = "in the model"
             core, size = _load_saved_model(keras, name, size)
-            layers = hashlib.sha256(core.to_json().encode()).hexdigest()
-            architecture = f"keras-model-{layers[:16]}"
+            architecture = f"keras-model-{layers_digest(core)[:16]}"
             model = _saved_on_pixels(keras, name, core, size, pooling)
         else:
             architecture = name
@@ -138,21 +138,8 @@ def load_backbone(
         pooling=pooling,
         preprocessing=preprocessing,
         weights_sha256=weights_digest(model),
+        layers_sha256=layers_digest(model),
     )
-
-
-def weights_digest(model: Any) -> str:
-    """sha256 over a Keras model's weights, in the order of ``model.weights``.
-
-    For each weight: its shape and float32 little-endian bytes. Names stay out: Keras numbers
-    unnamed layers and variables through the life of a process, so they tell what else it built.
-    """
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        values = weight.numpy().astype("<f4")
-        digest.update(f"{values.shape}\n".encode())
-        digest.update(values.tobytes())
-    return digest.hexdigest()
 
 
 def _image_size(image_size: Any) -> tuple[int, int] | None:
@@ -202,45 +189,6 @@ def _check_weights(name: str, weights: str) -> None:
         raise UsageError(f"backbone.weights: no such file: {weights}")
 
 
-def _import_keras() -> Any:
-    """Imports Keras without the greetings that TensorFlow's C++ part writes to file descriptor 2."""
-    if "keras" in sys.modules:
-        return sys.modules["keras"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    with tempfile.TemporaryFile() as greetings:
-        stderr = os.dup(2)
-        os.dup2(greetings.fileno(), 2)
-        try:
-            import keras
-        except BaseException:
-            greetings.seek(0)
-            os.write(stderr, greetings.read())
-            raise
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-    return keras
-
-
-@contextmanager
-def _quiet_keras() -> Iterator[Any]:
-    """Yields Keras with its progress bars and warnings off."""
-    keras = _import_keras()
-
-    if keras.config.backend() != "tensorflow":
-        raise UsageError(f"Keras runs on {keras.config.backend()}: imgindex needs KERAS_BACKEND=tensorflow")
-    interactive = keras.config.is_interactive_logging_enabled()
-    keras.config.disable_interactive_logging()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield keras
-    finally:
-        if interactive:
-            keras.config.enable_interactive_logging()
-
-
 def _build_application(
     keras: Any, name: str, weights: str, pooling: str, size: tuple[int, int], seed: int
 ) -> Any:
@@ -254,23 +202,43 @@ def _build_application(
             if wanted is None:
                 raise
             raise WeightsUnavailableError(
-                f"{name}: Keras could not download its ImageNet weights ({_first_line(error)}): "
+                f"{name}: Keras could not download its ImageNet weights ({first_line(error)}): "
                 f"put {wanted.name} into {wanted.parent}, or give --set backbone.weights=PATH, "
                 f"none (random) or, with backbone.name={BUNDLED_NAME}, bundled"
             ) from error
-    core = build(weights=None, **options)
     if weights == "none":
+        core = build(weights=None, **options)
         _randomize(core, seed)
         return core
     path = BUNDLED_WEIGHTS if weights == "bundled" else Path(weights)
     try:
-        core.load_weights(path)
+        with _in_place_of_the_download(keras, path):
+            return build(weights="imagenet", **options)
     except Exception as error:  # h5py and Keras raise many kinds for files that do not fit.
         raise UsageError(
-            f"{path}: these weights do not fit {name} ({_first_line(error)}): give a file saved "
+            f"{path}: these weights do not fit {name} ({first_line(error)}): give a file saved "
             f"from keras.applications.{name}(include_top=False)"
         ) from error
-    return core
+
+
+@contextmanager
+def _in_place_of_the_download(keras: Any, path: Path) -> Iterator[None]:
+    """Lets Keras take `path` for the ImageNet weights that it would download.
+
+    Given a path itself, it leaves layers out that the EfficientNets have for ImageNet weights alone.
+    """
+    module = sys.modules[keras.utils.get_file.__module__]
+    download = module.get_file
+    thread = threading.get_ident()
+
+    def get_file(*arguments: Any, **options: Any) -> Any:
+        return str(path) if threading.get_ident() == thread else download(*arguments, **options)
+
+    module.get_file = get_file  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.get_file = download  # type: ignore[attr-defined]
 
 
 def _wanted_download(keras: Any, error: BaseException) -> Path | None:
@@ -315,7 +283,7 @@ def _load_saved_model(keras: Any, name: str, given: tuple[int, int] | None) -> t
                 "a built-in layer and save the model again"
             ) from error
         raise UsageError(
-            f"{name}: Keras cannot read this model ({_first_line(error)}): save it with "
+            f"{name}: Keras cannot read this model ({first_line(error)}): save it with "
             "model.save(...) in Keras 3, from built-in layers only"
         ) from error
     inputs = [tuple(tensor.shape) for tensor in getattr(core, "inputs", None) or []]
@@ -345,9 +313,9 @@ def _load_saved_model(keras: Any, name: str, given: tuple[int, int] | None) -> t
 def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str) -> Any:
     try:
         return _on_pixels(keras, core, size, lambda pixels: pixels, pooling)
-    except ValueError as error:
+    except Exception as error:  # as above
         raise UsageError(
-            f"{name}: does not take images of {size} (height, width) ({_first_line(error)}): "
+            f"{name}: does not take images of {size} (height, width) ({first_line(error)}): "
             "set another backbone.image_size"
         ) from error
 
@@ -355,15 +323,9 @@ def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], po
 def _on_pixels(keras: Any, core: Any, size: tuple[int, int], preprocess: Any, pooling: str) -> Any:
     """The model from uint8 pixels ``[n, height, width, 3]`` to float32 ``[n, feature_dim]``."""
     pixels = keras.Input((*size, 3), dtype="uint8", name="pixels")
-    features = core(preprocess(keras.ops.cast(pixels, "float32")))
+    # A saved model may have its one output in a list or a dict.
+    [features] = keras.tree.flatten(core(preprocess(keras.ops.cast(pixels, "float32"))))
     if len(features.shape) == 4:
         layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
         features = getattr(keras.layers, layer)()(features)
     return keras.Model(pixels, keras.ops.cast(features, "float32"))
-
-
-def _first_line(error: BaseException) -> str:
-    """The error as one short line, for a message."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    line = lines[0].rstrip(" :.")
-    return line if len(line) <= 200 else f"{line[:199]}…"

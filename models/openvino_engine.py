@@ -2,22 +2,26 @@
 
 import contextlib
 import hashlib
-import os
+import json
 import queue
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import OutputError
-from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, load_backbone
+from imgindex.errors import MachineError, OutputError, UsageError
+from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
+from imgindex.models.cache import cache_folder
+from imgindex.models.frameworks import KERAS_SETTINGS, first_line, load_openvino, settled_keras
 from imgindex.models.openvino_rewrites import rewrite
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
@@ -27,7 +31,9 @@ from imgindex.sealed import seal, unseal
 _MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
 _PARTIAL = ".partial-"
 # Names what a conversion does besides what the libraries do: a change of it is a change of this name.
-_CONVERSION = "rewritten-1"
+_CONVERSION = "rewritten-2"
+# What a conversion depends on, and random weights, which NumPy draws.
+_LIBRARIES = ("imgindex", "keras", "numpy", "openvino", "tensorflow")
 # No conversion takes so long: one that is older has died.
 _DEAD_SECONDS = 3600.0
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -39,18 +45,20 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, converted: "ConvertedModel", precision: str, batch_size: int, threads: int) -> None:
-        """Compiles a converted model for this CPU. Raises MemoryError."""
+        """Compiles a converted model for this CPU. Raises MemoryError, and UsageError where it cannot."""
         self.precision = precision
         self.batch_size = batch_size
         self.spec = converted.spec
         self.image_size = converted.spec.image_size
         self.streams = threads
-        with _memory_errors():
-            self._compile(converted)
+        try:
+            with _memory_errors():
+                self._compile(converted)
+        except RuntimeError as error:  # as for dtypes that its CPU plugin does not have
+            raise _unable("run", converted.spec.backbone, error) from error
 
     def _compile(self, converted: "ConvertedModel") -> None:
-        import openvino
-
+        openvino = load_openvino()
         core = openvino.Core()
         model = core.read_model(converted.path)
         model.reshape([self.batch_size, *self.image_size, 3])
@@ -69,7 +77,7 @@ class OpenVinoEngine:
         # with their first batches, can wait for each other for ever, one of them holding Python's own lock.
         compiled.input(0).get_element_type().to_dtype()
         self.feature_dim = int(compiled.output(0).shape[1])
-        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
         for _ in range(self.streams):
             self._idle.put(compiled.create_infer_request())
 
@@ -95,6 +103,12 @@ def _memory_errors() -> Iterator[None]:
         raise
 
 
+def _unable(verb: str, backbone: str, error: Exception) -> UsageError:
+    return UsageError(
+        f"OpenVINO cannot {verb} {backbone} ({first_line(error)}): set engine.name to tensorflow"
+    )
+
+
 @dataclass(frozen=True)
 class ConvertedModel:
     """A backbone as OpenVINO reads it, in a file of the user's cache, with its spec beside it."""
@@ -109,18 +123,20 @@ def converted_model(name: str, weights: str, pooling: str, image_size: int | Non
     What is in the cache needs neither Keras nor TensorFlow, which take seconds to load.
 
     Raises:
-      OutputError: the cache cannot be written; besides, whatever `load_backbone` raises.
+      OutputError: the cache cannot be written.
+      UsageError: OpenVINO cannot convert the model; besides, whatever `load_backbone` raises.
     """
-    folder = _cache_folder() / _cache_key(name, weights, pooling, image_size)
+    folder = models_folder() / _cache_key(name, weights, pooling, image_size)
     cached = _read(folder)
     if cached is None:
         backbone = load_backbone(name, weights, pooling, image_size)
         try:
             _convert(backbone, folder)
-        except OSError as error:
+        except (OSError, _NotSavedError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
             raise OutputError(
-                f"cannot keep the converted model in {folder.parent}: {error.strerror or error}; make it "
-                "writable, or name another cache folder with XDG_CACHE_HOME"
+                f"cannot keep the converted model in {folder.parent}: {reason}; make it writable and make "
+                "room there, or name another cache folder with XDG_CACHE_HOME"
             ) from error
         cached = ConvertedModel(folder / _MODEL, Spec.of(backbone))
     return cached
@@ -143,18 +159,35 @@ def _digests(folder: Path) -> dict[str, str]:
     return {name: _file_digest(folder / name) for name in (_MODEL, _WEIGHTS)}
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "imgindex" / "openvino"
+def models_folder() -> Path:
+    """Where the converted models lie. Raises MachineError where there is no place for them."""
+    return cache_folder() / "openvino"
 
 
 def _cache_key(name: str, weights: str, pooling: str, image_size: int | None) -> str:
-    """Names what the conversion depends on: the files by their content, the libraries by version."""
-    parts = [_CONVERSION, pooling, str(image_size), PREPROCESSING]
-    parts += [version(library) for library in ("imgindex", "keras", "openvino")]
-    for source in (name, str(BUNDLED_WEIGHTS) if weights == "bundled" else weights):
-        path = Path(source)
-        parts.append(_file_digest(path) if path.is_file() else source)
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:24]
+    """Names all that the conversion depends on: files by their content, libraries by version.
+
+    Keras's own settings are the same for every conversion.
+    """
+    model_file = Path(name) if name.endswith(".keras") else None
+    weights_file = None if weights in WEIGHTS_WORDS else Path(weights)
+    if weights == "bundled":
+        weights_file = BUNDLED_WEIGHTS
+    try:
+        model, kernels = (file and _file_digest(file) for file in (model_file, weights_file))
+    except OSError as error:
+        raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
+    parts = {
+        "model": model or name,
+        "weights": kernels or weights,
+        "pooling": pooling,
+        "image_size": image_size,
+        "decoding": PREPROCESSING,
+        "conversion": _CONVERSION,
+        "keras": dict(KERAS_SETTINGS),
+        "versions": {library: version(library) for library in _LIBRARIES},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
 
 def _file_digest(path: Path) -> str:
@@ -162,17 +195,35 @@ def _file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class _NotSavedError(Exception):
+    """OpenVINO could not write a model; it does not say why."""
+
+
 def _convert(backbone: Backbone, folder: Path) -> None:
     """Converts `backbone` to the new directory `folder`, which appears whole or not at all."""
-    import openvino
-
+    openvino = load_openvino()
+    try:
+        with settled_keras(), _memory_errors():  # it asks Keras what it is given
+            model = openvino.convert_model(trace(backbone, None))
+            rewrite(model)
+    except (MemoryError, UsageError):
+        raise
+    except Exception as error:  # its frontend raises kinds of its own
+        if sys.flags.optimize > 1:
+            raise MachineError(
+                "OpenVINO cannot convert a model in a Python without docstrings, which it reads: "
+                "unset PYTHONOPTIMIZE for the first build"
+            ) from error
+        raise _unable("convert", backbone.architecture, error) from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     _delete_dead(folder.parent)
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
     try:
-        model = openvino.convert_model(trace(backbone, None))
-        rewrite(model)
-        openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, partial / _MODEL, compress_to_fp16=False)
+            openvino.Core().read_model(partial / _MODEL)  # the end of a file may be missing without an error
+        except RuntimeError as error:
+            raise _NotSavedError(str(error)) from error
         sealed = seal({"spec": asdict(Spec.of(backbone)), "files": _digests(partial)})
         (partial / _SPEC).write_bytes(sealed)
         if folder.exists() and _read(folder) is None:
@@ -195,6 +246,5 @@ def _delete_dead(cache: Path) -> None:
 
 def has_bfloat16() -> bool:
     """Whether OpenVINO finds bfloat16 instructions on this CPU."""
-    import openvino
-
+    openvino = load_openvino()
     return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

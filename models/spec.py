@@ -2,10 +2,22 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from imgindex.models.backbones import Backbone
 from imgindex.models.preprocess import PREPROCESSING
+
+_WORDS = {
+    "backbone": "backbone",
+    "weights_sha256": "weights",
+    "image_size": "image size",
+    "pooling": "pooling",
+    "preprocessing": "preprocessing",
+    "decoding": "decoding of images",
+    "layers_sha256": "layers",
+}
 
 
 @dataclass(frozen=True)
@@ -18,6 +30,7 @@ class Spec:
     pooling: str
     preprocessing: str  # the backbone's own, from RGB in 0..255 to what its first layer expects
     decoding: str  # `models.preprocess.decoding` of the config's color profile
+    layers_sha256: str  # of all that the model computes, its dtype policies and constants included
 
     @classmethod
     def of(cls, backbone: Backbone) -> "Spec":
@@ -29,7 +42,13 @@ class Spec:
             pooling=backbone.pooling,
             preprocessing=backbone.preprocessing,
             decoding=PREPROCESSING,
+            layers_sha256=backbone.layers_sha256,
         )
+
+    def differences(self, other: Mapping[str, Any]) -> list[str]:
+        """What of the spec is another in `other`, as a manifest has it: in words for a message."""
+        own = {**asdict(self), "image_size": list(self.image_size)}
+        return [words for name, words in _WORDS.items() if own[name] != other.get(name)]
 
     @property
     def digest(self) -> str:

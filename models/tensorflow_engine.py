@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.models.backbones import Backbone
+from imgindex.models.frameworks import settled_keras
 from imgindex.models.spec import Spec
 
 # Grappler's rewrites that run convolutions and products in a smaller type, by precision.
@@ -67,7 +68,8 @@ def trace(backbone: Backbone, batch_size: int | None) -> Any:
         return backbone.model(pixels, training=False)
 
     shape = [batch_size, *backbone.image_size, 3]
-    return tf.function(features).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
+    with settled_keras():
+        return tf.function(features).get_concrete_function(tf.TensorSpec(shape, tf.uint8))
 
 
 def has_gpu() -> bool:

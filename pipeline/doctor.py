@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from imgindex.doctor_annoy import check_annoy
-from imgindex.doctor_engine import check_engine, check_gpu
+from imgindex.doctor_engine import check_cache, check_engine, check_gpu
 from imgindex.doctor_machine import check_cores, check_formats, check_libraries, check_memory
 from imgindex.doctor_output import check_output
 from imgindex.errors import foreseen
@@ -14,6 +14,7 @@ _MACHINE: dict[str, Callable[[], Finding]] = {
     "annoy": check_annoy,
     "engine": check_engine,
     "gpu": check_gpu,
+    "cache": check_cache,
     "formats": check_formats,
     "cores": check_cores,
     "memory": check_memory,

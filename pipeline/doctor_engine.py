@@ -11,6 +11,7 @@ from imgindex.models.engines import (
     gpu_driver,
     load_engine,
 )
+from imgindex.models.openvino_engine import models_folder
 from imgindex.models.preprocess import Pixels, upright_rgb
 from imgindex.models.resources import available_cores
 from imgindex.models.tensorflow_engine import has_gpu
@@ -42,6 +43,11 @@ def _paint(size: tuple[int, int], count: int) -> Pixels:
     painters = list(PAINTERS.values())[:count]
     painted = [paint(np.random.default_rng(n), (2 * width, 2 * height)) for n, paint in enumerate(painters)]
     return np.stack([upright_rgb(picture, size) for picture in painted])
+
+
+def check_cache() -> Finding:
+    """Where converted models are kept; the check of the engine has written there."""
+    return Finding("ok", "cache", f"converted models are kept in {models_folder()}")
 
 
 def check_gpu() -> Finding:

@@ -374,17 +374,15 @@ class OpenGeneration:
         )
         engine = load_engine(choice, available_cores())
         spec = self.manifest["spec"]
-        if spec.get("decoding") != engine.spec.decoding:
+        if engine.spec.digest != spec["digest"]:
+            differing = " and ".join(engine.spec.differences(spec)) or "spec"
             raise OutputError(
-                f"the index was built of images decoded as {spec.get('decoding')}, but this imgindex decodes "
-                f"them as {engine.spec.decoding}; queries would not fit it: build it again"
+                f"queries would not fit the index: the {differing} of {backbone['name']} with weights "
+                f"{backbone['weights']} differ from those that it was built with; bring back the file or the "
+                "version of imgindex, or build the index again"
             )
-        if (engine.spec.digest, engine.feature_dim) != (spec["digest"], self.manifest["feature_dim"]):
-            raise OutputError(
-                f"the index was built with weights {spec['weights_sha256'][:16]}… of {spec['backbone']}, "
-                f"weights={backbone['weights']} now gives {engine.spec.weights_sha256[:16]}…; queries would "
-                "not fit it"
-            )
+        if engine.feature_dim != self.manifest["feature_dim"]:
+            raise DamagedError(f"its manifest has features of {self.manifest['feature_dim']} values")
         return engine
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,13 +14,9 @@ import pytest
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models import backbones
 from imgindex.models.applications import APPLICATIONS
-from imgindex.models.backbones import (
-    BUNDLED_WEIGHTS,
-    Backbone,
-    check_backbone,
-    load_backbone,
-    weights_digest,
-)
+from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, check_backbone, load_backbone
+from imgindex.models.digests import weights_digest
+from imgindex.models.spec import Spec
 
 SHARED = Path(os.environ.get("IMGINDEX_SHARED", Path(__file__).parents[2] / "shared"))
 
@@ -203,6 +200,34 @@ class TestWeights:
         images = pixels(2, 64, 64, 3)
         assert np.array_equal(loaded.model(images), mobilenet.model(images))
 
+    @pytest.mark.parametrize(
+        "name",
+        [
+            name if name == "EfficientNetB0" else pytest.param(name, marks=pytest.mark.long)
+            for name in FAMILIES
+        ],
+    )
+    def test_a_path_gives_what_imagenet_gives_of_the_same_file(self, keras, monkeypatch, tmp_path, name):
+        """The file lies where Keras would download it to."""
+        file, size = tmp_path / "mine.h5", FAMILIES[name]
+        getattr(keras.applications, name)(include_top=False, weights=None, input_shape=(size, size, 3)).save(
+            file
+        )
+
+        def download(_url, target, *_):
+            shutil.copy(file, target)
+
+        (tmp_path / "keras").mkdir()
+        monkeypatch.setattr("keras.src.backend.config._KERAS_DIR", str(tmp_path / "keras"))
+        monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", download)
+        monkeypatch.setattr("keras.src.utils.file_utils.validate_file", lambda *_, **__: True)
+        imagenet = load_backbone(name, "imagenet", "avg", size)
+        by_path = load_backbone(name, str(file), "avg", size)
+        assert list((tmp_path / "keras/models").iterdir()), "nothing was downloaded"
+        assert Spec.of(by_path) == Spec.of(imagenet)
+        images = pixels(2, size, size, 3)
+        assert np.array_equal(by_path.model(images), imagenet.model(images))
+
     def test_path_that_does_not_fit(self, mobilenet, tmp_path):
         path = tmp_path / "mine.weights.h5"
         core_of(mobilenet.model).save_weights(path)
@@ -325,6 +350,27 @@ class TestSavedModel:
         np.testing.assert_allclose(np.asarray(backbone.model(images)), expected, rtol=1e-3)
         assert backbone.weights_sha256 == load_backbone(name, "none", "avg", 32).weights_sha256
 
+    @pytest.mark.parametrize("structure", [lambda y: [y], lambda y: {"feature": y}, lambda y: ({"y": [y]},)])
+    def test_one_output_in_a_list_or_a_dict(self, keras, tmp_path, structure):
+        pixel = keras.Input((32, 32, 3))
+        feature = keras.layers.Conv2D(4, 3)(pixel)
+        keras.Model(pixel, structure(feature)).save(tmp_path / "m.keras")
+        plain = keras.Model(pixel, feature)
+        images = pixels(2, 32, 32, 3)
+        expected = np.mean(plain(images), axis=(1, 2))
+        backbone = load_backbone(str(tmp_path / "m.keras"), "none", "avg", None)
+        np.testing.assert_allclose(np.asarray(backbone.model(images)), expected, rtol=1e-3)
+
+    def test_its_own_dtype_policy_decides(self, keras, tmp_path):
+        """Of two models that are alike but for that, and whose weights are."""
+        specs = set()
+        for policy in ("float32", "mixed_bfloat16"):
+            layer = keras.layers.Conv2D(4, 3, kernel_initializer="ones", dtype=policy)
+            name = self.save(keras, tmp_path / f"{policy}.keras", (32, 32, 3), layer)
+            specs.add(Spec.of(load_backbone(name, "none", "avg", None)))
+        assert len({spec.weights_sha256 for spec in specs}) == 1
+        assert len({spec.digest for spec in specs}) == 2
+
     def test_any_size(self, keras, tmp_path):
         name = self.save(keras, tmp_path / "m.keras", (None, None, 3), keras.layers.Conv2D(4, 3))
         with pytest.raises(UsageError, match=r"takes images of any size: set backbone.image_size"):
@@ -432,17 +478,6 @@ class TestCheck:
             check_backbone("ResNet50", "imagenet", "mean", None)
 
     def test_load_checks_first(self, monkeypatch):
-        monkeypatch.setattr(backbones, "_quiet_keras", lambda: pytest.fail("Keras was loaded"))
+        monkeypatch.setattr(backbones, "settled_keras", lambda: pytest.fail("Keras was loaded"))
         with pytest.raises(UsageError, match="is unknown"):
             load_backbone("NoSuchNet", "none", "avg", None)
-
-
-def test_digest_sees_values_and_shapes(keras):
-    def digest(value, shape):
-        layer = keras.layers.Layer()
-        layer.add_weight(shape=shape, initializer=keras.initializers.Constant(value))
-        return weights_digest(layer)
-
-    expected = hashlib.sha256(b"(2, 1)\n" + np.array([1, 1], "<f4").tobytes()).hexdigest()
-    assert digest(1, (2, 1)) == expected
-    assert len({digest(1, (2, 1)), digest(2, (2, 1)), digest(1, (1, 2))}) == 3

@@ -35,7 +35,7 @@ class MeanEngine:
     streams = 2
     image_size = (8, 6)
     feature_dim = 12
-    spec = Spec("mean", "", image_size, "avg", "", "")
+    spec = Spec("mean", "", image_size, "avg", "", "", "")
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size

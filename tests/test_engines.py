@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import os
+import resource
+import shutil
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex.errors import UsageError
-from imgindex.models import engines
+from imgindex.errors import OutputError, UsageError
+from imgindex.models import engines, openvino_engine
 from imgindex.models.backbones import Backbone, load_backbone
 from imgindex.models.engines import (
     Engine,
@@ -24,6 +27,7 @@ from imgindex.models.engines import (
     embed_all,
     load_engine,
 )
+from imgindex.models.frameworks import settled_keras
 from imgindex.models.openvino_engine import converted_model, has_bfloat16
 from imgindex.models.preprocess import decode
 from imgindex.models.resources import available_cores
@@ -180,7 +184,7 @@ class TestLoadEngine:
 
 
 class TestSpec:
-    SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "keras.preprocess", "decoded-1")
+    SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "keras.preprocess", "decoded-1", "ef" * 32)
 
     @pytest.mark.parametrize(
         "change",
@@ -192,6 +196,7 @@ class TestSpec:
             {"pooling": "max"},
             {"preprocessing": "keras.other"},
             {"decoding": "decoded-2"},
+            {"layers_sha256": "cd" * 32},
         ],
     )
     def test_each_field_changes_the_digest(self, change):
@@ -212,7 +217,7 @@ class TestSpec:
     def test_digest_is_16_hexadecimal_digits_that_stay(self):
         assert self.SPEC.digest == dataclasses.replace(self.SPEC).digest
         # Stores on disk are named by it.
-        assert self.SPEC.digest == "143e364e304e5995"
+        assert self.SPEC.digest == "e363c5f2739d83a7"
 
     def test_survives_json(self):
         stored = json.loads(json.dumps(dataclasses.asdict(self.SPEC)))
@@ -334,6 +339,93 @@ for thread in threads: thread.join()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.fixture
+def keras_model(tmp_path):
+    """Saves a model of one convolution, of a dtype policy; gives its path."""
+
+    def save(policy: str) -> str:
+        with settled_keras() as keras:
+            path = tmp_path / f"{policy}.keras"
+            layer = keras.layers.Conv2D(4, 3, kernel_initializer="ones", dtype=policy)
+            keras.Sequential([keras.Input((32, 32, 3)), layer]).save(path)
+        return str(path)
+
+    return save
+
+
+class TestWhatAnEngineCannotRun:
+    def test_openvino_is_named_and_what_to_do(self, keras_model):
+        """Its CPU plugin has no conversion to bfloat16."""
+        with pytest.raises(
+            UsageError, match=r"OpenVINO cannot run keras-model-.* set engine.name to tensorflow"
+        ):
+            engines._create(choice("openvino", name=keras_model("mixed_bfloat16"), image_size=None), 1)
+
+    def test_tensorflow_runs_it(self, keras_model):
+        engine = engines._create(choice("tensorflow", name=keras_model("mixed_bfloat16"), image_size=None), 1)
+        assert np.isfinite(embed_all(engine, PIXELS[:1, :32, :32])).all()
+
+
+class TestCacheKey:
+    """Whatever goes into a conversion is in the key of what comes out."""
+
+    def key(self, name="MobileNetV2", weights="none", pooling="avg", image_size=64) -> str:
+        return openvino_engine._cache_key(name, weights, pooling, image_size)
+
+    def test_stays(self):
+        assert self.key() == self.key()
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"name": "MobileNet"},
+            {"weights": "bundled"},
+            {"pooling": "max"},
+            {"image_size": 65},
+            {"image_size": None},
+        ],
+    )
+    def test_of_another_backbone(self, change):
+        assert self.key(**change) != self.key()
+
+    @pytest.mark.parametrize("argument", [("name", "m.keras"), ("weights", "w.h5")])
+    def test_of_another_content_of_a_file_and_not_of_another_path(self, argument, tmp_path):
+        keys = []
+        for folder, content in (("a", "one"), ("b", "other"), ("c", "one")):
+            path = tmp_path / folder / argument[1]
+            path.parent.mkdir()
+            path.write_text(content)
+            keys.append(self.key(**{argument[0]: str(path)}))
+        assert keys[0] == keys[2] != keys[1]
+
+    @pytest.mark.parametrize("library", ["imgindex", "keras", "numpy", "openvino", "tensorflow"])
+    def test_of_another_version(self, library, monkeypatch):
+        before = self.key()
+        real = openvino_engine.version
+        monkeypatch.setattr(openvino_engine, "version", lambda name: "9" if name == library else real(name))
+        assert self.key() != before
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("PREPROCESSING", "decoded-2"),
+            ("_CONVERSION", "converted-2"),
+            ("KERAS_SETTINGS", {"floatx": "float16"}),
+        ],
+    )
+    def test_of_another_way(self, name, value, monkeypatch):
+        before = self.key()
+        monkeypatch.setattr(openvino_engine, name, value)
+        assert self.key() != before
+
+    def test_a_folder_or_file_of_that_name_does_not_matter(self, monkeypatch, tmp_path):
+        before = self.key(weights="imagenet")
+        for name in ("MobileNetV2", "imagenet"):
+            (tmp_path / name).write_text("mine")
+        monkeypatch.chdir(tmp_path)
+        assert self.key(weights="imagenet") == before
+
+
 class TestConvertedModel:
     def test_a_second_time_comes_from_the_cache_without_keras(self, cache):
         converted_model("MobileNetV2", "none", "avg", SIZE)
@@ -366,6 +458,30 @@ class TestConvertedModel:
         converted_model("MobileNetV2", "none", "avg", SIZE)
         assert not old.exists()
         assert young.exists()  # another process may be writing it
+
+    def test_a_full_disk_is_said(self, keras_model, monkeypatch, tmp_path):
+        """A limit of what a file may hold is as good: the last bytes of the longest are missing."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        name = keras_model("float32")
+        whole = converted_model(name, "none", "avg", None).path
+        longest = max(whole.stat().st_size, whole.with_name("model.bin").stat().st_size)
+        shutil.rmtree(whole.parent)
+        ignored, limits = (
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN),
+            resource.getrlimit(resource.RLIMIT_FSIZE),
+        )
+        resource.setrlimit(resource.RLIMIT_FSIZE, (longest - 1, limits[1]))
+        try:
+            with pytest.raises(OutputError, match=f"cannot keep the converted model in {whole.parents[1]}: "):
+                converted_model(name, "none", "avg", None)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            signal.signal(signal.SIGXFSZ, ignored)
+        assert list(whole.parents[1].iterdir()) == []
+
+    def test_weights_that_cannot_be_read(self, tmp_path):
+        with pytest.raises(UsageError, match=r"mine.h5: cannot be read: No such file"):
+            converted_model("MobileNetV2", str(tmp_path / "mine.h5"), "avg", SIZE)
 
     def test_other_weights_are_another_entry(self, backbone, tmp_path):
         paths = set()

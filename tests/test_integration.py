@@ -215,7 +215,7 @@ def run_index_half(store, output, runner, options):
         output=Output(str(output)),
         generation="20260101T000000Z-00000000",
         previous=None,
-        spec=Spec("synthetic", "", (1, 1), "avg", "", ""),
+        spec=Spec("synthetic", "", (1, 1), "avg", "", "", ""),
         feature_dim=FEATURE_DIM,
         engine=EngineChoice("synthetic", "none", "avg", None, "openvino", "float32", 16),
         threads=None,

@@ -36,7 +36,7 @@ from imgindex.sealed import seal
 from imgindex.shards import write_shard
 from imgindex.storage import WrittenFile
 
-SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "preprocess", "decode")
+SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "preprocess", "decode", "cd" * 32)
 INDEX = IndexConfig(trees=5)
 ODD = "x/\"quoted\" 'é' 猫\n\t\\ \u2028 <b>.jpg"
 

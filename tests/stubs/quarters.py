@@ -12,7 +12,7 @@ class QuartersEngine:
 
     name, precision, batch_size, streams = "quarters", "float32", 4, 2
     image_size, feature_dim = (8, 6), 12
-    spec = Spec("quarters", "", image_size, "avg", "", "")
+    spec = Spec("quarters", "", image_size, "avg", "", "", "")
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
         quarters = pixels.reshape(-1, 2, 4, 2, 3, 3).astype(np.float32).mean(axis=(2, 4))
