@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import UsageError, WorkerError
+from imgindex.errors import MachineError, UsageError, WorkerError
 from imgindex.models.backbones import load_backbone
 from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
 from imgindex.models.pca import normalize
@@ -161,6 +162,19 @@ def _least_cosine(
 
 _loading = threading.Lock()
 
+# The process that has loaded an engine.
+_loaded_by: int | None = None
+
+
+def refuse_after_fork() -> None:
+    """Raises MachineError in a fork of a process that had loaded an engine: the fork lacks its threads."""
+    if _loaded_by not in (None, os.getpid()):
+        raise MachineError(
+            "this process was forked from one that had loaded a model, which cannot run in a fork; start it "
+            "with multiprocessing's spawn or forkserver, or fork before the first search or build"
+        )
+
+
 # Choices of which a batch did not fit into this process's memory.
 _too_large: set[EngineChoice] = set()
 
@@ -173,8 +187,12 @@ def load_engine(choice: EngineChoice, threads: int) -> Engine:
 
     Raises:
       WorkerError: not even one image fits; besides, whatever `load_backbone` raises.
+      MachineError: as `refuse_after_fork`.
     """
+    global _loaded_by
+    refuse_after_fork()
     with _loading:  # a cache alone would let two threads load the same backbone at once
+        _loaded_by = os.getpid()
         while True:
             while choice in _too_large:
                 choice = replace(choice, batch_size=choice.batch_size // 2)

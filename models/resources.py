@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import resource
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,12 @@ def available_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
             except (OSError, ValueError):  # not there, or "max"
                 continue
     return min(limits)
+
+
+def address_space() -> int | None:
+    """The bytes of address space that this process may reserve (``ulimit -v``); None without a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def control_groups(controller: str, proc: Path = _PROC, cgroup: Path = _CGROUP) -> Iterator[Path]:

@@ -62,6 +62,22 @@ def _prepare_standard_streams() -> None:
         )  # fmt: skip
 
 
+# A build reserves 3.2 GB on two cores, most of which it never touches, and more on more.
+_ADDRESS_SPACE = 4 << 30
+
+
+def _check_address_space() -> None:
+    """Raises MachineError where libraries would wait for ever for memory that they cannot reserve."""
+    from imgindex.models.resources import address_space
+
+    limit = address_space()
+    if limit is not None and limit < _ADDRESS_SPACE:
+        raise MachineError(
+            f"ulimit -v allows {limit / 2**30:.1f} GiB of address space, and running a model takes "
+            f"{_ADDRESS_SPACE >> 30} GiB; raise it, or limit the memory by a control group instead"
+        )
+
+
 class _StandardOutput(io.TextIOWrapper):
     """Standard output that says of itself what it cannot write."""
 
@@ -104,6 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f"unknown arguments: {' '.join(rest)}; see imgindex {known.command} --help")
         verbose = known.verbose
         _set_up_logging(verbose)
+        if known.command in ("build", "search", "doctor", "demo"):
+            _check_address_space()
         if known.command == "build":
             _build(known, rest)
         else:

@@ -20,7 +20,7 @@ from imgindex.generation import Output, current_name, files_of, read_manifest
 from imgindex.listing import is_list
 from imgindex.members import read_image
 from imgindex.models.annoy_index import RECALL_K, first_items
-from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine
+from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine, refuse_after_fork
 from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodeError, decode, upright_rgb
 from imgindex.models.resources import available_cores
@@ -342,6 +342,8 @@ class OpenGeneration:
                 vectors[number] = query
             else:
                 images.append(number)
+        if images:
+            refuse_after_fork()
         for start in range(0, len(images), self._engine.batch_size if images else 1):
             batch = images[start : start + self._engine.batch_size]
             size, color_profile = self._engine.image_size, self._color_profile

@@ -129,3 +129,57 @@ def test_a_list_with_a_nul(suffix: str, tmp_path: Path) -> None:
     path.write_bytes(b"path\na\0.jpg\n")
     with pytest.raises(InputError, match=r"names 'a\\x00\.jpg', and no path holds a NUL"):
         list(list_images(str(path), (".jpg",)))
+
+
+@pytest.mark.parametrize("name", ["build", "search OUT x.jpg", "doctor", "demo"])
+def test_an_address_space_that_is_too_small(name: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit -v 2000000; exec "$0" -m imgindex {name}', sys.executable],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 3
+    assert done.stderr == (
+        "imgindex: ulimit -v allows 1.9 GiB of address space, and running a model takes 4 GiB; raise it, or "
+        "limit the memory by a control group instead\n"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+# What runs a model has threads, which a fork lacks: it would wait for them for ever.
+FORKS = """
+import os, signal, sys
+from multiprocessing import get_context
+from imgindex.errors import MachineError
+from imgindex.models import engines
+
+def load(_=None):
+    signal.alarm(60)
+    try:
+        return str(engines.load_engine(choice, 1))
+    except MachineError as error:
+        return str(error)
+
+engines._create = lambda choice, threads: "engine"
+choice = engines.EngineChoice("MobileNetV2", "none", "avg", 32, "openvino", "float32", 1)
+if sys.argv[1] == "before":
+    with get_context("fork").Pool(1) as pool:
+        print(pool.map(load, [None]))
+else:
+    print(load())
+    with get_context("fork").Pool(1) as pool:
+        print(pool.map(load, [None]))
+"""
+
+
+def forked(when: str) -> list[str]:
+    command = [sys.executable, "-c", FORKS, when]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+
+
+def test_a_fork_of_a_process_that_has_loaded_a_model_is_refused() -> None:
+    assert forked("before") == ["['engine']"]
+    before, after = forked("after")
+    assert before == "engine"
+    assert after.startswith(
+        '["this process was forked from one that had loaded a model, which cannot run in a'
+    )
