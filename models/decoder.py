@@ -9,15 +9,17 @@ import io
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -27,8 +29,14 @@ from imgindex.models.preprocess import LARGEST_MAX_PIXELS, DecodedImage, DecodeE
 # -P: what lies in the working directory must not pass for a module.
 COMMAND = (sys.executable, "-P", "-m", "imgindex.models.decoder")
 
-# Seconds for one image. At Pillow's limit of pixels a PNG took up to 29 on a core that others used too.
+# Seconds that a child may compute for one image. At Pillow's limit of pixels a PNG took up to 29.
 TIME_LIMIT = 120.0
+
+# How many times as long an image may take in all, where its child waits for a core or memory, or is stopped.
+_WAITING = 2
+
+# Seconds after which is looked whether a child that has not answered still computes.
+_LOOK_EVERY = 1.0
 
 # Bytes of data that a child may hold. At Pillow's limit of pixels JPEG, PNG, GIF and TIFF take up to 1.4 GiB,
 # AVIF 1.9, WebP 2.8 and JPEG 2000 3.3, besides the file, which is of 0.25 at most by default.
@@ -45,6 +53,12 @@ _KEPT_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(64 << 20), "MALLOC_MMAP_THRESHOLD_
 # Seconds after which a child ends itself: whoever has asked must have been killed meanwhile.
 _ORPHAN_LIMIT = 300
 
+# What a program does to itself by a fault. Others come from outside, as from Linux where memory runs out.
+_FAULTS = frozenset({
+    signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS,
+    signal.SIGTRAP,
+})  # fmt: skip
+
 Message = tuple[dict[str, Any], bytes]
 
 _LENGTHS = struct.Struct("<IQ")  # of the header and of the body
@@ -54,6 +68,13 @@ _MAX_HEADER = 1 << 16
 _MAX_MESSAGE = 1000
 
 
+class Decoder(Protocol):
+    """What decodes images."""
+
+    def decode(self, data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
+        """See `DecoderProcess.decode`."""
+
+
 class DecoderProcess:
     """Decodes as `preprocess.decode` does, but in a child process; for one thread at a time.
 
@@ -61,7 +82,7 @@ class DecoderProcess:
     """
 
     def __init__(self, command: Sequence[str] = COMMAND, time_limit: float = TIME_LIMIT) -> None:
-        """`command` runs `serve`; `time_limit` is in seconds and for each image."""
+        """`command` runs `serve`; `time_limit` is how many seconds it may compute for each image."""
         self._command = command
         self._time_limit = time_limit
         self._child: _Child | None = None
@@ -76,7 +97,8 @@ class DecoderProcess:
         """See `preprocess.decode`.
 
         Raises:
-          DecodeError: for the reasons of `preprocess.decode`, and `crashed` and `timed_out`.
+          DecodeError: for the reasons of `preprocess.decode`, and `crashed` and `timed_out`. These are the
+            image's fault; `killed`, `stalled` and `no_memory` are not, as far as can be told.
           WorkerError: the child does not start.
         """
         child = self._running_child()
@@ -84,12 +106,21 @@ class DecoderProcess:
             question = {"size": size, "max_pixels": max_pixels, "color_profile": color_profile}
             answer = child.ask((question, data), 3 * size[0] * size[1])
             outcome = _outcome(answer, size)
-        except TimeoutError as error:
+        except _OutOfTimeError as error:
             self.close()
-            raise DecodeError("timed_out", f"not decoded within {self._time_limit:g} seconds") from error
+            message = f"not decoded within {self._time_limit:g} seconds of computing"
+            raise DecodeError("timed_out", message) from error
+        except TimeoutError as error:
+            computed = child.cpu_seconds() - child.cpu_before
+            self.close()
+            message = (
+                f"not decoded within {_WAITING * self._time_limit:g} seconds, in which the decoder could "
+                f"compute for {computed:.1f}: the machine is too busy, or it was stopped"
+            )
+            raise DecodeError("stalled", message) from error
         except (OSError, EOFError) as error:
             self._child = None
-            raise DecodeError("crashed", f"the decoder died: {child.cause_of_death()}") from error
+            raise child.post_mortem() from error
         except ValueError as error:
             self.close()
             raise DecodeError("crashed", f"the decoder gave no answer that can be read: {error}") from error
@@ -97,6 +128,8 @@ class DecoderProcess:
             self.close()  # the next image must not get this one's answer
             raise
         if isinstance(outcome, DecodeError):
+            if outcome.reason == "out_of_memory" and child.shortage:
+                raise DecodeError("no_memory", f"{child.shortage}: {outcome}")
             raise outcome
         return outcome
 
@@ -123,6 +156,10 @@ class DecoderProcess:
         self.close()
 
 
+class _OutOfTimeError(Exception):
+    """A child has computed for too long."""
+
+
 class _Child:
     """A running child and the connection to it."""
 
@@ -146,25 +183,55 @@ class _Child:
             its_stdin.close()
             self._connection.settimeout(_START_LIMIT)
             try:
-                _receive(self._stream, 0)
+                ready, _ = _receive(self._stream, 0)
+                if not isinstance(ready, dict):
+                    raise ValueError("it is not ready")
             except (OSError, EOFError, ValueError) as error:
                 cause = self.cause_of_death()
                 complaints.seek(0)
                 lines = complaints.read().decode(errors="replace").splitlines() or [cause]
                 raise WorkerError(f"the process that decodes images does not start: {lines[-1]}") from error
-        self._connection.settimeout(time_limit)
+        # Why it may get less memory than an image may take; empty where it gets all of it. It says so before
+        # the first image can have damaged it.
+        self.shortage = str(ready.get("shortage", ""))
+        self.cpu_before = 0.0  # seconds that it had computed when it was asked last
+        self._time_limit = time_limit
+        self._connection.settimeout(_WAITING * time_limit)
 
     def ask(self, question: Message, most: int) -> Message:
         """The answer to `question`, of at most so many bytes in its body.
 
-        Raises TimeoutError; where it died, another OSError or EOFError; ValueError for what is no message.
+        Raises _OutOfTimeError where it has computed for too long, TimeoutError where it has waited for too
+        long; where it died, another OSError or EOFError; ValueError for what is no message.
         """
+        self.cpu_before, asked = self.cpu_seconds(), time.monotonic()
         _send(self._connection, question)
+        answered = select.poll()
+        answered.register(self._connection, select.POLLIN)
+        while not answered.poll(1000 * min(_LOOK_EVERY, self._time_limit)):
+            if self.cpu_seconds() - self.cpu_before > self._time_limit:
+                raise _OutOfTimeError
+            if time.monotonic() - asked > _WAITING * self._time_limit:
+                raise TimeoutError
         return _receive(self._stream, most)
+
+    def cpu_seconds(self) -> float:
+        """The seconds that it has computed so far, without what Linux did for it, as to find free memory."""
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]) / os.sysconf("SC_CLK_TCK")
 
     def is_running(self) -> bool:
         """Whether it has not died yet."""
         return self._process.poll() is None
+
+    def post_mortem(self) -> DecodeError:
+        """The failure of the image over which it died."""
+        message = f"the decoder died: {self.cause_of_death()}"
+        if -self._process.returncode > 0 and -self._process.returncode not in _FAULTS:
+            return DecodeError("killed", f"{message}, from outside")
+        if self.shortage:
+            return DecodeError("no_memory", f"{self.shortage}: {message}")
+        return DecodeError("crashed", message)
 
     def cause_of_death(self) -> str:
         """What ended a child that no longer answers."""
@@ -184,13 +251,13 @@ class _Child:
 
 def serve() -> None:
     """Decodes what comes in on stdin, a socket, until the parent is gone. The child's whole life."""
-    _restrict()
+    shortage = _restrict()
     with (
         contextlib.suppress(EOFError, ConnectionError),
         socket.socket(fileno=0) as connection,
         connection.makefile("rb") as stream,
     ):
-        _send(connection, ({}, b""))  # ready
+        _send(connection, ({"shortage": shortage}, b""))  # ready
         while True:
             question = _receive(stream, sys.maxsize)
             signal.alarm(_ORPHAN_LIMIT)
@@ -198,8 +265,10 @@ def serve() -> None:
             signal.alarm(0)
 
 
-def _restrict() -> None:
+def _restrict() -> str:
+    """Limits this process; says why it may get less memory than `MEMORY_LIMIT`, if it may."""
     given = [limit for limit in resource.getrlimit(resource.RLIMIT_DATA) if limit != resource.RLIM_INFINITY]
+    shortage = _shortage(given)
     limit = min([MEMORY_LIMIT, *given])
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -207,6 +276,22 @@ def _restrict() -> None:
         # Where memory runs out all the same, Linux should end a child, and not its parent.
         Path("/proc/self/oom_score_adj").write_text("1000")
     os.dup2(1, 2)  # decoders warn on stderr; stdout goes nowhere
+    return shortage
+
+
+def _shortage(data_limits: Sequence[int]) -> str:
+    space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [*data_limits, *([] if space == resource.RLIM_INFINITY else [space])]
+    if limits and min(limits) < MEMORY_LIMIT:
+        return f"ulimit gives the decoder only {min(limits) >> 20} MiB"
+    # Linux refuses at once what is more than there is.
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if memory < MEMORY_LIMIT:
+        return f"this machine has only {memory >> 20} MiB"
+    with contextlib.suppress(OSError):
+        if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
+            return "this machine promises no more memory than it has (vm.overcommit_memory is 2)"
+    return ""
 
 
 def _answer(question: dict[str, Any], data: bytes) -> Message:

@@ -34,7 +34,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
     config = plan.config
     listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
     delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(
-        plan.store, config.images, plan.threads, plan.retry_failed, plan.feature_dim
+        plan.store, config.images, plan.threads, plan.retry_failed, plan.feature_dim, plan.rehash
     )
     units = delta.new | "EmbedImages" >> EmbedImages(
         plan.store, plan.engine, config.images, plan.threads, plan.spec.digest

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy.typing as npt
@@ -9,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from imgindex import storage, tables
-from imgindex.errors import DamagedError, OutputError
+from imgindex.errors import DamagedError, MachineError, MismatchError, OutputError
 
 _SUFFIX = ".parquet"
 
-# More than a unit of images makes whose every one has all the duplicates that it may have.
+# More than any build has written: in older stores a chunk may hold all copies of an image.
 _MAX_BYTES = 1 << 33
 
 
@@ -33,26 +34,43 @@ def names(directory: str, kind: str = "chunk") -> list[str]:
     return [name for name in storage.list_names(directory, _SUFFIX) if finished.fullmatch(name)]
 
 
-def read(directory: str, name: str, columns: tables.Columns | None = None) -> pa.Table:
-    """Reads `columns` of a chunk, or all.
+def read(
+    directory: str, name: str, columns: tables.Columns | None = None, optional: Collection[str] = ()
+) -> pa.Table:
+    """Reads `columns` of a chunk, or all. Those that are `optional` may be missing or have no value.
 
     Raises:
-      DamagedError: it is not there, has other bytes than were written, or not these columns.
-      OutputError: it cannot be read.
+      MismatchError: its bytes are not those that were written.
+      DamagedError: it is not there.
+      MachineError: there is too little memory to read it.
+      OutputError: it cannot be read, or is as it was written and yet holds something else.
     """
     path = storage.join(directory, name)
     try:
         data = storage.read_written(path, _MAX_BYTES)
+        if not name.endswith(f"-{_digest(data)}{_SUFFIX}"):
+            raise MismatchError(f"{path} is damaged: its bytes do not match the digest in its name")
+        return tables.read(pa.BufferReader(data), columns, nullable=optional, optional=optional)
+    except MismatchError:
+        raise
+    except DamagedError as error:  # it is larger than any chunk that was ever written
+        raise MismatchError(str(error)) from error
     except OutputError as error:
-        if storage.exists(path):
-            raise
-        raise DamagedError(f"{path} is not there") from error
-    if not name.endswith(f"-{_digest(data)}{_SUFFIX}"):
-        raise DamagedError(f"{path} is damaged: its bytes do not match the digest in its name")
-    try:
-        return tables.read(pa.BufferReader(data), columns)
+        if isinstance(error.__cause__, FileNotFoundError):
+            raise DamagedError(f"{path} is not there") from error
+        raise
+    except MemoryError as error:
+        raise MachineError(f"there is too little memory to read {path}; it stays as it is") from error
     except ValueError as error:
-        raise DamagedError(f"{path} is no chunk of this store: {error}") from error
+        raise unusable(path, str(error)) from error
+
+
+def unusable(path: str, why: str) -> OutputError:
+    """The error of a chunk that matches its digest and yet is none that this version can use."""
+    return OutputError(
+        f"{path} is no chunk of this store, though it matches the digest in its name: {why}; move it away or "
+        "use the imgindex that wrote it"
+    )
 
 
 def drop(directory: str, name: str) -> None:

@@ -179,6 +179,10 @@ def _parser() -> argparse.ArgumentParser:
         "after an update of Pillow",
     )  # fmt: skip
     build.add_argument(
+        "--rehash", action="store_true", help="read every listed file, and embed those whose bytes are new, "
+        "also where size, times and etag are as before",
+    )  # fmt: skip
+    build.add_argument(
         "--dry_run", action="store_true", help="print counts, the plan and estimates; write nothing"
     )
 
@@ -271,17 +275,19 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         from imgindex.dry_run import describe_build
 
         FileSystems.set_options(_beam_options(rest))
-        print(describe_build(config, known.retry_failed))
+        print(describe_build(config, known.retry_failed, known.rehash))
         return
     from imgindex.launch import is_detached, refresh, submit
     from imgindex.summary import describe_generation, describe_unchanged
 
     options = _beam_options(rest)
     if is_detached(options):
-        generation = submit(config, options, known.force, retry_failed=known.retry_failed)
+        generation = submit(
+            config, options, known.force, retry_failed=known.retry_failed, rehash=known.rehash
+        )
         print(f"submitted: {generation} goes live in {config.output} when the job ends well")
         return
-    outcome = refresh(config, options, known.force, retry_failed=known.retry_failed)
+    outcome = refresh(config, options, known.force, retry_failed=known.retry_failed, rehash=known.rehash)
     if outcome.published:
         interrupt.done(f"generation {outcome.manifest['generation']} is live")
         print(describe_generation(str(config.output), outcome.manifest))
@@ -303,7 +309,8 @@ def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)  # where Beam's own subclasses declare theirs
     flags = [flag for action in parser._actions for flag in action.option_strings]
-    flags += ["--input", "--output", "--config", "--set", "--force", "--retry_failed", "--dry_run"]
+    flags += ["--input", "--output", "--config", "--set", "--force", "--retry_failed"]
+    flags += ["--rehash", "--dry_run"]
     try:
         _, unknown = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:

@@ -1,7 +1,8 @@
 """What has changed: a listing against the store, and what is to be indexed against the live generation."""
 
 import logging
-from collections import defaultdict
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,13 +14,15 @@ from apache_beam.transforms.window import GlobalWindows
 
 from imgindex import chunks, failures, store
 from imgindex.config import ImagesConfig
-from imgindex.errors import DamagedError
-from imgindex.loading import hash_file
+from imgindex.errors import DamagedError, MismatchError
+from imgindex.loading import hashed
 from imgindex.metrics import count_failure
 from imgindex.models.resources import available_cores
 from imgindex.opened import read_digests
 from imgindex.records import (
     JOIN_BUCKETS,
+    EmbeddedUnit,
+    Failure,
     ImageFile,
     IndexedImage,
     KnownFailure,
@@ -37,11 +40,12 @@ _WAITING_IMAGES = 65_536
 # Images in one element that a join gives.
 _ELEMENT_IMAGES = 4096
 
-# Images that are hashed or copied together, and again when a worker dies.
+# Images that are hashed together, and again when a worker dies.
 _UNIT_IMAGES = 512
 
-# Copies of one image that share its embedding: more of them than fit into an element are embedded again.
-_MAX_DUPLICATES = 1000
+# Files of the same bytes that share an embedding. For more of them it is embedded again, so that neither an
+# element nor a chunk grows with their number.
+_MAX_COPIES = store.CHUNK_ROWS
 
 
 class Delta(NamedTuple):
@@ -50,7 +54,7 @@ class Delta(NamedTuple):
     new: Any  # `ImageFile`s to embed, with those of the same bytes as their `duplicates`
     found: Any  # lists of `StoredImage`s: what the store holds
     copied: Any  # `EmbeddedUnit`s of files whose bytes the store holds under another name or time
-    failed: Any  # `Failure`s of files whose bytes are known to be bad
+    failed: Any  # `Failure`s of files whose bytes are known to be bad, or whose uri another file has
     damaged: Any  # the names of chunks that were dropped, for they are not as they were written
 
 
@@ -58,9 +62,13 @@ class Delta(NamedTuple):
 class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
     """Splits `ImageFile`s by whether the store at `directory` holds their features; gives a `Delta`.
 
-    A file is held, or known to be bad, when its uri, size and modification time or etag are. Of the others,
-    those that share their size with another file, a stored or a bad image are read and compared by SHA-256.
-    A chunk that is damaged is deleted, and what it held is not held.
+    A file is held, or known to be bad, when its uri, size and times or etag are. Of the others, those that
+    share their size with another file, a stored or a bad image are read and compared by SHA-256. So are those
+    of which the store says two things, and with `rehash` all that it holds.
+
+    Of several files of one uri the one whose path sorts first counts, but a file before a member of a tar;
+    the others fail. A chunk whose bytes are not those that were written is deleted, and what it held is not
+    held.
     """
 
     directory: str
@@ -68,6 +76,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
     threads: int | None = None  # that read files in a worker; None: as many as it has cores
     retry_failed: bool = False  # takes no image for bad
     feature_dim: int | None = None  # of the store's features; None: whatever they have
+    rehash: bool = False  # takes no file for unchanged without reading it
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -88,36 +97,45 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         diff = (
             (files, stored)
             | "JoinByUri" >> _JoinBy(_uri_bucket)
-            | "Diff" >> beam.FlatMap(_diff_bucket).with_outputs("found", "failed", main="missing")
+            | "Diff"
+            >> beam.FlatMap(_diff_bucket, self.rehash).with_outputs("found", "failed", main="missing")
         )
         by_size = (
             (diff.missing, stored)
             | "JoinBySize" >> _JoinBy(_size_bucket)
             | "FindSuspects" >> beam.FlatMap(_find_suspects).with_outputs("suspects", "twins", main="fresh")
         )
-        hashed = (
+        digests = (
             by_size.suspects
             | "BatchSuspects" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
             | "SpreadSuspects" >> beam.Reshuffle()
             | "Hash"
-            >> beam.FlatMap(_hash_files, self.images, self.threads).with_outputs("unreadable", main="hashed")
+            >> beam.FlatMap(_hash_files, self.images, self.threads).with_outputs(
+                "unreadable", "confirmed", "failed", main="hashed"
+            )
         )
         matched = (
-            (hashed.hashed, by_size.twins)
+            (digests.hashed, by_size.twins)
             | "JoinByDigest" >> _JoinBy(_digest_bucket)
-            | "MatchDigests" >> beam.FlatMap(_match_digests).with_outputs("copies", main="leaders")
+            | "MatchDigests" >> beam.FlatMap(_match_digests).with_outputs("copies", "bad", main="leaders")
         )
         copied = (
             matched.copies
-            | "BatchCopies" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
-            | "Copy" >> beam.FlatMap(_copy, self.directory).with_outputs("failed", main="copied")
+            # By the chunk, which is read once then.
+            | "GroupCopies" >> beam.GroupByKey()
+            | "Copy" >> beam.ParDo(_CopyRows(self.directory))
         )
-        failed = (diff.failed, copied.failed) | "FlattenFailed" >> beam.Flatten()
-        new = (by_size.fresh, hashed.unreadable, matched.leaders) | "FlattenNew" >> beam.Flatten()
+        bad = (
+            matched.bad
+            | "BatchBad" >> beam.BatchElements(min_batch_size=_UNIT_IMAGES, max_batch_size=_UNIT_IMAGES)
+            | "RememberBad" >> beam.FlatMap(_remember, self.directory)
+        )
+        failed = (diff.failed, digests.failed, bad) | "FlattenFailed" >> beam.Flatten()
+        new = (by_size.fresh, digests.unreadable, matched.leaders) | "FlattenNew" >> beam.Flatten()
         return Delta(
             new,
-            diff.found,
-            copied.copied,
+            (diff.found, digests.confirmed) | "FlattenFound" >> beam.Flatten(),
+            copied,
             failed | "CountFailed" >> beam.Map(count_failure),
             keys.damaged,
         )
@@ -140,8 +158,9 @@ def _read_keys(name: str, directory: str, feature_dim: int | None, limits: Image
             yield from store.read_keys(directory, name, feature_dim, limits)
     except DamagedError as error:
         logger.warning("%s: what it held is tried again", error)
-        # It can never become right again, for its name says what it should hold.
-        chunks.drop(directory, name)
+        if isinstance(error, MismatchError):
+            # It can never become right again, for its name says what it should hold.
+            chunks.drop(directory, name)
         if not failures.holds(name):
             yield TaggedOutput("damaged", name)
 
@@ -229,15 +248,68 @@ def _right(joined: _Joined) -> Iterator[Any]:
     return (element for side, batch in joined[1] if side == 1 for element in batch)
 
 
-def _diff_bucket(joined: _Joined) -> Iterator[Any]:
+def _diff_bucket(joined: _Joined, rehash: bool) -> Iterator[Any]:
+    files, repeated = each_uri_once(_left(joined))
     images, known = _images_and_failures(_right(joined))
-    missing, found = store.diff(_left(joined), images)
+    known = [failed for failed in known if failures.is_final(failed)]
+    certain, doubtful = _doubtful(files, [*images, *known], rehash)
+    missing, found = store.diff(certain, images)
     untried, failed = failures.split(missing, known)
     yield from untried
-    for failure in failed:
+    yield from doubtful
+    for failure in (*failed, *repeated):
         yield TaggedOutput("failed", failure)
     for some in _in_elements(found):
         yield TaggedOutput("found", some)
+
+
+def each_uri_once(files: Iterable[ImageFile]) -> tuple[list[ImageFile], list[Failure]]:
+    """One file of each uri, and failures of the others; in whatever order they come."""
+    by_uri: dict[str, list[ImageFile]] = defaultdict(list)
+    for file in files:
+        by_uri[file.uri].append(file)
+    kept, repeated = [], []
+    for uri, same in by_uri.items():
+        first, *others = sorted(same, key=_preference) if len(same) > 1 else same
+        kept.append(first)
+        for other in others:
+            # An object store may have a key that leads into a tar; a directory may name a file twice.
+            what = "it is listed twice" if other.path == first.path else f"{first.path} has the same path"
+            message = f"{what}, and one of the two is indexed; {other.path} is left out"
+            repeated.append(Failure(uri, "list", "duplicate_uri", message))
+    return kept, repeated
+
+
+def _preference(file: ImageFile) -> tuple[bool, str, int, str, int]:
+    return file.offset is not None, file.path, file.size, file.version, file.offset or 0
+
+
+def _doubtful(
+    files: Iterable[ImageFile], stored: Iterable[_Stored], rehash: bool
+) -> tuple[list[ImageFile], list[ImageFile]]:
+    """Splits files by whether what the store says of them must be compared with their bytes.
+
+    It is that the store says two things of one version, as after an edit that no time and no etag tells.
+    """
+    by_key: dict[tuple[str, int, str], dict[str | None, _Stored]] = defaultdict(dict)
+    for one in stored:
+        said = by_key[one.uri, one.size, one.version]
+        said[one.sha256] = min(one, said.get(one.sha256, one), key=_rank)
+    certain, doubtful = [], []
+    for file in files:
+        said = by_key.get((file.uri, file.size, file.version), {})
+        if len(said) > 1 or (said and rehash):
+            doubtful.append(replace(file, claims=tuple(said.values())))
+        else:
+            certain.append(file)
+    return certain, doubtful
+
+
+def _rank(stored: _Stored) -> tuple[Any, ...]:
+    """Sorts what the store says of the same bytes: features before failures, and then in one order."""
+    if isinstance(stored, StoredImage):
+        return 0, stored.chunk, stored.row
+    return 1, *failures.order(stored)
 
 
 def _in_elements(images: list[StoredImage]) -> Iterator[list[StoredImage]]:
@@ -245,60 +317,105 @@ def _in_elements(images: list[StoredImage]) -> Iterator[list[StoredImage]]:
 
 
 def _find_suspects(joined: _Joined) -> Iterator[Any]:
-    """Files of a size that no other image has are fresh; the rest may be copies."""
-    missing: dict[int, list[ImageFile]] = defaultdict(list)
-    for file in _left(joined):
-        missing[file.size].append(file)
+    """Files of a size that no other image has are fresh; the rest may be copies.
+
+    Of what is joined only sizes are held: all images of a collection may have the same.
+    """
+    count_of = Counter(file.size for file in _left(joined))
     partners = set()
     for image in _right(joined):
-        if image.size in missing:
+        if image.size in count_of:
             partners.add(image.size)
             yield TaggedOutput("twins", image)
-    for size, files in missing.items():
-        suspicious = len(files) > 1 or size in partners
-        for file in files:
-            yield TaggedOutput("suspects", file) if suspicious else file
+    for file in _left(joined):
+        suspicious = count_of[file.size] > 1 or file.size in partners
+        yield TaggedOutput("suspects", file) if suspicious else file
 
 
 def _hash_files(files: Sequence[ImageFile], limits: ImagesConfig, threads: int | None) -> Iterator[Any]:
+    confirmed = []
     with ThreadPoolExecutor(threads or available_cores(), "hash") as pool:
-        digests = pool.map(lambda file: hash_file(file, limits), files)
-        for file, digest in zip(files, digests, strict=True):
-            # What cannot be read fails where images are loaded, with its reason.
-            yield TaggedOutput("unreadable", file) if digest is None else replace(file, sha256=digest)
+        for file, read in zip(files, pool.map(lambda file: hashed(file, limits), files), strict=True):
+            if read is None:
+                # What cannot be read fails where images are loaded, with its reason.
+                yield TaggedOutput("unreadable", replace(file, claims=()))
+                continue
+            match next((claim for claim in file.claims if claim.sha256 == read.sha256), None):
+                case None:
+                    yield replace(read, claims=())
+                case StoredImage() as image:
+                    confirmed.append(image)
+                case known:
+                    yield TaggedOutput("failed", known.failure)
+    if confirmed:
+        yield TaggedOutput("confirmed", confirmed)
 
 
 def _match_digests(joined: _Joined) -> Iterator[Any]:
-    """Files of the same bytes: copies of a stored image, or one to embed with the others as duplicates."""
+    """Files of the same bytes: copies of a stored or a bad image, or one to embed with others as duplicates.
+
+    Of each digest little is held, for all files of a collection may have the same.
+    """
+    digests = {file.sha256 for file in _left(joined)}
+    twins: dict[str | None, _Stored] = {}
+    tries: dict[str | None, int] = {}
+    for twin in _right(joined):
+        digest = twin.sha256
+        if digest not in digests:
+            continue
+        if isinstance(twin, KnownFailure) and not failures.is_final(twin):
+            tries[digest] = max(twin.tries or 0, tries.get(digest, 0))
+        else:
+            # Any twin would do; the choice must not depend on the order in which they come.
+            twins[digest] = min(twin, twins.get(digest, twin), key=_rank)
     same: dict[str | None, list[ImageFile]] = defaultdict(list)
     for file in _left(joined):
-        same[file.sha256].append(file)
-    twins: dict[str | None, list[_Stored]] = defaultdict(list)
-    for twin in _right(joined):
-        twins[twin.sha256].append(twin)
+        digest = file.sha256
+        match twins.get(digest):
+            case StoredImage() as image:
+                yield TaggedOutput("copies", (image.chunk, (file, image)))
+            case KnownFailure() as known:
+                yield TaggedOutput("bad", replace(failures.known_as(known.failure, file), tries=known.tries))
+            case None:
+                same[digest].append(file)
+                if len(same[digest]) == _MAX_COPIES:
+                    yield _led(same.pop(digest), tries.get(digest, 0))
     for digest, files in same.items():
-        # Any twin would do; the choice must not depend on the order in which they come.
-        images, known = _images_and_failures(twins.get(digest, ()))
-        twin = min(images, key=lambda twin: (twin.chunk, twin.row), default=None) or failures.first(known)
-        if twin is not None:
-            for file in files:
-                yield TaggedOutput("copies", (file, twin))
-            continue
-        files.sort(key=lambda file: file.uri)
-        for start in range(0, len(files), _MAX_DUPLICATES):
-            leader, *duplicates = files[start : start + _MAX_DUPLICATES]
-            yield replace(leader, duplicates=tuple(duplicates))
+        yield _led(files, tries.get(digest, 0))
 
 
-def _copy(copies: Sequence[tuple[ImageFile, _Stored]], directory: str) -> Iterator[Any]:
-    """Has the store know files under their own names as it knows their twins."""
-    images = [(file, twin) for file, twin in copies if isinstance(twin, StoredImage)]
-    if images:
-        yield store.copy_rows(images, directory)
-    known = [failures.known_as(twin.failure, file) for file, twin in copies if isinstance(twin, KnownFailure)]
+def _led(files: list[ImageFile], tries: int) -> ImageFile:
+    leader, *duplicates = sorted(files, key=lambda file: file.uri)
+    return replace(leader, duplicates=tuple(duplicates), tries=tries)
+
+
+@beam.typehints.with_input_types(tuple[str, Any])
+class _CopyRows(beam.DoFn):  # type: ignore[misc]
+    """Has the store know files under their own names as it knows their twins, by the chunk of these."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+
+    def start_bundle(self) -> None:
+        self._copier = store.RowCopier(self._directory)
+
+    def process(self, element: tuple[str, Iterable[tuple[ImageFile, StoredImage]]]) -> Iterator[EmbeddedUnit]:
+        return map(_copied_unit, self._copier.copy(*element))
+
+    def finish_bundle(self) -> Iterator[Any]:
+        for images in self._copier.flush():
+            yield GlobalWindows.windowed_value(_copied_unit(images))
+
+
+def _copied_unit(images: tuple[StoredImage, ...]) -> EmbeddedUnit:
+    now = time.time()
+    return EmbeddedUnit(images, failures=(), started=now, finished=now, engine_seconds=0.0)
+
+
+def _remember(known: Sequence[KnownFailure], directory: str) -> Iterator[Failure]:
+    """Has the store know files under their own names as it knows bad ones of the same bytes."""
     failures.write(directory, known)
-    for failed in known:
-        yield TaggedOutput("failed", failed.failure)
+    return (failed.failure for failed in known)
 
 
 @dataclass

@@ -44,7 +44,7 @@ class Counted:
     trial: list[ImageFile] = field(default_factory=list)  # the first that are missing
 
 
-def describe_build(config: Config, retry_failed: bool = False) -> str:
+def describe_build(config: Config, retry_failed: bool = False, rehash: bool = False) -> str:
     """Counts, the plan and estimates of building with `config`. Writes nothing to the output.
 
     Raises what `imgindex.build` raises before it starts.
@@ -63,7 +63,9 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
         damaged,
     )
     remembered = [] if retry_failed else failures.names(directory)
-    known = _keys_in(remembered, lambda name: failures.read(directory, name, limits), damaged)
+    known = _keys_in(
+        remembered, lambda name: filter(failures.is_final, failures.read(directory, name, limits)), damaged
+    )
     listed = list_images(str(config.input), limits.extensions)
     counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
     rate, embedding = _trial(choice, counted, config)
@@ -75,6 +77,11 @@ def describe_build(config: Config, retry_failed: bool = False) -> str:
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),
         ("to embed", f"{counted.missing}; {counted.found} are in the store, {counted.failed} failed before"),
+        *(
+            [("rehash", "all files would be read; those that have new bytes are embedded, too")]
+            if rehash
+            else []
+        ),
         *(("damaged", f"{name}, which would be dropped from the store") for name in damaged),
         ("time", embedding),
         *_costs(work, rate),

@@ -1,6 +1,5 @@
 """From units of listed images to chunks of the store: decode ahead, embed in full batches, write."""
 
-import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +12,11 @@ import numpy.typing as npt
 
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
-from imgindex.failures import is_lasting, known_as
+from imgindex.failures import known_as, to_remember
 from imgindex.loading import LoadedImage, load_image
+from imgindex.models import decoder_pool
 from imgindex.models.batches import BatchEmbedder
-from imgindex.models.decoder import DecoderProcess
+from imgindex.models.decoder import Decoder
 from imgindex.models.engines import Engine
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
@@ -41,13 +41,10 @@ class _Unit:
     def is_done(self) -> bool:
         return len(self.rows) + len(self.failures) == self.size
 
-    def fail(self, images: Sequence[ImageFile | ImageRow], failure: Failure) -> None:
-        """Notes that `images`, which are of the same bytes, have failed."""
-        for image in images:
-            known = known_as(failure, image)
-            self.failures.append(known.failure)
-            if is_lasting(failure):
-                self.known.append(known)
+    def fail(self, images: Sequence[ImageFile | ImageRow], failure: Failure, tries: int = 0) -> None:
+        """Notes that `images`, which are of the same bytes, have failed, after so many `tries` before."""
+        self.failures += [known_as(failure, image).failure for image in images]
+        self.known += to_remember(failure, images, tries)
 
 
 class UnitEmbedder:
@@ -65,20 +62,20 @@ class UnitEmbedder:
         threads: int,
         write: Callable[[Sequence[ImageRow], Features], tuple[StoredImage, ...]],
         advance: Callable[[int], None],
-        decoder: Callable[[], DecoderProcess] = DecoderProcess,
+        decoder: Decoder | None = None,
     ) -> None:
-        """`smaller` is `BatchEmbedder`'s; `threads` read, and decode each in a process that `decoder` makes.
+        """`smaller` is `BatchEmbedder`'s; `threads` read, and have `decoder` decode.
 
-        `write` makes a chunk; `advance` is told how many images are done.
+        Without `decoder` they share this process's pool with all other embedders. `write` makes a chunk;
+        `advance` is told how many images are done.
         """
         self._image_size = engine.image_size
         self._limits = limits
         self._write = write
         self._advance = advance
         self._threads = ThreadPoolExecutor(threads, "load")
-        self._decoders: queue.LifoQueue[DecoderProcess] = queue.LifoQueue()
-        for _ in range(threads):
-            self._decoders.put(decoder())
+        self._shares_pool = decoder is None
+        self._decoder = decoder or decoder_pool.acquire(threads)
         self._loading: deque[tuple[_Unit, ImageFile, Future[LoadedImage | Failure]]] = deque()
         self._batch: list[tuple[_Unit, LoadedImage]] = []
         self._batches = BatchEmbedder(engine, smaller)
@@ -109,11 +106,12 @@ class UnitEmbedder:
             yield from self._take_embedded()
 
     def close(self) -> None:
-        """Ends the threads and the decoders."""
+        """Ends the threads, and the decoders that no other embedder shares."""
         self._threads.shutdown(cancel_futures=True)
         self._batches.close()
-        while not self._decoders.empty():
-            self._decoders.get().close()
+        if self._shares_pool:
+            decoder_pool.release()
+            self._shares_pool = False
 
     def __enter__(self) -> Self:
         return self
@@ -122,14 +120,8 @@ class UnitEmbedder:
         self.close()
 
     def _start_loading(self, unit: _Unit, file: ImageFile) -> None:
-        self._loading.append((unit, file, self._threads.submit(self._load, file)))
-
-    def _load(self, file: ImageFile) -> LoadedImage | Failure:
-        decoder = self._decoders.get()
-        try:
-            return load_image(file, self._image_size, self._limits, decoder)
-        finally:
-            self._decoders.put(decoder)
+        loading = self._threads.submit(load_image, file, self._image_size, self._limits, self._decoder)
+        self._loading.append((unit, file, loading))
 
     def _take_loaded(self) -> Iterator[EmbeddedUnit]:
         unit, file, loading = self._loading.popleft()
@@ -148,7 +140,7 @@ class UnitEmbedder:
             elif file.duplicates:
                 leader, *others = file.duplicates
                 self._start_loading(unit, replace(leader, duplicates=tuple(others)))
-            unit.fail(failed, loaded)
+            unit.fail(failed, loaded, file.tries)
             yield from self._count(unit, len(failed))
             return
         self._batch.append((unit, loaded))

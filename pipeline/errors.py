@@ -34,6 +34,10 @@ class DamagedError(OutputError):
     """A file of the output does not hold what was written to it."""
 
 
+class MismatchError(DamagedError):
+    """A file of the store does not match the digest in its name. No other damage may lead to a deletion."""
+
+
 class WeightsUnavailableError(ImgindexError):
     """The ImageNet weights could not be downloaded."""
 

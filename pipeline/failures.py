@@ -1,13 +1,16 @@
-"""Failures that the bytes of an image alone decide: remembered beside the chunks, and not tried again.
+"""Failures that the store remembers beside the chunks.
 
-They lie in Parquet files that, as chunks do, appear whole or not at all and are named by the digest of
-their bytes. What depends on the config, as on `images.max_pixels`, and what may pass is never there.
+What the bytes of an image alone decide is not tried again. What this machine's state has caused, as a decoder
+that was killed, is tried again in later builds, but not for ever. The failures lie in Parquet files that, as
+chunks do, appear whole or not at all and are named by the digest of their bytes. What depends on the config,
+as on `images.max_pixels`, is never there.
 """
 
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -24,17 +27,43 @@ _COLUMNS: tables.Columns = {
     "stage": pa.types.is_string,
     "reason": pa.types.is_string,
     "message": pa.types.is_string,
+    "tries": pa.types.is_int32,
 }
+# Null, or missing in a file, where the bytes alone decide.
+_OPTIONAL = ("tries",)
+
+# Builds that try an image whose decoder fails for want of something else. Perhaps it is the image after all.
+MAX_TRIES = 3
 
 _LASTING = frozenset({
     ("decode", "empty"), ("decode", "not_an_image"), ("decode", "truncated"), ("decode", "undecodable"),
     ("decode", "crashed"), ("decode", "timed_out"), ("decode", "out_of_memory"), ("embed", "no_direction"),
 })  # fmt: skip
+_ENVIRONMENTAL = frozenset({("decode", "killed"), ("decode", "stalled"), ("decode", "no_memory")})
 
 
 def is_lasting(failure: Failure) -> bool:
     """Whether the same bytes will fail again."""
     return failure.sha256 is not None and (failure.stage, failure.reason) in _LASTING
+
+
+def is_environmental(stage: str, reason: str) -> bool:
+    """Whether a failure is the machine's, for all that is known, and not the image's."""
+    return (stage, reason) in _ENVIRONMENTAL
+
+
+def to_remember(failure: Failure, images: Iterable[ImageFile | ImageRow], tries: int) -> list[KnownFailure]:
+    """What the store is to remember of `images`, whose bytes have failed after so many `tries` before."""
+    if is_lasting(failure):
+        return [known_as(failure, image) for image in images]
+    if is_environmental(failure.stage, failure.reason):
+        return [replace(known_as(failure, image), tries=tries + 1) for image in images]
+    return []
+
+
+def is_final(known: KnownFailure) -> bool:
+    """Whether an image is not tried again."""
+    return known.tries is None or known.tries >= MAX_TRIES
 
 
 def fingerprint(failure: Failure) -> int:
@@ -48,12 +77,20 @@ def write(directory: str, known: Sequence[KnownFailure]) -> None:
     if not known:
         return
     # In one order, so that the same failures make the same file again.
-    rows = sorted(
-        (f.uri, f.size, f.version, f.failure.sha256, f.failure.stage, f.failure.reason, f.failure.message)
-        for f in known
+    rows = sorted(map(_row, known), key=lambda row: (*row[:-1], row[-1] or 0))
+    columns = dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))
+    tries = pa.array(columns.pop("tries"), pa.int32())
+    table = pa.table(columns)
+    # Without the column the file is the one that earlier versions write.
+    chunks.write(
+        directory, table if tries.null_count == len(rows) else table.append_column("tries", tries), _KIND
     )
-    columns = [list(column) for column in zip(*rows, strict=True)]
-    chunks.write(directory, pa.table(columns, list(_COLUMNS)), _KIND)
+
+
+def _row(known: KnownFailure) -> tuple[Any, ...]:
+    failure = known.failure
+    what = failure.stage, failure.reason, failure.message
+    return known.uri, known.size, known.version, known.sha256, *what, known.tries
 
 
 def names(directory: str) -> list[str]:
@@ -69,12 +106,15 @@ def holds(name: str) -> bool:
 def read(directory: str, name: str, limits: ImagesConfig | None = None) -> Iterator[KnownFailure]:
     """The failures in a file, but for those of images beyond `limits`, which have another reason now.
 
-    Raises DamagedError before the first.
+    Raises what `chunks.read` does before the first.
     """
-    columns = chunks.read(directory, name, _COLUMNS).select(list(_COLUMNS)).to_pydict()
-    for uri, size, version, sha256, stage, reason, message in zip(*columns.values(), strict=True):
+    table = chunks.read(directory, name, _COLUMNS, _OPTIONAL)
+    if "tries" not in table.column_names:
+        table = table.append_column("tries", pa.nulls(len(table), pa.int32()))
+    columns = table.select(list(_COLUMNS)).to_pydict()
+    for uri, size, version, sha256, stage, reason, message, tries in zip(*columns.values(), strict=True):
         if limits is None or size <= limits.max_bytes:
-            yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version)
+            yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version, tries)
 
 
 def split(
@@ -84,7 +124,7 @@ def split(
     by_key: dict[tuple[str, int, str], KnownFailure] = {}
     for failed in known:
         key = (failed.uri, failed.size, failed.version)
-        by_key[key] = min(failed, by_key.get(key, failed), key=_order)
+        by_key[key] = min(failed, by_key.get(key, failed), key=order)
     untried: list[ImageFile] = []
     failures: list[Failure] = []
     for file in missing:
@@ -101,10 +141,6 @@ def known_as(failure: Failure, image: ImageFile | ImageRow) -> KnownFailure:
     return KnownFailure(replace(failure, uri=image.uri), image.size, image.version)
 
 
-def first(known: Iterable[KnownFailure]) -> KnownFailure | None:
-    """The one of several failures of the same bytes that is told, in whatever order they come."""
-    return min(known, key=_order, default=None)
-
-
-def _order(failed: KnownFailure) -> tuple[str, ...]:
+def order(failed: KnownFailure) -> tuple[str, ...]:
+    """Sorts failures of the same bytes, of which the first is told."""
     return failed.uri, failed.version, failed.failure.reason, failed.failure.message

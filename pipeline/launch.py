@@ -39,12 +39,13 @@ def build(
     force: Collection[str] = (),
     *,
     retry_failed: bool = False,
+    rehash: bool = False,
 ) -> dict[str, Any]:
     """Builds or refreshes the index at ``config.output`` and returns the live generation's manifest.
 
     It is the manifest of the generation that was live before where nothing has changed since. See `refresh`.
     """
-    return refresh(config, options, force, retry_failed=retry_failed).manifest
+    return refresh(config, options, force, retry_failed=retry_failed, rehash=rehash).manifest
 
 
 def refresh(
@@ -53,12 +54,14 @@ def refresh(
     force: Collection[str] = (),
     *,
     retry_failed: bool = False,
+    rehash: bool = False,
 ) -> Outcome:
     """Builds or refreshes the index at ``config.output``.
 
     Without a runner in `options` the pipeline runs in this process, on Beam's FnApiRunner. `force` names
     publish checks that may not refuse. Images whose bytes failed before are read again only to
-    `retry_failed`, as after an update of Pillow.
+    `retry_failed`, as after an update of Pillow. With `rehash` every listed file is read, and embedded where
+    its bytes are new, also where its size, times and etag are those of the last time.
 
     Raises:
       UsageError: the config lacks an input or output, its weights do not fit, or Beam refuses `options`.
@@ -69,7 +72,7 @@ def refresh(
       AfterPublishError: the new generation is live, but what was to follow has failed, such as a read of its
         manifest.
     """
-    with _planned(config, options, force, retry_failed) as (pipeline, plan):
+    with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan):
         delete_unfinished(plan.output)
         assemble(pipeline, plan)
         with _published_is_published(plan), undone(partial(note_if_live, plan.output, plan.generation)):
@@ -78,7 +81,12 @@ def refresh(
 
 
 def submit(
-    config: Config, options: PipelineOptions, force: Collection[str] = (), *, retry_failed: bool = False
+    config: Config,
+    options: PipelineOptions,
+    force: Collection[str] = (),
+    *,
+    retry_failed: bool = False,
+    rehash: bool = False,
 ) -> str:
     """Hands a build to a runner that goes on without this process; returns the generation's name.
 
@@ -87,7 +95,7 @@ def submit(
 
     Raises what `refresh` raises.
     """
-    with _planned(config, options, force, retry_failed) as (pipeline, plan):
+    with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan):
         published = assemble(pipeline, plan)
         # Apart from publishing, so that a runner that retries a refusal does not publish again.
         _ = published | "Settle" >> Reshuffle() | "Conclude" >> Map(_conclude, plan)
@@ -104,7 +112,11 @@ def is_detached(options: PipelineOptions) -> bool:
 
 @contextlib.contextmanager
 def _planned(
-    config: Config, options: PipelineOptions | None, force: Collection[str], retry_failed: bool
+    config: Config,
+    options: PipelineOptions | None,
+    force: Collection[str],
+    retry_failed: bool,
+    rehash: bool,
 ) -> Iterator[tuple[Pipeline, Plan]]:
     """Yields a new pipeline and the plan of the build, with the output locked."""
     unknown = sorted(set(force) - set(CHECKS))
@@ -115,7 +127,7 @@ def _planned(
     pipeline = _new_pipeline(options)
     check_input(config)
     with writer_lock(str(config.output)):
-        plan = make_plan(config, worker_threads(options), force, retry_failed)
+        plan = make_plan(config, worker_threads(options), force, retry_failed, rehash)
         logger.info("building generation %s in %s", plan.generation, config.output)
         yield pipeline, plan
 

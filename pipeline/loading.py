@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from imgindex import storage, walking
 from imgindex.config import ImagesConfig
-from imgindex.models.decoder import DecoderProcess
+from imgindex.models.decoder import Decoder
 from imgindex.models.preprocess import DecodedImage, DecodeError, Pixels
 from imgindex.outage import READS
 from imgindex.ranges import read_range
@@ -15,9 +16,12 @@ from imgindex.records import Failure, ImageFile, ImageRow, version_of_file
 # An image's rows, one for each file of the same bytes, and its pixels.
 LoadedImage = tuple[list[ImageRow], Pixels]
 
+# Reads of a file whose attributes change meanwhile, as where it gets another link or owner.
+_READS = 3
+
 
 def load_image(
-    file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig, decoder: DecoderProcess
+    file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig, decoder: Decoder
 ) -> LoadedImage | Failure:
     """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`.
 
@@ -25,9 +29,10 @@ def load_image(
       InputError: the storage is out of order.
       WorkerError: `decoder` does not start.
     """
-    data = _read(file, limits)
-    if isinstance(data, Failure):
-        return data
+    read = _read(file, limits)
+    if isinstance(read, Failure):
+        return read
+    file, data = read
     digest = hashlib.sha256(data).hexdigest()
     if file.sha256 not in (None, digest):
         # Its duplicates hold what it held before.
@@ -43,52 +48,62 @@ def load_image(
     return rows, image.pixels
 
 
-def _decode(
-    data: bytes, image_size: tuple[int, int], limits: ImagesConfig, decoder: DecoderProcess
-) -> DecodedImage:
+def _decode(data: bytes, image_size: tuple[int, int], limits: ImagesConfig, decoder: Decoder) -> DecodedImage:
     try:
         return decoder.decode(data, image_size, limits.max_pixels, limits.color_profile)
     except DecodeError as error:
-        if error.reason != "crashed":
+        if error.reason not in ("crashed", "killed"):
             raise
-    # Something else may have killed it, as Linux does where memory runs out; the failure would be remembered.
+    # Something else may have ended it, as Linux does where memory runs out.
     return decoder.decode(data, image_size, limits.max_pixels, limits.color_profile)
 
 
-def hash_file(file: ImageFile, limits: ImagesConfig) -> str | None:
-    """The SHA-256 of a file; None where it cannot be read. Raises InputError as `load_image` does."""
-    data = _read(file, limits)
-    return None if isinstance(data, Failure) else hashlib.sha256(data).hexdigest()
+def hashed(file: ImageFile, limits: ImagesConfig) -> ImageFile | None:
+    """A file with its SHA-256; None where it cannot be read. Raises InputError as `load_image` does."""
+    read = _read(file, limits)
+    if isinstance(read, Failure):
+        return None
+    file, data = read
+    return replace(file, sha256=hashlib.sha256(data).hexdigest())
 
 
 def _changed(file: ImageFile) -> Failure:
     return Failure(file.uri, "read", "changed", "it changed during the build; the next one takes it")
 
 
-def _read(file: ImageFile, limits: ImagesConfig) -> bytes | Failure:
+def _read(file: ImageFile, limits: ImagesConfig) -> tuple[ImageFile, bytes] | Failure:
+    """A file with the version that was read, and its bytes."""
     if file.size > limits.max_bytes:
         return _too_many_bytes(file, f"{file.size} bytes are", limits)
-    try:
-        with READS.watched(file.path):
-            if file.offset is None:
-                data = storage.read_regular(file.path, limits.max_bytes)
-            else:
-                data = read_range(file.path, file.offset, file.size)
-        changed = len(data) != file.size or not _is_listed_version(file)
-    except OSError as error:
-        return Failure(file.uri, "read", _read_reason(error), error.strerror or str(error))
-    if len(data) > limits.max_bytes:
-        return _too_many_bytes(file, f"it has grown from {file.size} bytes to", limits)
-    # It may be half of what is being written. And what is stored under a version must be of that version, for
-    # the file that was listed may come back, as from a backup.
-    return _changed(file) if changed else data
+    for _ in range(_READS):
+        try:
+            with READS.watched(file.path):
+                if file.offset is None:
+                    data = storage.read_regular(file.path, limits.max_bytes)
+                else:
+                    data = read_range(file.path, file.offset, file.size)
+            now = _version_now(file)
+        except OSError as error:
+            return Failure(file.uri, "read", _read_reason(error), error.strerror or str(error))
+        if len(data) > limits.max_bytes:
+            return _too_many_bytes(file, f"it has grown from {file.size} bytes to", limits)
+        # It may be half of what is being written. And what is stored under a version must be of that version,
+        # for the file that was listed may come back, as from a backup.
+        before = version_of_file(file.version)
+        if len(data) == file.size and now == before:
+            return file, data
+        if len(data) != file.size or walking.modified_in(now) != walking.modified_in(before):
+            return _changed(file)
+        # Perhaps only its attributes have changed. Read again, the bytes are those of the new version.
+        file = replace(file, version=now + file.version.removeprefix(before))
+    return _changed(file)
 
 
-def _is_listed_version(file: ImageFile) -> bool:
+def _version_now(file: ImageFile) -> str:
     # Only listings tell the versions of an object store. A read of one gives a whole object, old or new.
     if not storage.is_local(file.path):
-        return True
-    return version_of_file(file.version) == walking.local_version(Path(file.path).stat())
+        return version_of_file(file.version)
+    return walking.local_version(Path(file.path).stat())
 
 
 def _too_many_bytes(file: ImageFile, what: str, limits: ImagesConfig) -> Failure:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from imgindex import storage, tables
-from imgindex.errors import DamagedError, OutputError
+from imgindex.errors import DamagedError, MachineError, OutputError
 from imgindex.models.annoy_index import AnnoyShard, Metric
 from imgindex.models.pca import Basis
 from imgindex.records import IndexedImage, WrittenFile
@@ -100,5 +100,7 @@ def _read(
 ) -> pa.Table:
     try:
         return tables.read(source, columns, nullable=("label",), rows=items)
+    except MemoryError as error:
+        raise MachineError(f"there is too little memory to read {file.path}") from error
     except ValueError as error:
         raise DamagedError(f"{file.path} is damaged: {error}") from error

@@ -43,6 +43,7 @@ class Plan:
     prepared: float  # when the backbone was loaded
     force: Collection[str] = ()  # names of the checks that may not refuse
     retry_failed: bool = False  # whether images are tried again whose bytes are known to be bad
+    rehash: bool = False  # whether every listed file is read, also where nothing says that it has changed
 
     @property
     def store(self) -> str:

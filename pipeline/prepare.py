@@ -64,7 +64,11 @@ def check_input(config: Config) -> None:
 
 
 def make_plan(
-    config: Config, threads: int | None, force: Collection[str] = (), retry_failed: bool = False
+    config: Config,
+    threads: int | None,
+    force: Collection[str] = (),
+    retry_failed: bool = False,
+    rehash: bool = False,
 ) -> Plan:
     """The plan of a build of a resolved config, on workers of `threads`. Loads the backbone."""
     started = time.time()
@@ -89,6 +93,7 @@ def make_plan(
         prepared=time.time(),
         force=force,
         retry_failed=retry_failed,
+        rehash=rehash,
     )
 
 

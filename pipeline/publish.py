@@ -11,6 +11,7 @@ from typing import Any
 from imgindex import parts, storage
 from imgindex.checks import Finished, path_of, reasons, refusal
 from imgindex.errors import ImgindexError, InputError, PublishRefusedError
+from imgindex.failures import is_environmental
 from imgindex.generation import library_versions, publish, read_manifest
 from imgindex.listing import input_root
 from imgindex.manifest import SCHEMA_VERSION
@@ -201,6 +202,7 @@ def _ledger(tally: Tally, failures: Sequence[FailureList], indexed: int) -> dict
         "indexed": indexed,
         "failed": by_reason.total(),
         "failed_by_reason": dict(sorted(by_reason.items())),
+        "environmental": sum(n for reason, n in by_reason.items() if is_environmental(*reason.split("/"))),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
         **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused", "damaged_chunks")},
     }

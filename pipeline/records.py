@@ -22,10 +22,12 @@ class ImageFile:
     uri: str  # relative to the input root, /-separated: the record's key
     path: str  # where to open it
     size: int  # bytes
-    version: str  # the modification time, and the offset if any: changes when the content may have changed
+    version: str  # times or an etag, and the offset if any: changes when the content may have changed
     sha256: str | None = None  # where it had to be read before
     duplicates: tuple["ImageFile", ...] = ()  # files of the same bytes, which share its feature
     offset: int | None = None  # of its first byte, where it is a part of the file at `path`
+    claims: tuple["StoredImage | KnownFailure", ...] = ()  # what the store says of it, where that is in doubt
+    tries: int = 0  # builds in which its bytes have failed for want of something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,11 +74,12 @@ class ImageRow:
 
 @dataclass(frozen=True)
 class KnownFailure:
-    """A failure that a version of an image has for as long as its bytes are what they are."""
+    """A failure of a version of an image, which its bytes decide or which may pass."""
 
     failure: Failure
     size: int
     version: str
+    tries: int | None = None  # builds in which it has failed so; None where the bytes alone decide
 
     @property
     def uri(self) -> str:
@@ -98,7 +101,7 @@ class EmbeddedUnit:
     started: float  # seconds since the epoch
     finished: float
     engine_seconds: float  # in the backbone itself
-    known: tuple[KnownFailure, ...] = ()  # those of the failures that are not to be tried again
+    known: tuple[KnownFailure, ...] = ()  # those of the failures that the store is to remember
 
 
 @dataclass(frozen=True)
@@ -184,7 +187,7 @@ class Tally:
 
 def version_of_file(version: str) -> str:
     """The version of the file that holds an image of `version`: of a tar, where it is a member of one."""
-    return version.partition("+")[0]
+    return version.rpartition("+")[0] or version
 
 
 def bucket_of(uri: str, buckets: int) -> int:

@@ -1,12 +1,11 @@
 """The store: an append-only, content-addressed cache of features in Parquet chunks.
 
-A chunk holds the features of one unit of images under one spec, and is named by the digest of its bytes.
-It appears whole or not at all, so that whatever a run that died has left is usable as it is.
+A chunk holds the features of at most `CHUNK_ROWS` images under one spec, and is named by the digest of its
+bytes. It appears whole or not at all, so that whatever a run that died has left is usable as it is.
 """
 
-import time
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -15,8 +14,10 @@ import pyarrow.compute as pc
 
 from imgindex import chunks, storage, tables
 from imgindex.config import ImagesConfig
-from imgindex.errors import DamagedError
-from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, StoredImage
+from imgindex.records import ImageFile, ImageRow, StoredImage
+
+# Rows of a chunk, at most: some 2 MiB of ResNet50's features. Older stores have larger chunks.
+CHUNK_ROWS = 512
 
 _COLUMNS: tables.Columns = {
     "uri": pa.types.is_string,
@@ -29,6 +30,7 @@ _COLUMNS: tables.Columns = {
 # The bits of 1.0. Features are of length 1.
 _ONE = 0x3C00
 _KEYS = ["uri", "size", "etag_or_mtime", "sha256"]
+_DESCRIPTION = ["uri", "sha256", "size", "width", "height"]
 
 
 def write_rows(
@@ -53,28 +55,34 @@ def write_rows(
     )
 
 
-def copy_rows(copies: Sequence[tuple[ImageFile, StoredImage]], directory: str) -> EmbeddedUnit:
-    """Writes a chunk of files that have the bytes, and so the features, of stored images."""
-    started = time.time()
-    by_chunk: dict[str, list[tuple[ImageFile, StoredImage]]] = defaultdict(list)
-    for file, twin in copies:
-        by_chunk[twin.chunk].append((file, twin))
-    rows: list[ImageRow] = []
-    features = []
-    for chunk, members in by_chunk.items():
-        images, found = read_rows(directory, chunk, [twin.row for _, twin in members])
-        features.append(found)
-        for (file, _), image in zip(members, images.to_pylist(), strict=True):
-            rows.append(
-                ImageRow(file.uri, file.size, file.version, image["sha256"], image["width"], image["height"])
-            )
-    return EmbeddedUnit(
-        images=write_rows(directory, rows, np.concatenate(features)),
-        failures=(),
-        started=started,
-        finished=time.time(),
-        engine_seconds=0.0,
-    )
+class RowCopier:
+    """Writes rows of the store again, for files of the same bytes, in chunks of `CHUNK_ROWS` rows."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._rows: list[ImageRow] = []
+        self._features: list[npt.NDArray[np.float16]] = []
+
+    def copy(
+        self, chunk: str, copies: Iterable[tuple[ImageFile, StoredImage]]
+    ) -> Iterator[tuple[StoredImage, ...]]:
+        """Copies rows of one chunk, which is read once; gives what is written meanwhile, chunk by chunk."""
+        table = _read(self._directory, chunk)
+        copies = iter(copies)
+        while some := list(islice(copies, CHUNK_ROWS - len(self._rows))):
+            taken = table.take([image.row for _, image in some])
+            described = taken.select(["sha256", "width", "height"]).to_pylist()
+            for (file, _), image in zip(some, described, strict=True):
+                self._rows.append(ImageRow(file.uri, file.size, file.version, **image))
+            self._features.append(chunks.matrix(taken, "feature"))
+            if len(self._rows) == CHUNK_ROWS:
+                yield from self.flush()
+
+    def flush(self) -> Iterator[tuple[StoredImage, ...]]:
+        """Writes the rows that still wait, if any."""
+        if self._rows:
+            yield write_rows(self._directory, self._rows, np.concatenate(self._features))
+            self._rows, self._features = [], []
 
 
 def read_keys(
@@ -82,7 +90,7 @@ def read_keys(
 ) -> Iterator[StoredImage]:
     """Which version of which image each row of a chunk holds, whose features have `feature_dim` values.
 
-    Rows of images beyond `limits` are left out. Raises DamagedError before the first row.
+    Rows of images beyond `limits` are left out. Raises what `chunks.read` does before the first row.
     """
     table = _read(directory, chunk, feature_dim)
     keys = table.select(_KEYS).to_pydict()
@@ -109,7 +117,17 @@ def read_features(directory: str, chunk: str, rows: Sequence[int]) -> npt.NDArra
 def read_rows(directory: str, chunk: str, rows: Sequence[int]) -> tuple[pa.Table, npt.NDArray[np.float16]]:
     """What describes `rows` of a chunk (uri, sha256, size, width, height), and their features."""
     table = _read(directory, chunk).take(rows)
-    return table.select(["uri", "sha256", "size", "width", "height"]), chunks.matrix(table, "feature")
+    return table.select(_DESCRIPTION), chunks.matrix(table, "feature")
+
+
+def each_rows(
+    directory: str, chunk: str, rows: Sequence[int]
+) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16]]]:
+    """What `read_rows` gives, at most `CHUNK_ROWS` rows at a time: chunks of older stores are larger."""
+    table = _read(directory, chunk)
+    for start in range(0, len(rows), CHUNK_ROWS):
+        some = table.take(rows[start : start + CHUNK_ROWS])
+        yield some.select(_DESCRIPTION), chunks.matrix(some, "feature")
 
 
 def _read(directory: str, chunk: str, feature_dim: int | None = None) -> pa.Table:
@@ -121,7 +139,7 @@ def _read(directory: str, chunk: str, feature_dim: int | None = None) -> pa.Tabl
     # As whole numbers, which are compared many times faster: without its sign a float16 grows with its bits.
     magnitudes = chunks.matrix(table, "feature").view(np.uint16) & 0x7FFF
     if magnitudes.max(initial=0) > _ONE:
-        raise DamagedError(f"{storage.join(directory, chunk)} is damaged: it has features beyond [-1, 1]")
+        raise chunks.unusable(storage.join(directory, chunk), "it has features beyond [-1, 1]")
     return table
 
 

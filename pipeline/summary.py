@@ -19,6 +19,7 @@ _WHITENED_IMAGES = 30
 def describe_generation(output: str, manifest: dict[str, Any]) -> str:
     """A published generation in a dozen lines."""
     ledger, timings, engine = manifest["ledger"], manifest["timings"], manifest["engine"]
+    environmental = ledger.get("environmental")  # which manifests of earlier versions do not have
     spec = manifest["spec"]
     height, width = spec["image_size"]
     sizes = sum(file["size"] for file in manifest["files"])
@@ -28,6 +29,8 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         ("input", manifest["config"]["input"]),
         ("images", f"{ledger['listed']} listed, {ledger['indexed']} indexed, {ledger['failed']} failed"),
         *((f"  {reason}", str(count)) for reason, count in ledger["failed_by_reason"].items()),
+        *((("  of these", f"{environmental} environmental, which the next builds try again"),)
+          if environmental else ()),
         ("changes", f"{ledger['added']} added, {ledger['changed']} changed, {ledger['removed']} removed, "
                     f"{ledger['unchanged']} unchanged"),
         ("features", f"{ledger['embedded']} embedded, {ledger['copied']} copied from images of the same "

@@ -28,23 +28,31 @@ def read(
     columns: Columns | None = None,
     *,
     nullable: Collection[str] = (),
+    optional: Collection[str] = (),
     rows: int | None = None,
 ) -> pa.Table:
     """Reads `columns` of an opened Parquet file, or all.
 
     What the file says of itself is looked at before anything is allocated for its content. Of `columns` only
-    those that are `nullable` may have rows without a value; `rows` says how many there should be.
+    those that are `nullable` may have rows without a value, and only those that are `optional` may be
+    missing; `rows` says how many rows there should be.
 
-    Raises ValueError for a file that is damaged or does not hold what it should.
+    Raises:
+      ValueError: the file is damaged or does not hold what it should.
+      MemoryError: this process has too little memory for it, which says nothing about the file.
     """
     try:
         with parquet_file(source) as file:
             _check_sizes(file.metadata, source.size(), rows)
             if columns is not None:
+                missing = {*optional}.difference(file.schema_arrow.names)
+                columns = {name: fits for name, fits in columns.items() if name not in missing}
                 _check_types(file.schema_arrow, columns)
             table = file.read(None if columns is None else list(columns), use_threads=False)
         table.validate(full=True)
-    except (OSError, MemoryError, pa.ArrowException) as error:
+    except MemoryError:  # pyarrow's own is an ArrowException, too
+        raise
+    except (OSError, pa.ArrowException) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"it is no Parquet file that can be read: {message[:200]}") from error
     for name in columns or ():

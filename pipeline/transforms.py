@@ -34,8 +34,8 @@ from imgindex.records import (
 )
 from imgindex.shard_memory import default_limit, write_within
 
-# Images that are embedded, stored and, when a worker dies, embedded again together.
-UNIT_IMAGES = 512
+# Images, duplicates included, that are embedded, stored and, when a worker dies, embedded again together.
+UNIT_IMAGES = store.CHUNK_ROWS
 
 Features = npt.NDArray[np.float16]
 
@@ -62,7 +62,10 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
         return (
             files
             | "Expect" >> beam.Map(_expect)
-            | "BatchImages" >> beam.BatchElements(min_batch_size=UNIT_IMAGES, max_batch_size=UNIT_IMAGES)
+            | "BatchImages"
+            >> beam.BatchElements(
+                min_batch_size=UNIT_IMAGES, max_batch_size=UNIT_IMAGES, element_size_fn=_images_in
+            )
             # A unit of its own to retry, and no chunk of work that only one worker can take.
             | "SpreadUnits" >> beam.Reshuffle()
             | "EmbedUnits" >> beam.ParDo(_EmbedUnits(self))
@@ -70,8 +73,12 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
 
 
 def _expect(file: ImageFile) -> ImageFile:
-    EMBEDDING.expect(1 + len(file.duplicates))
+    EMBEDDING.expect(_images_in(file))
     return file
+
+
+def _images_in(file: ImageFile) -> int:
+    return 1 + len(file.duplicates)
 
 
 class _EmbedUnits(beam.DoFn):  # type: ignore[misc]
@@ -177,12 +184,12 @@ class ReadFeatures(beam.PTransform):  # type: ignore[misc]
 
     def expand(self, selection: Any) -> Any:
         """Applies the transform."""
-        return selection | "ReadChunks" >> beam.Map(_read_features, self.directory)
+        return selection | "ReadChunks" >> beam.FlatMap(_read_features, self.directory)
 
 
-def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Features:
+def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Iterator[Features]:
     chunk, rows = selected
-    return store.read_features(directory, chunk, rows)
+    return (features for _, features in store.each_rows(directory, chunk, rows))
 
 
 @dataclass
@@ -210,13 +217,13 @@ def _project_chunk(
     element: tuple[str, Sequence[int]], directory: str, basis: Basis, shard_count: int
 ) -> Iterator[tuple[int, VectorRows]]:
     chunk, rows = element
-    images, features = store.read_rows(directory, chunk, rows)
-    vectors = basis.project(features)
-    shards_rows: dict[int, list[int]] = defaultdict(list)
-    for row, uri in enumerate(images["uri"].to_pylist()):
-        shards_rows[bucket_of(uri, shard_count)].append(row)
-    for shard, members in shards_rows.items():
-        yield shard, VectorRows(images.take(members), vectors[members])
+    for images, features in store.each_rows(directory, chunk, rows):
+        vectors = basis.project(features)
+        shards_rows: dict[int, list[int]] = defaultdict(list)
+        for row, uri in enumerate(images["uri"].to_pylist()):
+            shards_rows[bucket_of(uri, shard_count)].append(row)
+        for shard, members in shards_rows.items():
+            yield shard, VectorRows(images.take(members), vectors[members])
 
 
 @dataclass

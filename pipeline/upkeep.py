@@ -2,19 +2,19 @@
 
 import logging
 import math
+import re
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from imgindex import chunks, failure_lists, failures, shards, storage, store
-from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.errors import DamagedError, MismatchError, OutputError, UsageError
 from imgindex.generation import (
     Output,
     files_of,
@@ -44,8 +44,9 @@ GENERATION_GRACE = 3600.0
 # A build that was killed or refused has left features for the next one, which people may start days later.
 FEATURE_GRACE = 7 * 24 * 3600.0
 
-# Rows of a chunk that is put together from what is left of others.
-_CHUNK_ROWS = 512
+# The times in a version: when the content was changed, and of a local file when its attributes were. The
+# number of an object's generation grows as a time does.
+_TIMES = re.compile(r"(-?\d+(?:\.\d+)?)(?:-(\d+)|-.*)?")
 
 
 @dataclass(frozen=True)
@@ -272,45 +273,48 @@ def _compact(directory: str, in_use: Keys, before: float) -> tuple[int, int]:
     ]
     rows = np.zeros(len(names), np.int64)
     # Of each image in use the newest row that the store has: its time, the number of its chunk, the row.
-    newest = np.zeros(len(in_use))
+    newest = np.zeros((len(in_use), 2))
     chunk_of, row_of = np.full(len(in_use), -1, np.int32), np.zeros(len(in_use), np.int32)
     for number, name in enumerate(names):
         images = list(store.read_keys(directory, name))
         rows[number] = len(images)
         keys = np.array([_key(image.uri, image.sha256) for image in images], np.uint64)
         for image, place in zip(images, places(keys, in_use), strict=True):
-            if place >= 0 and (chunk_of[place] < 0 or _age(image) > newest[place]):
+            if place >= 0 and (chunk_of[place] < 0 or _age(image) > tuple(newest[place])):
                 newest[place], chunk_of[place], row_of[place] = _age(image), number, image.row
     alive = np.bincount(chunk_of[chunk_of >= 0], minlength=len(names))
     holed = np.flatnonzero(alive < rows)
     order = np.argsort(chunk_of, kind="stable")
     starts = np.searchsorted(chunk_of[order], np.arange(len(names)))
 
-    def kept() -> Iterator[StoredImage]:
-        for number in holed:
-            start = starts[number]
-            members = set(row_of[order[start : start + alive[number]]].tolist())
-            if members:
-                keys = store.read_keys(directory, names[number])
-                yield from (image for image in keys if image.row in members)
+    def kept(number: int) -> Iterator[tuple[ImageFile, StoredImage]]:
+        start = starts[number]
+        members = set(row_of[order[start : start + alive[number]]].tolist())
+        for image in store.read_keys(directory, names[number]):
+            if image.row in members:
+                yield ImageFile(image.uri, "", image.size, image.version), image
 
-    written = set()
-    left = kept()
-    while some := list(islice(left, _CHUNK_ROWS)):
-        moved = [(ImageFile(image.uri, "", image.size, image.version), image) for image in some]
-        written |= {image.chunk for image in store.copy_rows(moved, directory).images}
+    copier = store.RowCopier(directory)
+    written: set[str] = set()
+    for number in map(int, holed):
+        if alive[number]:
+            written |= {image.chunk for rows in copier.copy(names[number], kept(number)) for image in rows}
+    written |= {image.chunk for rows in copier.flush() for image in rows}
     # Only now, when all that they hold is elsewhere.
     for name in {names[number] for number in holed} - written:
         storage.delete(storage.join(directory, name))
     return len(holed), int((rows - alive)[holed].sum())
 
 
-def _age(image: StoredImage) -> float:
-    """Sorts versions of the same bytes, oldest first; what is no time, as no build writes it, before all."""
-    try:
-        return float(version_of_file(image.version))
-    except ValueError:
-        return -math.inf
+def _age(image: StoredImage) -> tuple[float, float]:
+    """Sorts versions of the same bytes, oldest first; what is no time, as no build writes it, before all.
+
+    The time of a file's attributes only grows. Earlier versions of imgindex did not write it.
+    """
+    times = _TIMES.fullmatch(version_of_file(image.version))
+    if times is None:
+        return -math.inf, -math.inf
+    return float(times[2] or "-inf"), float(times[1])
 
 
 def _forget(directory: str, listed: Keys, before: float) -> int:
@@ -323,7 +327,7 @@ def _forget(directory: str, listed: Keys, before: float) -> int:
         known: list[KnownFailure] = []
         try:
             known += failures.read(directory, name)
-        except DamagedError as error:
+        except MismatchError as error:
             logger.warning("%s: deleted, what it held is tried again", error)
         keys = np.array([_key(failed.uri, failed.sha256) for failed in known], np.uint64)
         if (places(keys, listed) < 0).all():

@@ -73,8 +73,16 @@ def look_at(path: str) -> Entry:
 
 
 def local_version(status: os.stat_result) -> str:
-    """The version of a local file: its modification time."""
-    return str(status.st_mtime_ns)
+    """The version of a local file: when its content and when its attributes were changed, in nanoseconds.
+
+    A program may set the first of the two back, but not the second.
+    """
+    return f"{status.st_mtime_ns}-{status.st_ctime_ns}"
+
+
+def modified_in(version: str) -> str:
+    """The part of `local_version` that tells when the content was changed."""
+    return version.rpartition("-")[0]
 
 
 def fault_of(path: str, error: OSError) -> tuple[str, str]:

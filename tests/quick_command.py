@@ -10,15 +10,14 @@ sys.path.insert(0, str(Path(__file__).parent / "stubs"))
 import quarters
 import trapped
 
-import imgindex.transforms
 from imgindex import cli
-from imgindex.embed import UnitEmbedder
+from imgindex.models import decoder_pool
 from imgindex.models.decoder import DecoderProcess
 
 if __name__ == "__main__":
     # What a terminal's shell does not do for what runs in the background of a script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     quarters.install()
-    decoder = partial(DecoderProcess, trapped.COMMAND)
-    imgindex.transforms.UnitEmbedder = partial(UnitEmbedder, decoder=decoder)
+    trap = partial(DecoderProcess, trapped.COMMAND)
+    decoder_pool.DecoderPool = partial(decoder_pool.DecoderPool, make=trap)
     cli.run()

@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from trapped import COMMAND, children, trap
 
 from imgindex.errors import WorkerError
+from imgindex.models import decoder as decoder_module
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError, decode
 
@@ -104,12 +106,25 @@ class TestSurvives:
             assert message in said
             assert_decodes(decoder, good)
 
-    def test_an_image_that_hangs(self, image_bytes):
+    def test_an_image_that_makes_it_compute_for_ever(self, image_bytes, monkeypatch):
+        monkeypatch.setattr(decoder_module, "_WAITING", 1000)  # others may use the cores meanwhile
         good = image_bytes(1)
-        with DecoderProcess(COMMAND, time_limit=3) as decoder:
+        with DecoderProcess(COMMAND, time_limit=1) as decoder:
             first = child_of(decoder, good)
-            assert reason(decoder, trap("hang")) == ("timed_out", "not decoded within 3 seconds")
+            assert reason(decoder, trap("hang")) == ("timed_out", "not decoded within 1 seconds of computing")
             assert first not in children(os.getpid())
+            assert_decodes(decoder, good)
+
+    def test_being_stopped_which_is_not_the_fault_of_an_image(self, image_bytes):
+        good = image_bytes(1)
+        with DecoderProcess(COMMAND, time_limit=1) as decoder:
+            child = child_of(decoder, good)
+            os.kill(child, signal.SIGSTOP)
+            found, said = reason(decoder, good)
+            assert found == "stalled"
+            assert "not decoded within 2 seconds, in which the decoder could compute for 0.0" in said
+            assert child not in children(os.getpid())
+        with DecoderProcess(COMMAND) as decoder:
             assert_decodes(decoder, good)
 
     def test_being_killed_over_an_image(self, decoder, image_bytes, tmp_path):
@@ -120,7 +135,7 @@ class TestSurvives:
             found = thread.submit(reason, decoder, trap("hang", fifo))
             assert fifo.read_text() == "caught"
             os.kill(child, signal.SIGKILL)
-            assert found.result() == ("crashed", "the decoder died: signal 9 (Killed)")
+            assert found.result() == ("killed", "the decoder died: signal 9 (Killed), from outside")
         assert_decodes(decoder, good)
 
     def test_being_killed_between_two_images(self, decoder, image_bytes):
@@ -169,6 +184,40 @@ def limited(spare: int) -> tuple[str, ...]:
         f"decoder.MEMORY_LIMIT = held * 1024 + {spare}; decoder.serve()"
     )
     return (sys.executable, "-c", code)
+
+
+def under(kind: int, limit: int) -> tuple[str, ...]:
+    """The command of a child that has inherited a limit."""
+    code = (
+        f"import resource; resource.setrlimit({int(kind)}, ({limit}, {limit}));"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import trapped; trapped.register();"
+        "from imgindex.models.decoder import serve; serve()"
+    )
+    return (sys.executable, "-P", "-c", code)
+
+
+class TestInherits:
+    @pytest.mark.parametrize("kind", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
+    @pytest.mark.parametrize("deed", ["memory", "segfault"])
+    def test_a_limit_of_memory_which_is_not_the_fault_of_an_image(self, kind, deed, image_bytes):
+        with DecoderProcess(under(kind, 2 << 30)) as decoder:
+            assert_decodes(decoder, image_bytes(1))
+            found, said = reason(decoder, trap(deed))
+            assert found == "no_memory"
+            assert "ulimit gives the decoder only 2048 MiB" in said
+            assert reason(decoder, b"text")[0] == "not_an_image"
+
+    def test_a_limit_that_is_no_less_than_its_own(self):
+        with DecoderProcess(under(resource.RLIMIT_DATA, 5 << 30)) as decoder:
+            assert reason(decoder, trap("memory"))[0] == "out_of_memory"
+            assert reason(decoder, trap("segfault"))[0] == "crashed"
+
+    def test_a_limit_of_computing(self, monkeypatch):
+        monkeypatch.setattr(decoder_module, "_WAITING", 1000)
+        with DecoderProcess(under(resource.RLIMIT_CPU, 2)) as decoder:
+            found, said = reason(decoder, trap("hang"))
+        assert found == "killed"
+        assert "signal" in said
 
 
 # In memory an RGB image takes four bytes a pixel, and TIFF's decoder a strip of three besides.
@@ -228,7 +277,8 @@ class TestEnds:
             f"import sys; sys.path.append({str(Path(__file__).parent)!r}); {code}",
         )
         with DecoderProcess(command) as decoder:
-            assert reason(decoder, trap("hang")) == ("crashed", "the decoder died: signal 14 (Alarm clock)")
+            said = "the decoder died: signal 14 (Alarm clock), from outside"
+            assert reason(decoder, trap("hang")) == ("killed", said)
 
     def test_not_by_a_ctrl_c_that_is_for_its_parent(self, decoder, image_bytes):
         child = child_of(decoder, image_bytes(1))

@@ -1,24 +1,28 @@
 """What has changed: against the store by name, time and content; against a generation by content."""
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import apache_beam as beam
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import delta, failures, storage, store
-from imgindex.config import IndexConfig
+from imgindex import delta, failures, storage, store, walking
+from imgindex.config import ImagesConfig, IndexConfig
 from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.errors import DamagedError, MachineError, OutputError
 from imgindex.models.pca import normalize
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, Tally, VectorRows
 from imgindex.shards import write_shard
@@ -98,6 +102,12 @@ def sha256(file: ImageFile) -> str:
     return hashlib.sha256(Path(file.path).read_bytes()).hexdigest()
 
 
+@pytest.fixture(autouse=True)
+def _versions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Versions are what tests say, and no test can say when attributes were changed."""
+    monkeypatch.setattr(walking, "local_version", lambda status: str(status.st_mtime_ns))
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Folder:
     return Folder(tmp_path)
@@ -170,7 +180,7 @@ def test_every_file_of_a_listing_comes_out_once(tmp_path_factory: pytest.TempPat
 
 
 def test_many_copies_of_one_image_are_cut(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta, "_MAX_DUPLICATES", 4)
+    monkeypatch.setattr(delta, "_MAX_COPIES", 4)
     new, _, _ = folder.diff([folder.file(f"{n}.jpg", b"same") for n in range(10)])
     assert sorted(1 + len(file.duplicates) for file in new) == [2, 4, 4]
 
@@ -230,6 +240,150 @@ def test_failures_that_are_damaged_are_forgotten(folder: Folder) -> None:
     new, failed = folder.failed(files)
     assert (new, [failure.uri for failure in failed]) == (["a.jpg"], ["b.jpg"])
     assert damaged not in failures.names(folder.store)
+
+
+def rewrite(file: ImageFile, content: bytes) -> None:
+    """Other bytes in the place of a file's, of the same size and with the same times."""
+    Path(file.path).write_bytes(content)
+    os.utime(file.path, ns=(0, int(file.version)))
+
+
+class TestRehash:
+    """An edit that no time tells is found by the bytes, and from then on without being asked for."""
+
+    def diff(self, folder: Folder, files: Sequence[ImageFile], rehash: bool) -> dict[str, list[str]]:
+        """The uris of the files by what has become of each."""
+        names = ("new", "found", "copied", "failed")
+        made = outputs(files, DiffAgainstStore(folder.store, threads=2, rehash=rehash), *names)
+        listed = {
+            "new": made["new"], "failed": made["failed"],
+            "found": [image for images in made["found"] for image in images],
+            "copied": [image for unit in made["copied"] for image in unit.images],
+        }  # fmt: skip
+        return {name: sorted(one.uri for one in listed[name]) for name in names}
+
+    def test_nothing_has_changed(self, folder: Folder) -> None:
+        files = [folder.file(f"{n}.jpg", b"%d" % n) for n in range(4)]
+        folder.keep(*files[:3])
+        folder.condemn(files[3])
+        before = sorted(Path(folder.store).iterdir())
+        expected = {"new": [], "found": ["0.jpg", "1.jpg", "2.jpg"], "copied": [], "failed": ["3.jpg"]}
+        assert self.diff(folder, files, rehash=True) == expected
+        assert sorted(Path(folder.store).iterdir()) == before
+
+    def test_an_edit_that_kept_size_and_times(self, folder: Folder) -> None:
+        files = [folder.file(f"{n}.jpg", b"%d" % n) for n in range(6)]
+        folder.keep(*files[:4])
+        folder.condemn(*files[4:])
+        rewrite(files[0], b"x")
+        rewrite(files[1], b"2")  # the bytes that another image has
+        rewrite(files[4], b"y")
+        unseen = {"new": [], "found": [f"{n}.jpg" for n in range(4)], "copied": [],
+                  "failed": ["4.jpg", "5.jpg"]}  # fmt: skip
+        assert self.diff(folder, files, rehash=False) == unseen
+        seen = {"new": ["0.jpg", "4.jpg"], "found": ["2.jpg", "3.jpg"], "copied": ["1.jpg"],
+                "failed": ["5.jpg"]}  # fmt: skip
+        assert self.diff(folder, files, rehash=True) == seen
+        # When these are embedded, the store says two things of one version. The bytes decide.
+        folder.keep(files[0], files[4])
+        found = {"new": [], "found": [f"{n}.jpg" for n in range(5)], "copied": [], "failed": ["5.jpg"]}
+        assert self.diff(folder, files, rehash=False) == found
+        rewrite(files[0], b"0")
+        rewrite(files[4], b"4")
+        found |= {"found": [f"{n}.jpg" for n in range(4)], "failed": ["4.jpg", "5.jpg"]}
+        assert self.diff(folder, files, rehash=False) == found
+
+    def test_a_file_that_cannot_be_read(self, folder: Folder) -> None:
+        file = folder.file("a.jpg", b"a")
+        folder.keep(file)
+        Path(file.path).unlink()
+        # It fails where images are loaded.
+        assert self.diff(folder, [file], rehash=True)["new"] == ["a.jpg"]
+
+
+class TestRepeatedUris:
+    def test_one_counts_and_the_others_fail_in_whatever_order_they_come(self, folder: Folder) -> None:
+        plain = folder.file("a.tar/x.jpg", b"plain")
+        member = replace(folder.file("a.tar", b"the tar"), uri="a.tar/x.jpg", offset=512)
+        again = folder.file("b.jpg", b"listed twice")
+        files = [member, plain, again, replace(again)]
+        for order in itertools.permutations(files):
+            kept, failed = delta.each_uri_once(order)
+            assert sorted((file.uri, file.path) for file in kept) == [
+                ("a.tar/x.jpg", plain.path), ("b.jpg", again.path),
+            ]  # fmt: skip
+            failed.sort(key=lambda failure: failure.uri)
+            assert [(f.uri, f.stage, f.reason) for f in failed] == [
+                ("a.tar/x.jpg", "list", "duplicate_uri"), ("b.jpg", "list", "duplicate_uri"),
+            ]  # fmt: skip
+            assert plain.path in failed[0].message
+            assert member.path in failed[0].message
+            assert "listed twice" in failed[1].message
+        folder.keep(plain)
+        made = outputs(files, DiffAgainstStore(folder.store, threads=1), "new", "found", "failed")
+        assert [file.path for file in made["new"]] == [again.path]
+        assert [image.uri for images in made["found"] for image in images] == ["a.tar/x.jpg"]
+        assert sorted(made["failed"], key=lambda failure: failure.uri) == failed
+
+
+class TestFailuresThatMayPass:
+    def leader(self, files: Sequence[ImageFile], known: Sequence[KnownFailure]) -> ImageFile | None:
+        """What is to be embedded of files of the same bytes, of which failures are known."""
+        read = [replace(file, sha256=sha256(file)) for file in files]
+        leader, *others = delta._match_digests((0, [(0, read), (1, list(known))]))
+        if isinstance(leader, ImageFile):
+            assert others == []
+            return leader
+        assert len([leader, *others]) == len(files)
+        return None
+
+    def test_are_tried_again_with_a_bound(self, folder: Folder) -> None:
+        files = [folder.file("a.jpg", b"bytes"), folder.file("b.jpg", b"bytes")]
+        known: list[KnownFailure] = []
+        for tries in range(failures.MAX_TRIES):
+            leader = self.leader(files, known)
+            assert leader is not None
+            assert (leader.tries, len(leader.duplicates)) == (tries, 1)
+            failure = Failure(leader.uri, "decode", "killed", "signal 9", sha256(leader))
+            known += failures.to_remember(failure, [leader, *leader.duplicates], leader.tries)
+        # The bytes count, whatever their names.
+        assert self.leader([folder.file("c.jpg", b"bytes")], known) is None
+        assert self.leader(files, known) is None
+        # As the store keeps them.
+        failures.write(folder.store, known[:4])
+        new, failed = folder.failed(files)
+        assert (new, failed) == (["a.jpg"], [])
+        failures.write(folder.store, known[4:])
+        new, failed = folder.failed(files)
+        assert (new, [failure.reason for failure in failed]) == ([], ["killed", "killed"])
+
+
+class TestAMachineThatLacksSomething:
+    """Only what does not match its digest is deleted."""
+
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), pa.ArrowMemoryError("malloc of size 64 failed"), OSError(12, "no memory"),
+                  pa.ArrowInvalid("whatever")],
+    )  # fmt: skip
+    @pytest.mark.parametrize("kind", ["chunk", "failed"])
+    def test_loses_no_chunk(
+        self, kind: str, error: Exception, folder: Folder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = folder.file("a.jpg", b"bytes")
+        (folder.keep if kind == "chunk" else folder.condemn)(file)
+        before = sorted(Path(folder.store).iterdir())
+
+        def refuse(*_: Any, **__: Any) -> None:
+            raise error
+
+        (path,) = before
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetFile, "read", refuse)
+            with pytest.raises((MachineError, OutputError), match=path.name) as caught:
+                list(delta._read_keys(path.name, folder.store, None, ImagesConfig()))
+        assert not isinstance(caught.value, DamagedError)
+        assert sorted(Path(folder.store).iterdir()) == before
+        assert len(list(delta._read_keys(path.name, folder.store, None, ImagesConfig()))) == 1
 
 
 def image(uri: str, digest: str) -> StoredImage:

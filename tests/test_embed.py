@@ -18,7 +18,8 @@ from imgindex import chunks, outage, storage, store
 from imgindex.config import ImagesConfig
 from imgindex.embed import UnitEmbedder
 from imgindex.errors import InputError, OutputError, WorkerError
-from imgindex.models.decoder import DecoderProcess
+from imgindex.models.decoder import Decoder, DecoderProcess
+from imgindex.models.decoder_pool import DecoderPool
 from imgindex.models.preprocess import decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
@@ -120,34 +121,26 @@ FAILURES = {
 }
 
 
-class KeptDecoder(DecoderProcess):
-    """Outlives the embedders that use it, for it takes longer to start than they to embed a few images."""
-
-    def close(self) -> None:
-        pass
-
-
-DECODERS = [KeptDecoder(trapped.COMMAND) for _ in range(2)]
+# They take longer to start than embedders to embed a few images.
+DECODERS = DecoderPool(2, partial(DecoderProcess, trapped.COMMAND))
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _ends_decoders() -> Iterator[None]:
     yield
-    for decoder in DECODERS:
-        DecoderProcess.close(decoder)
+    DECODERS.close()
 
 
 def embed_units(
     units: Sequence[list[ImageFile]],
     engine: MeanEngine,
     directory: str,
-    decoder: Callable[[], DecoderProcess] | None = None,
+    decoder: Decoder | None = DECODERS,
 ) -> tuple[list[EmbeddedUnit], list[int]]:
     """The units, and what `advance` was told."""
     advanced: list[int] = []
     limits = ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000)
     write = partial(store.write_rows, directory)
-    decoder = decoder or iter(DECODERS).__next__
     with UnitEmbedder(engine, engine.smaller, limits, 2, write, advanced.append, decoder) as embedder:
         embedded = [unit for files in units for unit in embedder.embed(files)]
         return [*embedded, *embedder.finish()], advanced
@@ -157,7 +150,7 @@ def embed(
     listed: list[ImageFile],
     engine: MeanEngine,
     directory: str,
-    decoder: Callable[[], DecoderProcess] | None = None,
+    decoder: Decoder | None = DECODERS,
 ) -> tuple[EmbeddedUnit, list[int]]:
     """A single unit, and what `advance` was told."""
     (unit,), advanced = embed_units([listed], engine, directory, decoder)
@@ -310,7 +303,7 @@ def listed_traps(folder: Path, **deeds: bytes) -> list[ImageFile]:
 
 
 def test_a_decoder_that_crashes_hangs_or_takes_all_memory_fails_that_image_alone(
-    files: dict[str, ImageFile], tmp_path: Path
+    files: dict[str, ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = [file for uri, file in files.items() if uri.startswith("good/")]
     traps = listed_traps(
@@ -321,10 +314,10 @@ def test_a_decoder_that_crashes_hangs_or_takes_all_memory_fails_that_image_alone
     twin = replace(traps[0], uri="twin")
     traps[0] = replace(traps[0], duplicates=(twin,))
     listed = [traps[0], *good[:4], traps[1], traps[2], *good[4:], traps[3], traps[4]]
-    decoder = partial(DecoderProcess, trapped.COMMAND, time_limit=5)
-    before = trapped.children(os.getpid())
-    unit, advanced = embed(listed, MeanEngine(4), f"{tmp_path}/store", decoder)
-    assert trapped.children(os.getpid()) == before
+    monkeypatch.setattr("imgindex.models.decoder._WAITING", 100)  # for a core, which others may use
+    decoders = DecoderPool(2, partial(DecoderProcess, trapped.COMMAND, time_limit=2))
+    unit, advanced = embed(listed, MeanEngine(4), f"{tmp_path}/store", decoders)
+    decoders.close()
     assert sum(advanced) == len(listed) + 1
     expected = {
         "segfault": "crashed", "twin": "crashed", "hang": "timed_out", "memory": "out_of_memory",
@@ -425,7 +418,7 @@ def test_a_failed_write_ends_decoders_and_threads(files: dict[str, ImageFile], t
     (tmp_path / "store").write_text("no directory")
     threads, before = threading.active_count(), trapped.children(os.getpid())
     with pytest.raises(OutputError):
-        embed([files["good/0.png"]], MeanEngine(1), f"{tmp_path}/store", DecoderProcess)
+        embed([files["good/0.png"]], MeanEngine(1), f"{tmp_path}/store", None)
     assert (threading.active_count(), trapped.children(os.getpid())) == (threads, before)
 
 

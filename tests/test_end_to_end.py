@@ -92,6 +92,7 @@ def test_every_photo_is_indexed_and_every_file_accounted_for(config, manifest, g
         "indexed": len(listed),
         "failed": 0,
         "failed_by_reason": {},
+        "environmental": 0,
         "added": len(listed),
         "changed": 0,
         "removed": 0,

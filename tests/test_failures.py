@@ -1,5 +1,6 @@
 """Failures that the bytes alone decide: remembered, told again without a read, and forgotten on request."""
 
+import hashlib
 import itertools
 import json
 import os
@@ -16,6 +17,7 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from hypothesis import given
 from hypothesis import strategies as st
+from relocated import relocate
 
 import imgindex
 from imgindex import failures, storage
@@ -24,9 +26,11 @@ from imgindex.dry_run import describe_build
 from imgindex.errors import OutputError, PublishRefusedError
 from imgindex.generation import Output, current_name
 from imgindex.launch import refresh
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.preprocess import DecodeError
 from imgindex.publish import Outcome
 from imgindex.records import Failure, ImageFile, KnownFailure
-from imgindex.sealed import seal
+from imgindex.walking import local_version
 
 ODD = "ä 猫/b\n.png"
 
@@ -46,6 +50,13 @@ class TestFiles:
         assert failures.names(place) == [name]
         failures.write(place, written[:1])
         assert len(failures.names(place)) == 2
+
+    def test_tries_come_back(self, place: str) -> None:
+        written = [known("a"), replace(known("a"), tries=2), replace(known("b"), tries=3)]
+        failures.write(place, written)
+        (name,) = failures.names(place)
+        assert set(failures.read(place, name)) == set(written)
+        assert [failures.is_final(one) for one in written] == [True, False, True]
 
     def test_of_no_failures_there_is_no_file(self, place: str) -> None:
         failures.write(place, [])
@@ -72,6 +83,8 @@ class TestFiles:
         *(("decode", reason, True) for reason in ("empty", "not_an_image", "truncated", "undecodable")),
         *(("decode", reason, True) for reason in ("crashed", "timed_out", "out_of_memory")),
         ("embed", "no_direction", True),
+        *(("decode", reason, False) for reason in ("killed", "stalled", "no_memory")),
+        ("list", "duplicate_uri", False),
         ("decode", "too_many_pixels", False),
         ("embed", "engine_error", False),
         *(
@@ -94,6 +107,7 @@ def test_the_reasons_in_the_docs() -> None:
     assert len(named) > 15
     for (stage, reason), then in named.items():
         assert (then == "remembers") is failures.is_lasting(Failure("a", stage, reason, "", "aa")), reason
+        assert ("builds" in then) is failures.is_environmental(stage, reason), reason
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     exec(compile(example, "docs/failures.md", "exec"), {})
 
@@ -118,9 +132,8 @@ def test_every_missing_image_is_tried_or_has_failed_whatever_the_order(
 
 def test_of_several_failures_of_the_same_bytes_the_choice_does_not_depend_on_their_order() -> None:
     bad = [known("b", message="y"), known("b", message="x"), known("a", message="z")]
-    for order in itertools.permutations(bad):
-        assert failures.first(order) == bad[2]
-    assert failures.first([]) is None
+    for several in itertools.permutations(bad):
+        assert min(several, key=failures.order) == bad[2]
 
 
 CONFIG = imgindex.Config(
@@ -194,9 +207,7 @@ BAD = {
 @pytest.fixture
 def build(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     copy = tmp_path / "copy"
-    shutil.copytree(base, copy, symlinks=True)  # with the times of the files
-    (manifest,) = copy.rglob("manifest.json")
-    manifest.write_bytes(seal(json.loads(manifest.read_text().replace(str(base), str(copy)))))
+    relocate(base, copy)
     reads: list[str] = []
     read_regular = storage.read_regular
 
@@ -322,6 +333,33 @@ def test_what_may_pass_is_tried_again(
     assert outcome.ledger["indexed"] == GOOD + 3
 
 
+def test_what_the_machine_has_caused_is_told_apart_and_tried_again_with_a_bound(
+    build: Build, image_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (build.photos / "new.png").write_bytes(image_bytes(50, (77, 66)))
+    monkeypatch.setattr(failures, "MAX_TRIES", 2)
+    decode = DecoderProcess.decode
+
+    def stall(self: DecoderProcess, data: bytes, *arguments: Any) -> Any:
+        if data == image_bytes(50, (77, 66)):
+            raise DecodeError("stalled", "the machine is too busy")
+        return decode(self, data, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecoderProcess, "decode", stall)
+        outcome, read = build.run()
+        assert (outcome.published, set(read)) == (True, {"new.png"})
+        assert outcome.ledger["failed_by_reason"]["decode/stalled"] == 1
+        assert outcome.ledger["environmental"] == 1
+        outcome, read = build.run()
+        assert (outcome.published, set(read)) == (False, {"new.png"})
+        outcome, read = build.run()
+        assert (outcome.published, read, outcome.ledger["environmental"]) == (False, [], 1)
+    assert main(["inspect", str(build.output)]) == 0
+    assert "1 environmental, which the next builds try again" in capsys.readouterr().out
+
+
 def test_retrying_what_still_fails_publishes_nothing(build: Build) -> None:
     before = sorted((build.output / "store").rglob("*"))
     outcome, read = build.run(retry_failed=True)
@@ -340,7 +378,8 @@ def test_what_is_good_now_is_indexed_when_it_is_retried(
     path.write_bytes(image_bytes(50, (77, 66)))
     status = path.stat()
     (store,) = (build.output / "store").iterdir()
-    failures.write(str(store), [known("new.png", status.st_size, str(status.st_mtime_ns))])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    failures.write(str(store), [known("new.png", status.st_size, local_version(status), digest)])
     outcome, read = build.run()
     assert (outcome.ledger["failed_by_reason"]["decode/truncated"], read) == (2, [])
     arguments = ["--input", str(build.photos), "--output", str(build.output), "--retry_failed"]

@@ -16,7 +16,7 @@ import pytest
 from imgindex import loading, outage
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
-from imgindex.loading import hash_file, load_image
+from imgindex.loading import hashed, load_image
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError
 from imgindex.outage import Reads
@@ -73,7 +73,7 @@ def failure_of(file: ImageFile) -> tuple[str, str, str]:
     failure = load(file)
     assert isinstance(failure, Failure)
     assert failure.uri == file.uri
-    assert hash_file(file, LIMITS) is None
+    assert hashed(file, LIMITS) is None
     return failure.stage, failure.reason, failure.message
 
 
@@ -82,7 +82,7 @@ def test_a_good_image(file: ImageFile) -> None:
     data = Path(file.path).read_bytes()
     assert (row.uri, row.size, row.sha256) == ("a.png", len(data), hashlib.sha256(data).hexdigest())
     assert pixels.shape == (*SIZE, 3)
-    assert hash_file(file, LIMITS) == row.sha256
+    assert hashed(file, LIMITS) == replace(file, sha256=row.sha256)
 
 
 def put_pipe(path: Path) -> None:
@@ -227,6 +227,25 @@ def test_a_file_in_whose_place_another_of_its_size_is(file: ImageFile) -> None:
     assert failure_of(file) == CHANGED
 
 
+def test_a_file_whose_attributes_alone_have_changed_is_known_by_the_new_ones(file: ImageFile) -> None:
+    Path(file.path).chmod(0o600)
+    os.link(file.path, f"{file.path} too")
+    now = listed(Path(file.path))
+    assert now.version != file.version
+    (row,), _ = load(file)
+    assert row.version == now.version
+    assert hashed(file, LIMITS) == replace(now, sha256=row.sha256)
+
+
+def test_a_file_whose_attributes_change_all_the_time_is_given_up(
+    file: ImageFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = iter(range(100))
+    modified = Path(file.path).stat().st_mtime_ns
+    monkeypatch.setattr("imgindex.walking.local_version", lambda status: f"{modified}-{next(ticks)}")
+    assert failure_of(file) == CHANGED
+
+
 def test_a_decoder_that_something_else_has_killed_is_asked_again(file: ImageFile) -> None:
     class Killed(DecoderProcess):
         deaths = 0
@@ -234,7 +253,7 @@ def test_a_decoder_that_something_else_has_killed_is_asked_again(file: ImageFile
         def decode(self, *arguments: Any) -> Any:
             Killed.deaths += 1
             if Killed.deaths <= kills:
-                raise DecodeError("crashed", "the decoder died: signal 9 (Killed)")
+                raise DecodeError("killed", "the decoder died: signal 9 (Killed), from outside")
             return DECODER.decode(*arguments)
 
     kills = 1
@@ -243,7 +262,7 @@ def test_a_decoder_that_something_else_has_killed_is_asked_again(file: ImageFile
     kills, Killed.deaths = 9, 0
     failure = load_image(file, SIZE, LIMITS, Killed())
     assert isinstance(failure, Failure)
-    assert (failure.reason, Killed.deaths) == ("crashed", 2)
+    assert (failure.reason, Killed.deaths) == ("killed", 2)
 
 
 class TestOutage:
@@ -261,9 +280,9 @@ class TestOutage:
     def test_hashing_counts_too(self, file: ImageFile, monkeypatch: Any) -> None:
         refuse(OSError(errno.EIO, "Input/output error"), monkeypatch)
         for _ in range(outage.LIMIT - 1):
-            assert hash_file(file, LIMITS) is None
+            assert hashed(file, LIMITS) is None
         with pytest.raises(InputError):
-            hash_file(file, LIMITS)
+            hashed(file, LIMITS)
 
     def test_one_success_between_is_enough(self, file: ImageFile, monkeypatch: Any) -> None:
         for _ in range(3):

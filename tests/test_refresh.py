@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from relocated import relocate
 
 import imgindex
 from imgindex import chunks, storage
@@ -19,7 +20,6 @@ from imgindex.errors import InputError, OutputError, PublishRefusedError, UsageE
 from imgindex.generation import Output, current_name, generation_names
 from imgindex.launch import refresh
 from imgindex.lock import writer_lock
-from imgindex.sealed import seal
 from imgindex.upkeep import prune, verify
 
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="none", image_size=32)
@@ -48,12 +48,8 @@ def base(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., by
 
 @pytest.fixture
 def folder(base: Path, tmp_path: Path) -> Path:
-    copy = tmp_path / "copy"
-    shutil.copytree(base, copy)  # with the times of the files, which tell whether they changed
-    (manifest,) = copy.rglob("manifest.json")
-    moved = json.loads(manifest.read_text().replace(str(base), str(copy)))
-    manifest.write_bytes(seal(moved))
-    return copy
+    relocate(base, tmp_path / "copy")
+    return tmp_path / "copy"
 
 
 def config_of(folder: Path, **changes: Any) -> imgindex.Config:

@@ -14,7 +14,7 @@ from imgindex import storage
 from imgindex.chunks import names as chunk_names
 from imgindex.errors import DamagedError
 from imgindex.records import ImageFile, ImageRow, StoredImage
-from imgindex.store import copy_rows, diff, read_features, read_keys, read_rows, write_rows
+from imgindex.store import RowCopier, diff, read_features, read_keys, read_rows, write_rows
 
 ROWS = [
     ImageRow("a.jpg", 10, "17", "aa" * 32, 640, 480),
@@ -49,10 +49,11 @@ def test_a_chunk_comes_back_bit_for_bit(place: str) -> None:
 def test_copies_have_the_features_of_their_twins(place: str) -> None:
     twins = [*write_rows(place, ROWS[:2], FEATURES[:2]), *write_rows(place, ROWS[2:], FEATURES[2:])]
     files = [ImageFile(f"copy-{n}.jpg", "", 100 + n, f"7.{n}") for n in range(3)]
-    order = [2, 0, 1]
-    unit = copy_rows([(files[n], twins[n]) for n in order], place)
-    assert not unit.failures
-    for image in unit.images:
+    copier = RowCopier(place)
+    assert list(copier.copy(twins[0].chunk, [(files[n], twins[n]) for n in (1, 0)])) == []
+    assert list(copier.copy(twins[2].chunk, [(files[2], twins[2])])) == []
+    (copied,) = copier.flush()
+    for image in copied:
         number = int(image.uri[5])
         assert (image.size, image.version) == (100 + number, f"7.{number}")
         assert image.sha256 == ROWS[number].sha256
@@ -60,7 +61,18 @@ def test_copies_have_the_features_of_their_twins(place: str) -> None:
         (row,) = images.to_pylist()
         assert (row["width"], row["height"]) == (ROWS[number].width, ROWS[number].height)
         np.testing.assert_array_equal(bits(features), bits(FEATURES[[number]]))
-    assert sorted(image.uri for image in unit.images) == [file.uri for file in files]
+    assert sorted(image.uri for image in copied) == [file.uri for file in files]
+    assert list(copier.flush()) == []
+
+
+def test_no_chunk_of_copies_grows_with_their_number(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("imgindex.store.CHUNK_ROWS", 4)
+    twins = write_rows(place, ROWS, FEATURES)
+    copier = RowCopier(place)
+    files = [ImageFile(f"{n:02}.jpg", "", 10, "8") for n in range(11)]
+    written = [*copier.copy(twins[0].chunk, ((file, twins[0]) for file in files)), *copier.flush()]
+    assert [len(images) for images in written] == [4, 4, 3]
+    assert [image.uri for images in written for image in images] == [file.uri for file in files]
 
 
 def test_rows_are_read_in_the_order_asked_for(place: str) -> None:

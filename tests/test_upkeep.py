@@ -391,15 +391,29 @@ class TestPrune:
         assert prune(place, keep=1, grace_seconds=0).rows == 3
         assert rows_of(place, "old") == []
 
-    def test_of_versions_of_the_same_bytes_the_newest_stays(self, place: str) -> None:
+    @pytest.mark.parametrize(
+        "versions",
+        [
+            ("9", "10"),
+            ("10", "9-5"),  # of an earlier version of imgindex, which noted one time
+            ("9-8", "7-9"),  # the second time only grows
+            ("99-abc", "100-1d"),
+            ("1700000000.123456", "1700000000123456"),
+            ("5-6+512", "5-7+1024"),
+        ],
+    )
+    def test_of_versions_of_the_same_bytes_the_newest_stays(
+        self, versions: tuple[str, str], place: str
+    ) -> None:
         directory = Output(place).store("spec")
         (old,) = keep(place, "spec", "a")
-        touched = [ImageFile("a", "", 1, version) for version in ("9", "10")]
-        store.copy_rows([(touched[0], old)], directory)
-        store.copy_rows([(touched[1], old)], directory)
+        touched = [ImageFile("a", "", 1, version) for version in versions]
+        for file in touched:
+            copier = store.RowCopier(directory)
+            _ = [*copier.copy(old.chunk, [(file, old)]), *copier.flush()]
         generate(place, 1, "a")
         assert prune(place, keep=1, grace_seconds=0).rows == 2
-        assert rows_of(place) == [("a", "10")]
+        assert rows_of(place) == [("a", versions[1])]
 
     def test_a_chunk_that_is_written_again_as_another_lies_there_is_not_lost(self, place: str) -> None:
         # What is left of "ab" has the bytes of the chunk of "a" alone.
