@@ -26,7 +26,7 @@ from imgindex.walking import local_version
 sys.path.insert(0, str(Path(__file__).parent / "stubs"))
 from quarters import QuartersEngine
 
-# It has been run with 100,000.
+# More of them take more time and show the same bounds.
 COPIES = int(os.environ.get("IMGINDEX_COPIES", "10000"))
 
 COMMAND = (sys.executable, str(Path(__file__).parent / "quick_command.py"))
