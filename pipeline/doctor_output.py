@@ -2,12 +2,16 @@
 
 import contextlib
 import os
+import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from imgindex import storage
@@ -108,16 +112,90 @@ def check_syncing(folder: Path) -> Finding:
 
 
 def check_locking(output: str) -> Finding:
-    """Whether a second writer is refused."""
+    """Whether a second writer is refused: in another process, and on another machine, as far as is known."""
     try:
         with writer_lock(output):
-            try:
-                with writer_lock(output):
-                    return Finding("problem", "locking", "two builds could write at once", _ELSEWHERE)
-            except OutputError:
-                return Finding("ok", "locking", "a second build is refused while one writes")
+            second = [sys.executable, "-P", "-c", _LOCK, output]
+            code = subprocess.run(second, stdin=subprocess.DEVNULL, capture_output=True).returncode
     except OutputError as error:
         return Finding("problem", "locking", str(error), _ELSEWHERE)
+    if code == 0:
+        return Finding("problem", "locking", "two builds could write at once", _ELSEWHERE)
+    if code != OutputError.exit_code:
+        return Finding("problem", "locking", f"a second process ended with {code}", "run it again")
+    mount = mount_of(Path(output), Path("/proc/self/mountinfo").read_text())
+    refused = "a second build on this machine is refused while one writes"
+    if mount.is_of_this_machine:
+        return Finding("ok", "locking", refused)
+    if mount.has_shared_locks:
+        return Finding("ok", "locking", f"{refused}, and so is one on another: {mount} shares its locks")
+    return Finding(
+        "warning", "locking", f"{refused}; {mount} may not share its locks, so that one on another is not",
+        "let one machine alone write this output",
+    )  # fmt: skip
+
+
+# Takes a lock in a process of its own.
+_LOCK = (
+    "import sys\nfrom imgindex.errors import OutputError\nfrom imgindex.lock import writer_lock\n"
+    "try:\n    with writer_lock(sys.argv[1]):\n        pass\n"
+    "except OutputError as error:\n    sys.exit(error.exit_code)\n"
+)
+
+# Filesystems of a disk or of memory, which only one machine has mounted.
+_OF_ONE_MACHINE = frozenset({
+    "bcachefs", "btrfs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs", "reiserfs",
+    "tmpfs", "vfat", "xfs", "zfs",
+})  # fmt: skip
+
+# Filesystems of several machines whose locks hold on all of them, with the options that take that away.
+_SHARED_BUT = {
+    "ceph": frozenset[str](),
+    "cifs": frozenset({"nobrl"}),
+    "gfs2": frozenset({"localflocks"}),
+    "gpfs": frozenset[str](),
+    "lustre": frozenset({"localflock"}),
+    "nfs": frozenset({"nolock", "local_lock=flock", "local_lock=all"}),
+    "nfs4": frozenset({"nolock", "local_lock=flock", "local_lock=all"}),
+    "ocfs2": frozenset({"localflocks"}),
+    "smb3": frozenset({"nobrl"}),
+}
+
+
+@dataclass(frozen=True)
+class Mount:
+    """A mounted filesystem."""
+
+    place: str
+    kind: str
+    options: frozenset[str]
+
+    def __str__(self) -> str:
+        lost = sorted(self.options & _SHARED_BUT.get(self.kind, frozenset()))
+        return " ".join([self.kind, "on", self.place, *(f"with {option}" for option in lost)])
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether no other machine writes it."""
+        return self.kind in _OF_ONE_MACHINE
+
+    @property
+    def has_shared_locks(self) -> bool:
+        """Whether a lock that is taken here holds on other machines."""
+        return self.kind in _SHARED_BUT and not self.options & _SHARED_BUT[self.kind]
+
+
+def mount_of(path: Path, mountinfo: str) -> Mount:
+    """The filesystem that `path` lies on, by the text of ``/proc/self/mountinfo`` (see proc(5))."""
+    best = Mount("/", "unknown", frozenset())
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        place = re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), before.split()[4])
+        kind, _, options = after.split(" ", 2)
+        # Of what is mounted on one place the last one is seen.
+        if path.resolve().is_relative_to(place) and len(place) >= len(best.place):
+            best = Mount(place, kind, frozenset(options.split(",")) | frozenset(before.split()[5].split(",")))
+    return best
 
 
 def check_object_store(output: str) -> Finding:
@@ -128,9 +206,13 @@ def check_object_store(output: str) -> Finding:
         for content in (b"old", b"new"):
             storage.write_bytes(path, content)
         same = storage.read_bytes(path) == b"new" and storage.list_names(folder, ".txt") == ["probe.txt"]
+        # As when another writer has come first.
+        overwritten = storage.replace_version(path, b"other", None) is not None
         storage.delete(path)
     except (OSError, OutputError) as error:
         return Finding("problem", "store", f"{output}: {error}", "check its name and your rights to it")
     if not same:
         return Finding("problem", "store", f"{output} does not give back what was written", _ELSEWHERE)
+    if overwritten:
+        return Finding("problem", "store", f"in {output} two builds could write at once", _ELSEWHERE)
     return Finding("ok", "store", f"{output} takes, replaces, lists and deletes files")

@@ -13,7 +13,7 @@ import annoy
 import pytest
 from PIL import features
 
-from imgindex import doctor, doctor_annoy, doctor_engine, doctor_output, lock, storage
+from imgindex import doctor, doctor_annoy, doctor_engine, doctor_output, objects, storage
 from imgindex.cli import main
 from imgindex.doctor_annoy import check_annoy
 from imgindex.doctor_engine import check_engine, check_gpu
@@ -301,8 +301,43 @@ class TestOutput:
         found = doctor_output.check_locking(str(tmp_path))
         assert (found.level, found.found) == ("problem", "two builds could write at once")
 
+    @pytest.mark.parametrize(
+        ("kind", "options", "level", "said"),
+        [
+            ("ext4", "rw,errors=remount-ro", "ok", "on this machine is refused"),
+            ("nfs4", "rw,vers=4.2,local_lock=none", "ok", "so is one on another"),
+            ("nfs4", "rw,vers=4.2,local_lock=all", "warning", "nfs4 on {} with local_lock=all may not share"),
+            ("nfs", "rw,vers=3,nolock", "warning", "nfs on {} with nolock may not share its locks"),
+            ("cifs", "rw,nobrl", "warning", "cifs on {} with nobrl may not share its locks"),
+            ("fuse.s3fs", "rw", "warning", "fuse.s3fs on {} may not share its locks"),
+        ],
+    )
+    def test_locks_of_other_machines(
+        self, kind: str, options: str, level: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        place = tmp_path / "a place"
+        place.mkdir()
+        mounts = f"21 1 0:20 / / rw shared:1 - ext4 /dev/sda1 rw\n22 21 0:21 / {tmp_path}/a\\040place rw "
+        mounts += (
+            f"shared:2 master:1 - {kind} server:/export {options}\n23 21 0:22 / {tmp_path}/a rw - xfs x rw\n"
+        )
+        read_text = Path.read_text
+        monkeypatch.setattr(
+            Path, "read_text",
+            lambda path: mounts if path == Path("/proc/self/mountinfo") else read_text(path),
+        )  # fmt: skip
+        found = doctor_output.check_locking(str(place))
+        assert found.level == level
+        assert said.format(place) in found.found
+
+    def test_an_object_store_that_overwrites_whatever_is_there(
+        self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(storage, "replace_version", lambda path, data, version: "1")
+        assert levels("mem://bucket/index") == {"store": "problem"}
+
     def test_an_object_store(self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0)
+        monkeypatch.setattr(objects, "SETTLE_SECONDS", 0)
         assert levels("mem://bucket/index") == {"store": "ok"}
         assert levels("mem://readonly/index") == {"store": "problem"}
         assert levels("nosuch://bucket/index") == {"store": "problem"}
