@@ -46,13 +46,15 @@ fuzz: $(VENV)/installed
 	GLIBC_TUNABLES=glibc.malloc.tcache_count=0 $(BIN)/python fuzz/decode.py -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) build/fuzz/corpus build/fuzz/seeds
 
 # Builds on Prism and Flink, whose parts stay in ~/.cache, and on servers of S3 and of Cloud Storage, the latter where
-# Go can build it; what is missing is skipped and said. FEATURES says how large the index half's is.
+# Go can build it; what is missing is skipped and said. FEATURES says how large the index half's is, PAIRS how often two
+# builds start together.
 FEATURES ?= 10000
+PAIRS ?= 3
 GCS_SERVER := github.com/fsouza/fake-gcs-server@v1.56.1
 test-integration: $(VENV)/installed-test
 	$(BIN)/pip install -qq --editable '.[integration]'
 	GOBIN=$(abspath $(BIN)) go install $(GCS_SERVER) || echo 'no fake-gcs-server: its tests are skipped'
-	IMGINDEX_FEATURES=$(FEATURES) $(BIN)/pytest -m integration
+	IMGINDEX_FEATURES=$(FEATURES) IMGINDEX_PAIRS=$(PAIRS) $(BIN)/pytest -m integration
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -38,6 +38,10 @@ class MismatchError(DamagedError):
     """A file of the store does not match the digest in its name. No other damage may lead to a deletion."""
 
 
+class SupersededError(OutputError):
+    """Another writer has taken the output over, or has published meanwhile."""
+
+
 class WeightsUnavailableError(ImgindexError):
     """The ImageNet weights could not be downloaded."""
 

@@ -1,18 +1,22 @@
 """Generations: how an output is laid out, which one is live, and how one is published."""
 
 import hashlib
+import logging
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from typing import Any
 
 from imgindex import interrupt, storage
 from imgindex import manifest as manifests
-from imgindex.errors import DamagedError, OutputError, PublishRefusedError, UsageError
+from imgindex.errors import DamagedError, OutputError, PublishRefusedError, SupersededError, UsageError
 from imgindex.records import WrittenFile
+
+logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _MAX_CURRENT_BYTES = 1000
@@ -28,6 +32,12 @@ _PART_FILES = {
     "pca": re.compile(r"basis\.npz"),
     "failures": re.compile(rf"failures{_NUMBERED}\.jsonl"),
 }
+# Marks, in an unfinished generation, that its job may outlive the process that has started it.
+DETACHED = "detached"
+
+# In what may still be written something has been written within this time.
+_ABANDONED_SECONDS = 24 * 3600.0
+
 _LIBRARIES = (
     "imgindex", "annoy", "apache-beam", "keras", "numpy", "openvino", "pillow", "pyarrow", "scipy",
 )  # fmt: skip
@@ -114,13 +124,17 @@ def files_of(output: Output, manifest: Mapping[str, Any]) -> dict[str, WrittenFi
     return {file.path: storage.placed(directory, file) for file in files}
 
 
-def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
+def publish(
+    output: Output, name: str, manifest: Mapping[str, Any], check: Callable[[], None] = lambda: None
+) -> None:
     """Writes the manifest of a generation whose files are all there, and makes it the live one.
 
     Raises:
       PublishRefusedError: no reader would accept the manifest. Nothing is written.
+      SupersededError: by `check`, or as of `make_current`.
       OutputError: it cannot be written, or is not read back as it was written.
     """
+    check()
     try:
         data = manifests.encode(manifest)
     except ValueError as error:
@@ -134,13 +148,24 @@ def publish(output: Output, name: str, manifest: Mapping[str, Any]) -> None:
         # With a manifest it would count as a complete generation.
         storage.delete(output.manifest(name))
         raise
-    make_current(output, name)
+    storage.delete_tree(storage.join(output.generation(name), DETACHED))
+    make_current(output, name, check)
 
 
-def make_current(output: Output, name: str) -> None:
-    """Makes a complete generation the live one. Raises OutputError."""
+def make_current(output: Output, name: str, check: Callable[[], None] = lambda: None) -> None:
+    """Makes a complete generation the live one.
+
+    Raises:
+      SupersededError: `check` does, which is called first, or another writer has replaced CURRENT since.
+      OutputError: CURRENT cannot be read or written.
+    """
+    # Read before the check, so that whoever is not noticed by that is noticed by the version.
+    before = storage.read_versioned(output.current)
+    check()
     with interrupt.switching():
-        storage.write_bytes(output.current, f"{name}\n".encode())
+        after = storage.replace_version(output.current, f"{name}\n".encode(), before and before.version)
+    if after is None:
+        raise SupersededError(f"another writer has replaced {output.current} in the same moment; build again")
 
 
 def note_if_live(output: Output, name: str) -> None:
@@ -154,17 +179,50 @@ def generation_names(output: Output) -> list[str]:
     return [name for name in _folder_names(output) if storage.exists(output.manifest(name))]
 
 
-def delete_unfinished(output: Output) -> None:
+def mark_detached(output: Output, name: str) -> None:
+    """Marks a generation in the making as one of a job that may outlive this process. Raises OutputError."""
+    storage.write_bytes(storage.join(output.generation(name), DETACHED, "job"), b"")
+
+
+def delete_unfinished(output: Output, now: float) -> None:
     """Deletes what builds that died have left half-written. Only who holds the output's lock may.
 
-    Raises OutputError.
+    `now` is by the clock of the output's storage, in seconds since the epoch. Raises OutputError.
     """
     live = current_name(output)
     for name in _folder_names(output):
         # The live one has lost its manifest, which may be found again.
-        if name != live and not storage.exists(output.manifest(name)):
+        if name != live and not storage.exists(output.manifest(name)) and not _is_alive(output, name, now):
             storage.delete_tree(output.generation(name))
     _delete_partials(output)
+    for folder in ("store", "generations"):
+        prefix = storage.join(output.root, folder, "")
+        try:
+            storage.abort_uploads(prefix, now - _ABANDONED_SECONDS, partial(_is_ours, output))
+        except OSError as error:  # a build needs no right to list them
+            logger.info("could not look for unfinished uploads below %s: %s", prefix, error)
+
+
+def _is_alive(output: Output, name: str, now: float) -> bool:
+    """Whether the build of a generation without a manifest may be under way, though it has lost its lock.
+
+    On a local filesystem a build has died with its lock, unless its job outlives it. On an object store a
+    request may arrive long after it was made.
+    """
+    directory = output.generation(name)
+    if storage.is_local(directory) and not storage.exists(storage.join(directory, DETACHED)):
+        return False
+    return now - storage.last_written(directory) < _ABANDONED_SECONDS
+
+
+def _is_ours(output: Output, path: str) -> bool:
+    """Whether a build writes to such a path below the store or the generations."""
+    match path.removeprefix(storage.join(output.root, "")).split("/"):
+        case ["store", _, name]:
+            return bool(_STORE_FILES.fullmatch(name))
+        case ["generations", name, folder, file] if _NAME.fullmatch(name):
+            return folder == "parts" or (folder in _PART_FILES and bool(_PART_FILES[folder].fullmatch(file)))
+    return False
 
 
 def _delete_partials(output: Output) -> None:

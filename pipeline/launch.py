@@ -4,6 +4,7 @@ import contextlib
 import logging
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -21,14 +22,14 @@ from imgindex.assembly import assemble
 from imgindex.checks import CHECKS
 from imgindex.config import Config
 from imgindex.errors import AfterPublishError, ImgindexError, OutputError, UsageError
-from imgindex.generation import current_name, delete_unfinished, note_if_live
+from imgindex.generation import current_name, delete_unfinished, mark_detached, note_if_live
 from imgindex.interrupt import undone
-from imgindex.lock import writer_lock
+from imgindex.lock import Claim, writer_lock
 from imgindex.plan import Plan
 from imgindex.prepare import check_input, make_plan, resolve
 from imgindex.progress import EMBEDDING, shown
 from imgindex.publish import Outcome, conclude, is_finished, outcome
-from imgindex.runners import new_runner, outlives, worker_threads
+from imgindex.runners import may_outlive, new_runner, outlives, worker_threads
 
 logger = logging.getLogger(__name__)
 
@@ -72,8 +73,11 @@ def refresh(
       AfterPublishError: the new generation is live, but what was to follow has failed, such as a read of its
         manifest.
     """
-    with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan):
-        delete_unfinished(plan.output)
+    with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan, claim):
+        plan = replace(plan, claim=claim)
+        delete_unfinished(plan.output, claim.taken)
+        if may_outlive(pipeline.options):
+            mark_detached(plan.output, plan.generation)
         assemble(pipeline, plan)
         with _published_is_published(plan), undone(partial(note_if_live, plan.output, plan.generation)):
             _run(pipeline, plan)
@@ -90,12 +94,14 @@ def submit(
 ) -> str:
     """Hands a build to a runner that goes on without this process; returns the generation's name.
 
-    The pipeline itself fails where `refresh` would refuse. It does not hold the output's lock: what others
-    have half-written stays, and no build that is waited for may write the same output meanwhile.
+    The pipeline itself fails where `refresh` would refuse. It does not hold the output's lock: of builds
+    that run meanwhile the first to publish wins, and the others end without publishing. What others have
+    half-written stays.
 
     Raises what `refresh` raises.
     """
-    with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan):
+    with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan, _):
+        mark_detached(plan.output, plan.generation)
         published = assemble(pipeline, plan)
         # Apart from publishing, so that a runner that retries a refusal does not publish again.
         _ = published | "Settle" >> Reshuffle() | "Conclude" >> Map(_conclude, plan)
@@ -117,8 +123,8 @@ def _planned(
     force: Collection[str],
     retry_failed: bool,
     rehash: bool,
-) -> Iterator[tuple[Pipeline, Plan]]:
-    """Yields a new pipeline and the plan of the build, with the output locked."""
+) -> Iterator[tuple[Pipeline, Plan, Claim]]:
+    """Yields a new pipeline, the plan of the build, and the claim on the output, which is locked."""
     unknown = sorted(set(force) - set(CHECKS))
     if unknown:
         raise UsageError(f"unknown check {unknown[0]!r}; expected one of {', '.join(CHECKS)}")
@@ -126,10 +132,10 @@ def _planned(
     config = resolve(config)
     pipeline = _new_pipeline(options)
     check_input(config)
-    with writer_lock(str(config.output)):
+    with writer_lock(str(config.output)) as claim:
         plan = make_plan(config, worker_threads(options), force, retry_failed, rehash)
         logger.info("building generation %s in %s", plan.generation, config.output)
-        yield pipeline, plan
+        yield pipeline, plan, claim
 
 
 @contextlib.contextmanager

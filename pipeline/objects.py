@@ -6,14 +6,21 @@ and list all of a prefix or nothing. For these two the clients that Beam makes a
 
 import contextlib
 import errno
+import hashlib
+import logging
 import os
+import tempfile
 import threading
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple, Protocol
+
+logger = logging.getLogger(__name__)
 
 # Sorts behind whatever may follow a prefix, where text is ordered by its UTF-8 bytes or its characters.
 LAST = "\U0010ffff"
@@ -23,6 +30,10 @@ _PAGE = 1000
 
 # Requests that are under way at once where many objects are deleted.
 _DELETIONS = 10
+
+# On a store without conditional writes a write must stand for so long before it counts: of two writers at
+# once the later one has overwritten the other.
+SETTLE_SECONDS = 1.0
 
 
 class Found(NamedTuple):
@@ -39,6 +50,13 @@ class Page(NamedTuple):
 
     found: list[Found]
     more: bool  # whether there are others behind them
+
+
+class Versioned(NamedTuple):
+    """What a file holds, and in which version."""
+
+    data: bytes
+    version: str  # a write of other bytes makes it another
 
 
 class ObjectStore(Protocol):
@@ -61,6 +79,21 @@ class ObjectStore(Protocol):
 
     def delete(self, paths: Sequence[str]) -> None:
         """Deletes files."""
+
+    def read_versioned(self, path: str) -> Versioned | None:
+        """All of a small file with its version; None where there is no file."""
+
+    def replace(self, path: str, data: bytes, version: str | None) -> str | None:
+        """Makes `path` hold `data` if it has `version` still; None stands for no file.
+
+        Gives the new version, or None where the file has another version and stays as it is.
+        """
+
+    def abort_uploads(self, prefix: str, before: float, is_ours: Callable[[str], bool]) -> None:
+        """Gives up the uploads in parts that began `before` and were never finished.
+
+        Of those whose paths begin with `prefix` only the ones whose path `is_ours`.
+        """
 
 
 @contextlib.contextmanager
@@ -119,6 +152,7 @@ class _S3:
 
         self._client = S3IO(options=options).client.client
         self._split: Callable[..., tuple[str, str]] = parse_s3_path
+        self._is_conditional: dict[str, bool] = {}  # by bucket: whether its server heeds If-Match
 
     def find(self, path: str) -> Found | None:
         bucket, key = self._split(path)
@@ -176,6 +210,61 @@ class _S3:
                     denied = error["Code"] == "AccessDenied"
                     message = f"{error['Key']}: {error['Code']}: {error['Message']}"
                     raise OSError(errno.EACCES if denied else errno.EIO, message)
+
+    def read_versioned(self, path: str) -> Versioned | None:
+        bucket, key = self._split(path)
+        try:
+            answer = self._client.get_object(Bucket=bucket, Key=key)
+        except self._client.exceptions.NoSuchKey:
+            return None
+        return Versioned(answer["Body"].read(), answer["ETag"])
+
+    def replace(self, path: str, data: bytes, version: str | None) -> str | None:
+        bucket, key = self._split(path)
+        if bucket not in self._is_conditional:
+            self._is_conditional[bucket] = self._heeds_conditions(bucket, f"{key}.{uuid.uuid4().hex}")
+        if not self._is_conditional[bucket]:
+            return _replace_and_look(self, path, data, version)
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        return self._put_if(bucket, key, data, condition)
+
+    def _heeds_conditions(self, bucket: str, key: str) -> bool:
+        """Whether the server knows conditional writes, as it shows where there is no file at `key`."""
+        try:
+            heeds = self._put_if(bucket, key, b"", {"IfMatch": '"0"'}) is None
+        except self._client.exceptions.ClientError as error:
+            if _status_of(error) != HTTPStatus.NOT_IMPLEMENTED:
+                raise
+            heeds = False
+        else:
+            if not heeds:
+                self._client.delete_object(Bucket=bucket, Key=key)
+        if not heeds:
+            logger.warning(
+                "the server of s3://%s has no conditional writes: of two builds that start at once both may "
+                "write", bucket,
+            )  # fmt: skip
+        return heeds
+
+    def _put_if(self, bucket: str, key: str, data: bytes, condition: dict[str, str]) -> str | None:
+        """Writes a file under a condition and gives its ETag; None where the condition does not hold."""
+        try:
+            answer = self._client.put_object(Bucket=bucket, Key=key, Body=data, **condition)
+        except self._client.exceptions.ClientError as error:
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "NoSuchKey"):
+                return None
+            raise
+        etag: str = answer["ETag"]
+        return etag
+
+    def abort_uploads(self, prefix: str, before: float, is_ours: Callable[[str], bool]) -> None:
+        bucket, start = self._split(prefix, object_optional=True)
+        pages = self._client.get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=start)
+        for upload in (upload for page in pages for upload in page.get("Uploads", ())):
+            key = upload["Key"]
+            if upload["Initiated"].timestamp() < before and is_ours(f"s3://{bucket}/{key}"):
+                with contextlib.suppress(self._client.exceptions.NoSuchUpload):  # it has just ended
+                    self._client.abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload["UploadId"])
 
     def _found(self, path: str, size: int, described: Any) -> Found:
         # Times are of whole seconds. The etag alone would take an object for unchanged that was another one
@@ -255,6 +344,34 @@ class _Gcs:
         with contextlib.suppress(NotFound):
             self._client.bucket(bucket).delete_blob(name, retry=self._retry)
 
+    def read_versioned(self, path: str) -> Versioned | None:
+        from google.api_core.exceptions import NotFound
+
+        bucket, name = self._split(path)
+        blob = self._client.bucket(bucket).blob(name)
+        try:
+            data: bytes = blob.download_as_bytes(raw_download=True, retry=self._retry)
+        except NotFound:
+            return None
+        return Versioned(data, str(blob.generation))  # of the same answer
+
+    def replace(self, path: str, data: bytes, version: str | None) -> str | None:
+        from google.api_core.exceptions import PreconditionFailed
+
+        bucket, name = self._split(path)
+        blob = self._client.bucket(bucket).blob(name)
+        try:
+            blob.upload_from_string(
+                data, "application/octet-stream", if_generation_match=int(version or 0), retry=self._retry
+            )
+        except PreconditionFailed:
+            return None
+        return str(blob.generation)
+
+    def abort_uploads(self, prefix: str, before: float, is_ours: Callable[[str], bool]) -> None:
+        # Google keeps those for a week and charges nothing.
+        pass
+
     def _found(self, blob: Any) -> Found:
         path = f"gs://{blob.bucket.name}/{blob.name}"
         # Unlike its generation, the time changes with an object's labels and storage class.
@@ -288,22 +405,36 @@ class _BeamFiles:
             return data
 
     def write(self, source: Path, path: str) -> None:
+        with source.open("rb") as reader:
+            self._create(path, reader)
+
+    def _create(self, path: str, reader: BinaryIO) -> None:
         import shutil
 
         from apache_beam.io.filesystem import CompressionTypes
         from apache_beam.io.filesystems import FileSystems
 
         # Object stores show an object only once its writer is closed.
-        with (
-            source.open("rb") as reader,
-            FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as writer,
-        ):
+        with FileSystems.create(path, compression_type=CompressionTypes.UNCOMPRESSED) as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
 
     def delete(self, paths: Sequence[str]) -> None:
         from apache_beam.io.filesystems import FileSystems
 
         FileSystems.delete(list(paths))
+
+    def read_versioned(self, path: str) -> Versioned | None:
+        if self.find(path) is None:
+            return None
+        data = self.read(path, 0, None)
+        return Versioned(data, hashlib.sha256(data).hexdigest())
+
+    def replace(self, path: str, data: bytes, version: str | None) -> str | None:
+        return _replace_and_look(self, path, data, version)
+
+    def abort_uploads(self, prefix: str, before: float, is_ours: Callable[[str], bool]) -> None:
+        # Beam's filesystems have no word for them.
+        pass
 
     def _match(self, pattern: str) -> list[Found]:
         from apache_beam.io.filesystems import FileSystems
@@ -318,6 +449,24 @@ class _BeamFiles:
             )
             for file in matched
         ]
+
+
+def _replace_and_look(store: ObjectStore, path: str, data: bytes, version: str | None) -> str | None:
+    """`ObjectStore.replace` for a store that overwrites whatever is there.
+
+    Both of two writers succeed where both look first, and the later one writes more than `SETTLE_SECONDS`
+    after the other.
+    """
+    found = store.read_versioned(path)
+    if (found and found.version) != version:
+        return None
+    with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+        source = Path(folder) / "data"
+        source.write_bytes(data)
+        store.write(source, path)
+    time.sleep(SETTLE_SECONDS)
+    found = store.read_versioned(path)
+    return found.version if found and found.data == data else None
 
 
 def _as_os_error(error: Exception) -> OSError:
@@ -353,5 +502,8 @@ def _errno_of(status: int) -> int:
         return errno.ENOENT
     if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
         return errno.EACCES
-    passes = status >= 500 or status in (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
+    # S3 answers with a conflict where another conditional write of the same key is under way.
+    passes = status >= 500 or status in (
+        HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS,
+    )  # fmt: skip
     return errno.EIO if passes else errno.EINVAL

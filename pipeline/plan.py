@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from imgindex.config import Config
 from imgindex.generation import Output
+from imgindex.lock import Claim
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.records import WrittenFile
@@ -42,6 +43,7 @@ class Plan:
     started: float  # seconds since the epoch
     prepared: float  # when the backbone was loaded
     force: Collection[str] = ()  # names of the checks that may not refuse
+    claim: Claim | None = None  # on the output; None: nobody holds it while the build runs
     retry_failed: bool = False  # whether images are tried again whose bytes are known to be bad
     rehash: bool = False  # whether every listed file is read, also where nothing says that it has changed
 

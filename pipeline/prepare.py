@@ -41,6 +41,11 @@ def resolve(config: Config) -> Config:
         raise UsageError(
             f"--output {config.output} lies inside --input {config.input}; choose a directory outside it"
         )
+    if target.startswith("hdfs://"):
+        raise UsageError(
+            f"--output {target}: Beam cannot replace a file on HDFS, and a build replaces CURRENT; choose a "
+            "local directory, s3:// or gs:// (hdfs:// can be an --input)"
+        )
     return replace(config, input=source, output=target)
 
 

@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from imgindex import parts, storage
 from imgindex.checks import Finished, path_of, reasons, refusal
-from imgindex.errors import ImgindexError, InputError, PublishRefusedError
+from imgindex.errors import ImgindexError, InputError, PublishRefusedError, SupersededError
 from imgindex.failures import is_environmental
-from imgindex.generation import library_versions, publish, read_manifest
+from imgindex.generation import DETACHED, current_name, library_versions, publish, read_manifest
 from imgindex.listing import input_root
 from imgindex.manifest import SCHEMA_VERSION
 from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
@@ -47,9 +48,15 @@ def finish(
 ) -> None:
     """Publishes the generation, or records why not; `outcome` tells.
 
+    A runner that retries may run it again.
+
     Raises:
       OutputError: a file cannot be written.
+      SupersededError: another writer has published since an earlier attempt.
     """
+    is_first = not storage.exists(plan.output.manifest(plan.generation))
+    if not is_first and current_name(plan.output) == plan.generation:
+        return
     storage.delete_tree(parts.directory(plan.directory))
     if nothing_changed(plan, tally):
         _write_outcome(plan, {"unchanged": _ledger(tally, failures, tally.counts.get("unchanged", 0))})
@@ -130,9 +137,27 @@ def finish(
         "timings": _timings(plan, tally, basis, shards),
     }
     try:
-        publish(plan.output, plan.generation, manifest)
+        publish(plan.output, plan.generation, manifest, partial(_check_unsuperseded, plan))
     except PublishRefusedError as error:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": str(error)})
+    except SupersededError as error:
+        if not is_first:
+            raise  # the earlier attempt may have made it live, and another build a later one
+        if storage.exists(plan.output.manifest(plan.generation)):
+            storage.delete(plan.output.manifest(plan.generation))
+        _write_outcome(plan, {"error": SupersededError.__name__, "message": str(error)})
+
+
+def _check_unsuperseded(plan: Plan) -> None:
+    """Raises SupersededError where another writer has the output, or has published since `plan` was made."""
+    if plan.claim is not None:
+        plan.claim.check()
+    live, before = current_name(plan.output), plan.previous.name if plan.previous else None
+    if live != before:
+        raise SupersededError(
+            f"{live or 'nothing'} is live in {plan.output.root} where {before or 'nothing'} was when this "
+            "build began; it publishes nothing, and what it embedded is kept; build again"
+        )
 
 
 def _write_outcome(plan: Plan, content: dict[str, Any]) -> None:
@@ -184,10 +209,10 @@ def conclude(plan: Plan) -> dict[str, Any] | None:
         ledger: dict[str, Any] = content["unchanged"]
         return ledger
     # What nobody can use goes; the list of failures, which the message names, stays.
-    for folder in ("index", "metadata", "pca"):
+    for folder in ("index", "metadata", "pca", DETACHED):
         storage.delete_tree(storage.join(plan.directory, folder))
     kinds: dict[str, type[ImgindexError]] = {
-        kind.__name__: kind for kind in (PublishRefusedError, InputError)
+        kind.__name__: kind for kind in (PublishRefusedError, InputError, SupersededError)
     }
     raise kinds[content["error"]](content["message"])
 

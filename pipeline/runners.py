@@ -67,6 +67,11 @@ def outlives(options: PipelineOptions) -> bool:
     return _name_of(options) == "dataflow" or bool(options.view_as(PortableOptions).job_endpoint)
 
 
+def may_outlive(options: PipelineOptions) -> bool:
+    """Whether a job may go on when the process that has submitted it is killed."""
+    return outlives(options) or _name_of(options) in ("flink", "spark", "portable")
+
+
 def _name_of(options: PipelineOptions) -> str:
     """The runner's name as in ``--runner=Flink``; nothing where none is given."""
     runner = options.view_as(StandardOptions).runner or ""

@@ -14,12 +14,12 @@ import stat
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from imgindex.errors import DamagedError, OutputError
-from imgindex.objects import LAST, Found, Page, object_store
+from imgindex.objects import LAST, Found, Page, Versioned, object_store
 from imgindex.records import WrittenFile
 from imgindex.retries import retried
 
@@ -292,6 +292,54 @@ def write_bytes(path: str, data: bytes) -> None:
         partial.write_bytes(data)
 
 
+def read_versioned(path: str) -> Versioned | None:
+    """All of a small file with its version, which `replace` asks for; None where there is no file.
+
+    Raises OutputError.
+    """
+    with _as_output_error("read", path):
+        if not is_local(path):
+            return retried(lambda: _read_versioned(path))
+        try:
+            data = Path(path).read_bytes()
+        except FileNotFoundError:
+            return None
+        return Versioned(data, hashlib.sha256(data).hexdigest())
+
+
+def _read_versioned(path: str) -> Versioned | None:
+    with object_store(path) as store:
+        return store.read_versioned(path)
+
+
+def replace_version(path: str, data: bytes, version: str | None) -> str | None:
+    """Makes `path` hold `data` if it has `version` still; None stands for no file.
+
+    An object store looks and writes in one step, where it has conditional writes. No other writer may have
+    the same `data`.
+
+    Returns the new version, or None where the file has another one and stays as it is. Raises OutputError.
+    """
+    if is_local(path):
+        found = read_versioned(path)
+        if (found and found.version) != version:
+            return None
+        write_bytes(path, data)
+        return hashlib.sha256(data).hexdigest()
+    with _as_output_error("write", path):
+        replaced = retried(lambda: _replace_remotely(path, data, version))
+    if replaced is None:
+        # A first attempt may have arrived though its answer was lost: the next one finds what it wrote.
+        found = read_versioned(path)
+        replaced = found.version if found and found.data == data else None
+    return replaced
+
+
+def _replace_remotely(path: str, data: bytes, version: str | None) -> str | None:
+    with object_store(path) as store:
+        return store.replace(path, data, version)
+
+
 def describe(file: Path, path: str) -> WrittenFile:
     """Size and SHA-256 of the local `file`, which a generation holds at `path`."""
     with file.open("rb") as opened:
@@ -435,6 +483,38 @@ def delete_tree(directory: str) -> None:
                 shutil.rmtree(directory)
         else:
             retried(lambda: _delete_remotely([file.path for file in each_object(join(directory, ""))]))
+
+
+def last_written(directory: str) -> float:
+    """When the newest file below `directory` was written, in seconds since the epoch; 0 where there is none.
+
+    By the clock of its storage. Raises OutputError.
+    """
+    with _as_output_error("list", directory):
+        if is_local(directory):
+            walked = os.walk(directory, onerror=_raise)
+            files = (Path(folder, name) for folder, _, names in walked for name in names)
+            return max((file.lstat().st_mtime for file in files), default=0.0)
+        return max((found.modified for found in each_object(join(directory, ""))), default=0.0)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def abort_uploads(prefix: str, before: float, is_ours: Callable[[str], bool]) -> None:
+    """Gives up uploads that writers that died have left below `prefix`, whose parts the store still keeps.
+
+    Only those that began `before`, in seconds since the epoch by the store's clock, to a path that `is_ours`.
+    Raises OSError.
+    """
+
+    def abort() -> None:
+        with object_store(prefix) as store:
+            store.abort_uploads(prefix, before, is_ours)
+
+    if not is_local(prefix):
+        retried(abort)
 
 
 def delete_partials(directory: str, names: re.Pattern[str]) -> None:

@@ -135,7 +135,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
     """
     layout = Output(output)
     _live_or_none(layout, generation)  # the lock would make an output of what is none
-    with writer_lock(output):
+    with writer_lock(output) as claim:
         # Only now, for until now another process may have published.
         live, names = _live_or_none(layout, generation), generation_names(layout)
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
@@ -148,7 +148,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
         if problems:
             raise DamagedError(f"generation {target} is damaged: {problems[0]} ({len(problems)} in all)")
         with undone(partial(note_if_live, layout, target)):
-            make_current(layout, target)
+            make_current(layout, target, claim.check)
     return live, target
 
 
@@ -195,7 +195,7 @@ def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
     generation_grace = GENERATION_GRACE if grace_seconds is None else grace_seconds
     feature_grace = FEATURE_GRACE if grace_seconds is None else grace_seconds
     now = time.time()
-    with writer_lock(output):
+    with writer_lock(output) as claim:
         # Only now, for until now another process may have made another generation the live one.
         live, names = live_name(layout), generation_names(layout)
         spare = [name for name in names[:-keep] if name != live]
@@ -209,9 +209,11 @@ def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
             specs = []
             logger.warning("%s: the store stays as it is, for what that generation uses is not known", error)
         for name in old:
+            claim.check()  # a rollback by who has taken over may have made it the live one
             # First what makes it complete, so that half of one is never taken for a generation.
             storage.delete(layout.manifest(name))
             storage.delete_tree(layout.generation(name))
+        claim.check()
         before = now - feature_grace
         none = _keys([])
         young = sum(_count_young(layout.store(spec), before) for spec in specs)

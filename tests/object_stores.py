@@ -1,14 +1,21 @@
 """What must hold of a build from and to an object store, whichever it is."""
 
+import contextlib
 import hashlib
 import json
 import os
+import random
 import socket
+import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import pytest
@@ -27,6 +34,9 @@ from imgindex.ranges import reader
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled", image_size=32)
 
 
+# How often two builds start together; CI does it less often.
+PAIRS = int(os.environ.get("IMGINDEX_PAIRS", "3"))
+
 NO_SERVER = "needs the extra integration: make test-integration installs it"
 
 
@@ -41,6 +51,7 @@ def s3_server() -> Iterator[str]:
     running.start()
     endpoint = f"http://127.0.0.1:{port}"
     with pytest.MonkeyPatch.context() as patch:
+        one_by_one(patch)
         for name, value in {
             "AWS_ENDPOINT_URL": endpoint,
             "AWS_ACCESS_KEY_ID": "key",
@@ -51,6 +62,18 @@ def s3_server() -> Iterator[str]:
         boto3.client("s3").create_bucket(Bucket="photos")
         yield endpoint
     running.stop()
+
+
+def one_by_one(patch: pytest.MonkeyPatch) -> None:
+    """Has moto look at a condition and write in one step, as S3 does."""
+    responses = pytest.importorskip("moto.s3.responses", reason=NO_SERVER)
+    put_object, writing = responses.S3Response.put_object, threading.Lock()
+
+    def put_alone(response: object) -> object:
+        with writing:
+            return put_object(response)
+
+    patch.setattr(responses.S3Response, "put_object", put_alone)
 
 
 def write_photos(folder: Path) -> None:
@@ -106,6 +129,45 @@ def built(bucket: str, local: Path) -> imgindex.Config:
     return config
 
 
+class Builder:
+    """A process that builds as often as it is asked to."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, Path(__file__).parent / "one_of_two.py"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def start(self, *what: object) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(what, default=str) + "\n")
+        self._process.stdin.flush()
+
+    def end(self) -> tuple[int, str]:
+        """The exit code and what it has said."""
+        assert self._process.stdout is not None
+        answer = next(line for line in self._process.stdout if line.startswith("["))
+        code, said = json.loads(answer)
+        return code, said
+
+
+def how_it_ended(code: int, said: str) -> str:
+    """In a word; an error that a person could not make sense of is none of them."""
+    if code == 0:
+        return "unchanged" if "nothing has changed" in said else "published"
+    assert code == 3, said
+    (error,) = [line for line in said.splitlines() if line.startswith("imgindex: ")]
+    reasons = ("is being written", "took over", "is live", "in the same moment")
+    return next(why for why in reasons if why in error)
+
+
 class ObjectStoreTests:
     """Inherited where a fixture `bucket` gives the root of an empty bucket; others are imported."""
 
@@ -153,7 +215,7 @@ class ObjectStoreTests:
         assert (pruned.generations, pruned.rows) == ((first["generation"],), 1)
         assert storage.list_folders(f"{output}/generations") == [second["generation"]]
         assert upkeep.verify(output).problems == ()
-        assert not storage.exists(f"{output}/.lock")
+        assert json.loads(storage.read_bytes(f"{output}/.lock"))["released"] is True
 
     def test_tars_and_lists(self, built: imgindex.Config, bucket: str, local: Path) -> None:
         photos = local / "photos"
@@ -172,9 +234,36 @@ class ObjectStoreTests:
         (result,) = index.search(index.image_path(uri), k=1)
         assert result.neighbors[0].uri == uri
 
+    def test_of_two_builds_that_start_together_one_publishes_and_nothing_is_lost(
+        self, bucket: str, tmp_path: Path
+    ) -> None:
+        seed = random.randrange(2**32)
+        sys.stdout.write(f"seed {seed}, {PAIRS} pairs\n")  # shown where the test fails
+        chance, ends = random.Random(seed), Counter[str]()
+        write_photos(tmp_path / "photos")
+        with contextlib.ExitStack() as stack:
+            builders = [stack.enter_context(Builder()) for _ in range(2)]
+            live = output = None
+            for number in range(PAIRS):
+                if number % 10 == 0:
+                    live, output = None, f"{bucket}/pairs/{number}"
+                Image.effect_noise((48, 40), number).save(tmp_path / "photos" / f"{number}.png")
+                longest = chance.choice([0.0, 0.02, 0.1])
+                for builder in builders:
+                    builder.start(tmp_path / "photos", output, chance.random(), longest)
+                ended = [builder.end() for builder in builders]
+                manifest = imgindex.Index.open(output).manifest
+                ends.update(how_it_ended(*one) for one in ended)
+                assert (manifest["previous"], manifest["ledger"]["indexed"]) == (live, 25 + number)
+                live = manifest["generation"]
+                assert upkeep.verify(output).problems == ()
+        sys.stdout.write(f"{dict(ends)}\n")
+        assert ends["published"] == PAIRS
+
     def test_a_second_writer_is_refused_and_a_dead_one_forgotten(
         self, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
+        monkeypatch.setattr(lock, "LEASE_SECONDS", 6.0)
         output = f"{bucket}/out/locked"
         with (
             writer_lock(output),
@@ -182,14 +271,28 @@ class ObjectStoreTests:
             writer_lock(output),
         ):
             pass
-        assert not storage.exists(f"{output}/.lock")
-        dead = {"owner": "x", "host": "elsewhere", "pid": 1, "since": 1.0, "renewed": time.time() - 1000}
-        storage.write_bytes(f"{output}/.lock", json.dumps(dead).encode())
         with writer_lock(output):
-            assert storage.exists(f"{output}/.lock")
+            pass
+        dead = {"owner": "x", "host": "elsewhere", "pid": 1, "since": 1.0, "renewed": time.time() + 1000}
+        storage.write_bytes(f"{output}/.lock", json.dumps(dead).encode())
+        with writer_lock(output) as claim:
+            claim.check()
+
+    def test_a_file_is_replaced_only_in_the_version_that_was_read(self, bucket: str) -> None:
+        path = f"{bucket}/out/versions/CURRENT"
+        assert storage.read_versioned(path) is None
+        assert storage.replace_version(path, b"never", "1" if bucket.startswith("gs") else '"abc"') is None
+        first = storage.replace_version(path, b"first", None)
+        assert storage.replace_version(path, b"second", None) is None
+        assert storage.read_versioned(path) == (b"first", first)
+        second = storage.replace_version(path, b"second", first)
+        assert storage.replace_version(path, b"third", first) is None
+        assert storage.read_versioned(path) == (b"second", second)
+        # As a second attempt after the answer to the first was lost.
+        assert storage.replace_version(path, b"second", first) == second
 
     def test_a_lease_is_renewed(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
+        monkeypatch.setattr(lock, "LEASE_SECONDS", 12.0)
         path = f"{bucket}/out/renewed/.lock"
         with writer_lock(f"{bucket}/out/renewed"):
             renewals = {json.loads(storage.read_bytes(path))["renewed"]}

@@ -256,14 +256,17 @@ def test_a_generation_does_not_go_live_after_the_signal_was_answered(tmp_path: P
 def test_a_lease_is_given_back() -> None:
     process = start(
         "from conftest import MemoryFileSystem\n"
-        "from imgindex.lock import writer_lock\n"
-        "MemoryFileSystem.delete = lambda self, paths: print('deleted', paths)\n"
-        f"with writer_lock('mem://bucket/output'): {AT_WORK}"
+        "from imgindex import lock, objects, storage\n"
+        "objects.SETTLE_SECONDS = 0\n"
+        "release = lock.Lease.release\n"
+        "def say(lease): release(lease); print(storage.read_bytes('mem://bucket/output/.lock').decode())\n"
+        "lock.Lease.release = say\n"
+        f"with lock.writer_lock('mem://bucket/output'): {AT_WORK}"
     )
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 143
-    assert printed == "deleted ['mem://bucket/output/.lock']\n"
+    assert json.loads(printed)["released"] is True
 
 
 def test_what_cannot_be_undone_is_said_even_where_standard_error_is_turned_away() -> None:

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from imgindex import lock, storage
-from imgindex.errors import OutputError
+from imgindex import lock, objects, storage
+from imgindex.errors import OutputError, SupersededError
 from imgindex.lock import writer_lock
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "_SETTLE_SECONDS", 0.01)
+    monkeypatch.setattr(objects, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 6.0)  # of which a watcher waits a twelfth for a living holder
 
 
 def test_the_second_writer_is_refused_and_the_next_one_is_not(place: str) -> None:
@@ -56,34 +57,100 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
 
 
 def lease(output: str, renewed: float) -> None:
-    content = {"owner": "other", "host": "there", "pid": 7, "since": renewed, "renewed": renewed}
+    content = {"owner": "other", "host": "there", "pid": 7, "since": 1e9, "renewed": renewed}
     storage.write_bytes(f"{output}/.lock", json.dumps(content).encode())
 
 
-def test_a_lease_that_is_not_renewed_lapses(memory: object) -> None:
-    output = "mem://bucket/out"
-    lease(output, time.time() - lock.LEASE_SECONDS / 2)
-    with pytest.raises(OutputError, match="process 7 on there"), writer_lock(output):
+@pytest.mark.parametrize("clock", [-1e6, 0, 1e6])
+def test_a_lease_that_is_not_renewed_lapses_whatever_its_holder_thought_the_time_was(
+    clock: float, memory: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.1)
+    lease("mem://bucket/out", time.time() + clock)
+    with writer_lock("mem://bucket/out"):
         pass
-    lease(output, time.time() - lock.LEASE_SECONDS - 1)
-    with writer_lock(output):
+
+
+@pytest.mark.parametrize("clock", [-1e6, 0, 1e6])
+def test_a_lease_that_is_renewed_holds_whatever_its_holder_thinks_the_time_is(
+    clock: float, memory: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output, renewals = "mem://bucket/out", iter(range(10))
+    lease(output, time.time() + clock)
+    monkeypatch.setattr(lock.time, "sleep", lambda _: lease(output, time.time() + clock + next(renewals)))
+    with pytest.raises(OutputError, match="process 7 on there since 2001"), writer_lock(output):
         pass
 
 
 def test_a_lease_is_renewed_while_it_is_held(memory: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.2)
     with writer_lock("mem://bucket/out"):
-        for _ in range(5):
-            time.sleep(0.1)
+        for _ in range(3):
             with pytest.raises(OutputError, match="is being written"), writer_lock("mem://bucket/out"):
                 pass
+
+
+def test_a_holder_that_was_away_too_long_neither_renews_nor_releases_what_another_has(
+    memory: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    output = "mem://bucket/out"
+    holder = lock.Lease(f"{output}/.lock", {"owner": "me", "host": "here", "pid": 1, "since": 1e9})
+    holder.take()
+    lease(output, time.time())
+    before = storage.read_bytes(f"{output}/.lock")
+    assert not holder.renew()
+    holder.release()
+    assert storage.read_bytes(f"{output}/.lock") == before
+
+
+def test_a_claim_tells_who_has_taken_over(place: str) -> None:
+    with writer_lock(place) as claim:
+        claim.check()
+        lease(place, time.time())
+        with pytest.raises(SupersededError, match=rf"process 7 on there took over {place} at 2001-09"):
+            claim.check()
+        storage.delete(f"{place}/.lock")
+        with pytest.raises(SupersededError, match=r"\.lock is gone"):
+            claim.check()
+
+
+def test_a_job_that_goes_on_without_the_build_that_started_it_has_no_claim(place: str) -> None:
+    with writer_lock(place) as claim:
+        pass
+    with pytest.raises(SupersededError, match="the build that started this job has ended"):
+        claim.check()
+
+
+def test_a_job_whose_launcher_was_killed_has_a_claim_until_another_writer_comes(tmp_path: Path) -> None:
+    script = (
+        "import dataclasses, json, os, sys\nfrom imgindex.lock import writer_lock\n"
+        "with writer_lock(sys.argv[1]) as claim:\n"
+        "    print(json.dumps(dataclasses.asdict(claim)), flush=True)\n    os._exit(9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
+    claim = lock.Claim(**json.loads(done.stdout))
+    claim.check()
+    with writer_lock(str(tmp_path)), pytest.raises(SupersededError, match=rf"took over {tmp_path}"):
+        claim.check()
+
+
+def test_a_lock_that_cannot_be_given_back_is_no_failure_of_what_was_done(
+    place: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_: object) -> None:
+        raise OutputError("cannot write .lock: Input/output error")
+
+    with writer_lock(place):
+        monkeypatch.setattr(storage, "replace_version", fail)
+        monkeypatch.setattr("os.fsync", fail)
+    assert "could not give back" in caplog.text
+    assert "Input/output error" in caplog.text
 
 
 def test_of_two_that_take_a_lease_at_once_one_gets_it(
     memory: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = "mem://bucket/out"
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: lease(output, time.time()))
+    monkeypatch.setattr(objects.time, "sleep", lambda seconds: lease(output, time.time()))
     with pytest.raises(OutputError, match="process 7 on there"), writer_lock(output):
         pass
 

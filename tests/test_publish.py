@@ -1,8 +1,10 @@
 """Publishing: what a generation consists of, and the checks without which none goes live."""
 
+import contextlib
 import hashlib
 import json
 import re
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -21,10 +23,21 @@ from imgindex.errors import (
     InputError,
     OutputError,
     PublishRefusedError,
+    SupersededError,
 )
 from imgindex.failure_lists import list_of, write_list
 from imgindex.failures import fingerprint
-from imgindex.generation import Output, current_name, generation_names, new_name, publish, read_manifest
+from imgindex.generation import (
+    Output,
+    current_name,
+    delete_unfinished,
+    generation_names,
+    mark_detached,
+    new_name,
+    publish,
+    read_manifest,
+)
+from imgindex.lock import writer_lock
 from imgindex.models.annoy_index import EFFORTS
 from imgindex.models.drift import Verdict
 from imgindex.models.engines import EngineChoice
@@ -487,7 +500,7 @@ def test_a_manifest_that_is_longer_than_is_read_is_not_published(
     before = publish_before(place, 100)
     monkeypatch.setattr(manifest, "MAX_BYTES", 1000)
     with pytest.raises(PublishRefusedError, match=r"more than the 1000 that are read"):
-        run(plan_of(place), 100, 0, shards_of(100))
+        run(plan_of(place, before), 100, 0, shards_of(100))
     assert current_name(Output(place)) == before
 
 
@@ -514,18 +527,138 @@ def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.
     written = []
     write_bytes = storage.write_bytes
 
-    def record(path: str, data: bytes) -> None:
-        written.append(path)
+    def record(path: str, data: bytes, version: str | None = None) -> None:
+        if path not in written:
+            written.append(path)
         if path.endswith("CURRENT"):
             raise OutputError("the disk is full")
         write_bytes(path, data)
 
     monkeypatch.setattr(storage, "write_bytes", record)
+    monkeypatch.setattr(storage, "replace_version", record)
     name = new_name("next")
     with pytest.raises(OutputError, match="full"):
         publish(Output(place), name, {**read_manifest(Output(place)), "generation": name})
     assert written == [Output(place).manifest(name), Output(place).current]
     assert current_name(Output(place)) == before
+
+
+def whole(plan: Plan) -> bool:
+    """Whether the live generation is that of `plan` and lacks no file."""
+    manifest = read_manifest(plan.output)
+    files = [storage.join(plan.directory, file["path"]) for file in manifest["files"]]
+    return manifest["generation"] == plan.generation and all(storage.exists(file) for file in files)
+
+
+class TestASupersededBuild:
+    """It ends without publishing, and what is live stays so and whole."""
+
+    @pytest.fixture(autouse=True)
+    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("imgindex.objects.SETTLE_SECONDS", 0)
+
+    def refused(self, plan: Plan, match: str) -> None:
+        with pytest.raises(SupersededError, match=match) as caught:
+            run(plan, 100, 0, shards_of(100))
+        assert caught.value.exit_code == 3
+        assert not storage.exists(plan.output.manifest(plan.generation))
+
+    def test_when_another_has_published(self, place: str) -> None:
+        before = publish_before(place, 100)
+        late = plan_of(place, before)
+        first = plan_of(place, before)
+        run(first, 100, 0, shards_of(100))
+        self.refused(late, rf"{first.generation} is live in {place} where {before} was")
+        assert whole(first)
+
+    def test_when_another_has_published_the_first_generation(self, place: str) -> None:
+        late = plan_of(place)
+        first = plan_of(place)
+        run(first, 100, 0, shards_of(100))
+        self.refused(late, rf"{first.generation} is live in {place} where nothing was")
+        assert whole(first)
+
+    def test_when_another_has_taken_the_output_over(self, place: str) -> None:
+        with writer_lock(place) as claim:
+            late = replace(plan_of(place), claim=claim)
+            holder = {"owner": "other", "host": "there", "pid": 7, "since": 1e9, "renewed": 1e9}
+            storage.write_bytes(f"{place}/.lock", json.dumps(holder).encode())
+            self.refused(late, "process 7 on there took over")
+        assert current_name(Output(place)) is None
+
+    def test_when_another_publishes_while_the_manifest_is_written(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late, first = plan_of(place), plan_of(place)
+        write_bytes = storage.write_bytes
+
+        def meanwhile(path: str, data: bytes) -> None:
+            write_bytes(path, data)
+            if path == late.output.manifest(late.generation):
+                run(first, 100, 0, shards_of(100))
+
+        monkeypatch.setattr(storage, "write_bytes", meanwhile)
+        self.refused(late, f"{first.generation} is live")
+        assert whole(first)
+
+    def test_when_another_publishes_after_the_last_look(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        late, first = plan_of(place), plan_of(place)
+        replace_version = storage.replace_version
+
+        def meanwhile(path: str, data: bytes, version: str | None) -> str | None:
+            if data.startswith(late.generation.encode()):
+                run(first, 100, 0, shards_of(100))
+            return replace_version(path, data, version)
+
+        monkeypatch.setattr(storage, "replace_version", meanwhile)
+        monkeypatch.setattr("imgindex.interrupt.switching", contextlib.nullcontext)  # of another process
+        self.refused(late, "in the same moment")
+        assert whole(first)
+
+    def test_when_its_last_step_is_tried_again_after_another_has_published(self, place: str) -> None:
+        plan = plan_of(place)
+        manifest = run(plan, 100, 0, shards_of(100))
+        assert (
+            run(plan, 100, 0, shards_of(100)) == manifest
+        )  # as a runner may, when it has not heard of the first
+        later = plan_of(place, plan.generation)
+        run(later, 100, 0, shards_of(100))
+        with pytest.raises(SupersededError):
+            run(plan, 100, 0, shards_of(100))
+        assert whole(later)
+        assert read_manifest(plan.output, plan.generation) == manifest
+
+
+class TestUnfinishedGenerations:
+    """What a build deletes of those before it."""
+
+    def unfinished(self, place: str, name: str) -> str:
+        path = f"{Output(place).generation(name)}/index/index-00000-of-00001.ann"
+        storage.write_bytes(path, b"half")
+        return path
+
+    def test_on_a_local_filesystem_builds_die_with_their_lock(self, tmp_path: Path) -> None:
+        path = self.unfinished(str(tmp_path), new_name("x"))
+        delete_unfinished(Output(str(tmp_path)), time.time())
+        assert not Path(path).exists()
+
+    @pytest.mark.parametrize(("hours", "stays"), [(23, True), (25, False)])
+    def test_jobs_may_outlive_it(self, hours: float, stays: bool, tmp_path: Path) -> None:
+        name = new_name("x")
+        path = self.unfinished(str(tmp_path), name)
+        mark_detached(Output(str(tmp_path)), name)
+        delete_unfinished(Output(str(tmp_path)), time.time() + hours * 3600)
+        assert Path(path).exists() == stays
+
+    @pytest.mark.parametrize(("hours", "stays"), [(23, True), (25, False)])
+    def test_on_an_object_store_requests_may_arrive_late(
+        self, hours: float, stays: bool, memory: dict[str, tuple[bytes, float]]
+    ) -> None:
+        path = self.unfinished("mem://bucket/out", new_name("x"))
+        delete_unfinished(Output("mem://bucket/out"), memory[path][1] + hours * 3600)
+        assert (path in memory) == stays
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,11 @@ def test_an_unknown_check(folder: Path) -> None:
     assert main(["build", *arguments]) == 2
 
 
+def test_an_output_on_hdfs_is_refused_before_any_work(folder: Path) -> None:
+    with pytest.raises(UsageError, match=r"cannot replace a file on HDFS.* choose a local directory, s3://"):
+        imgindex.build(config_of(folder, output="hdfs://server:8020/index"))
+
+
 def test_two_builds_at_once(folder: Path) -> None:
     with (
         writer_lock(str(folder / "index")),
@@ -262,7 +267,7 @@ def test_a_reader_sees_whole_generations_through_publishes_and_prunes(
 def test_another_filesystem_without_rename_or_locks(
     folder: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgindex.lock._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("imgindex.objects.SETTLE_SECONDS", 0)
     config = config_of(folder, output="mem://bucket/index")
     first = imgindex.build(config)
     assert not refresh(config).published
@@ -276,7 +281,8 @@ def test_another_filesystem_without_rename_or_locks(
     pruned = prune("mem://bucket/index", keep=1, grace_seconds=0)
     assert pruned.generations == (first["generation"],)
     assert not refresh(config).published
-    assert [path for path in memory if ".lock" in path or "parts" in path] == []
+    assert [path for path in memory if "parts" in path] == []
+    assert json.loads(memory["mem://bucket/index/.lock"][0])["released"] is True
 
 
 @pytest.mark.long

@@ -1,9 +1,13 @@
 """Builds from and to S3, as moto's server speaks it. `make test-integration` installs what they need."""
 
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from object_stores import ObjectStoreTests, built, local, s3_server
+
+from imgindex import lock, objects, storage
 
 pytestmark = pytest.mark.integration
 
@@ -35,8 +39,6 @@ class TestS3(ObjectStoreTests):
     def test_current_is_replaced_by_one_request(self, built: Any, monkeypatch: pytest.MonkeyPatch) -> None:
         from botocore.client import BaseClient
 
-        from imgindex import storage
-
         asked = []
         call = BaseClient._make_api_call
 
@@ -49,3 +51,49 @@ class TestS3(ObjectStoreTests):
         asked.clear()
         storage.write_bytes(f"{built.output}/CURRENT", current)
         assert asked == [("PutObject", "out/index/CURRENT")]
+
+    def test_uploads_that_killed_builds_left_are_aborted_and_no_others(self, bucket: str) -> None:
+        import boto3
+
+        from imgindex.generation import Output, delete_unfinished
+
+        client = boto3.client("s3")
+
+        def unfinished() -> list[str]:
+            listed = client.list_multipart_uploads(Bucket="photos").get("Uploads", ())
+            return sorted(upload["Key"] for upload in listed)
+
+        spec, name = "store/0123", "generations/20260101T000000Z-01234567"
+        ours = [f"{spec}/chunk-{'0' * 32}.parquet", f"{name}/index/index-00000-of-00001.ann"]
+        theirs = [f"{spec}/backup.tar", f"{name}/notes.txt", "video.mp4", "generations/x/index/index.ann"]
+        for key in ours + theirs:
+            client.create_multipart_upload(Bucket="photos", Key=f"out/aborted/{key}")
+        client.create_multipart_upload(Bucket="photos", Key=f"out/other/{ours[0]}")
+        before = unfinished()
+        # moto's uploads all began in November 2010.
+        delete_unfinished(Output(f"{bucket}/out/aborted"), 1.2e9)
+        assert unfinished() == before
+        delete_unfinished(Output(f"{bucket}/out/aborted"), time.time())
+        assert unfinished() == [key for key in before if key.removeprefix("out/aborted/") not in ours]
+
+    def test_a_server_without_conditional_writes_is_noticed(
+        self, bucket: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        from moto.s3.responses import S3Response
+
+        put_object = S3Response.put_object
+
+        def put(response: Any) -> Any:
+            response.headers = {
+                name: value for name, value in response.headers.items() if not name.startswith("If-")
+            }
+            return put_object(response)
+
+        monkeypatch.setattr(S3Response, "put_object", put)
+        monkeypatch.setitem(objects._KEPT, "s3", SimpleNamespace())
+        with lock.writer_lock(f"{bucket}/out/unconditional"):
+            names = [found.path for found in storage.each_object(f"{bucket}/out/unconditional")]
+        assert names == [f"{bucket}/out/unconditional/.lock"]
+        assert "the server of s3://photos has no conditional writes" in caplog.text
+        path = f"{bucket}/out/unconditional/.lock"
+        assert storage.replace_version(path, b"other", None) is None

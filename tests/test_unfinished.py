@@ -1,6 +1,7 @@
 """What builds that died have left, and what merely looks like it: only the former is deleted."""
 
 import ast
+import time
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_files_in_the_making_go_where_a_build_writes_them(output: Path) -> None:
     before = sorted(output.rglob("*"))
     for path in partials:
         path.write_bytes(b"half")
-    delete_unfinished(Output(str(output)))
+    delete_unfinished(Output(str(output)), time.time())
     assert sorted(output.rglob("*")) == before
 
 
@@ -62,7 +63,7 @@ def test_files_of_other_people_stay_whatever_they_end_in(output: Path) -> None:
         path.write_bytes(b"mine")
     folder = output / f".CURRENT.{HEX[::-1]}.partial"
     folder.mkdir()
-    delete_unfinished(Output(str(output)))
+    delete_unfinished(Output(str(output)), time.time())
     assert [path for path in theirs if not path.exists()] == []
     assert folder.is_dir()
 
@@ -78,7 +79,7 @@ def test_a_generation_whose_manifest_cannot_be_looked_at_is_not_deleted(output: 
     (directory / "manifest.json").rename(directory / "elsewhere")
     no_answer(directory / "manifest.json")
     with pytest.raises(OutputError, match=r"cannot look at .*manifest\.json"):
-        delete_unfinished(Output(str(output)))
+        delete_unfinished(Output(str(output)), time.time())
     with pytest.raises(OutputError, match=r"cannot look at .*manifest\.json"):
         prune(str(output), keep=1, grace_seconds=0)
     assert (directory / "index" / INDEX).is_file()

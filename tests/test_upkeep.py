@@ -20,7 +20,7 @@ from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError, OutputError, UsageError
 from imgindex.failure_lists import write_list
 from imgindex.generation import Output, current_name, generation_names, make_current, publish
-from imgindex.lock import writer_lock
+from imgindex.lock import Claim, writer_lock
 from imgindex.models.pca import Moments, fit_basis, normalize
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
 from imgindex.shards import write_shard
@@ -32,7 +32,7 @@ LONG_AGO = "20200101T00000{}Z-01234567"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgindex.lock._SETTLE_SECONDS", 0)
+    monkeypatch.setattr("imgindex.objects.SETTLE_SECONDS", 0)
 
 
 def keep(output: str, spec: str, uris: str, version: str = "1") -> tuple[StoredImage, ...]:
@@ -249,10 +249,10 @@ def lock_that_waits_for(monkeypatch: pytest.MonkeyPatch, change: Callable[[], No
     """Has `change` happen to the output just before the lock is taken, as by another process."""
 
     @contextlib.contextmanager
-    def lock(output: str) -> Iterator[None]:
+    def lock(output: str) -> Iterator[Claim]:
         change()
-        with writer_lock(output):
-            yield
+        with writer_lock(output) as claim:
+            yield claim
 
     monkeypatch.setattr(upkeep, "writer_lock", lock)
 
