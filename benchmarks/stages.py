@@ -18,7 +18,8 @@ from threadpoolctl import threadpool_limits
 from imgindex import store
 from imgindex.config import IndexConfig
 from imgindex.listing import list_images
-from imgindex.models.pca import Moments, fit_basis, normalize
+from imgindex.models.moments import Moments
+from imgindex.models.pca import fit_basis, normalize
 from imgindex.parts import Parts, PartWriter
 from imgindex.records import ImageFile, ImageRow, VectorRows
 from imgindex.shards import write_shard
@@ -53,7 +54,8 @@ def joins(folder: Path) -> float:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from imgindex.delta import CompareGenerations, DiffAgainstStore
+    from imgindex.comparison import CompareGenerations
+    from imgindex.delta import DiffAgainstStore
 
     def uri(number: int) -> str:
         return f"{number % 997:03}/{number:09}.jpg"

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from imgindex.comparison import CompareGenerations, GroupByChunk
     from imgindex.config import (
         BackboneConfig,
         Config,
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
         PublishConfig,
         load_config,
     )
-    from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+    from imgindex.delta import DiffAgainstStore
     from imgindex.errors import ImgindexError
     from imgindex.fitting import FitPca
     from imgindex.inputs import ListImages

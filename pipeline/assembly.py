@@ -7,7 +7,8 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
 from imgindex import storage
-from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.comparison import CompareGenerations, GroupByChunk
+from imgindex.delta import DiffAgainstStore
 from imgindex.failure_lists import list_count_of
 from imgindex.failures import fingerprint
 from imgindex.fitting import FitPca

@@ -1,9 +1,9 @@
-"""What has changed: a listing against the store, and what is to be indexed against the live generation."""
+"""What has changed: a listing against the store."""
 
 import logging
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -15,30 +15,21 @@ from apache_beam.transforms.window import GlobalWindows
 from imgindex import chunks, failures, store
 from imgindex.config import ImagesConfig
 from imgindex.errors import DamagedError, MismatchError
+from imgindex.join import JoinBy, Joined, in_elements, left, right, uri_bucket
 from imgindex.loading import hashed
 from imgindex.metrics import count_failure
 from imgindex.models.resources import available_cores
-from imgindex.opened import read_digests
 from imgindex.records import (
     JOIN_BUCKETS,
     EmbeddedUnit,
     Failure,
     ImageFile,
-    IndexedImage,
     KnownFailure,
     StoredImage,
-    Tally,
-    WrittenFile,
     bucket_of,
 )
 
 logger = logging.getLogger(__name__)
-
-# Images that wait to be shuffled, in a worker: a bundle may be the whole listing.
-_WAITING_IMAGES = 65_536
-
-# Images in one element that a join gives.
-_ELEMENT_IMAGES = 4096
 
 # Images that are hashed together, and again when a worker dies.
 _UNIT_IMAGES = 512
@@ -96,13 +87,13 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         stored = keys.stored
         diff = (
             (files, stored)
-            | "JoinByUri" >> _JoinBy(_uri_bucket)
+            | "JoinByUri" >> JoinBy(uri_bucket)
             | "Diff"
             >> beam.FlatMap(_diff_bucket, self.rehash).with_outputs("found", "failed", main="missing")
         )
         by_size = (
             (diff.missing, stored)
-            | "JoinBySize" >> _JoinBy(_size_bucket)
+            | "JoinBySize" >> JoinBy(_size_bucket)
             | "FindSuspects" >> beam.FlatMap(_find_suspects).with_outputs("suspects", "twins", main="fresh")
         )
         digests = (
@@ -116,7 +107,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         )
         matched = (
             (digests.hashed, by_size.twins)
-            | "JoinByDigest" >> _JoinBy(_digest_bucket)
+            | "JoinByDigest" >> JoinBy(_digest_bucket)
             | "MatchDigests" >> beam.FlatMap(_match_digests).with_outputs("copies", "bad", main="leaders")
         )
         copied = (
@@ -176,10 +167,6 @@ def _images_and_failures(stored: Iterable[_Stored]) -> tuple[list[StoredImage], 
     return images, known
 
 
-def _uri_bucket(image: ImageFile | _Stored | IndexedImage) -> int:
-    return bucket_of(image.uri, JOIN_BUCKETS)
-
-
 def _size_bucket(image: ImageFile | _Stored) -> int:
     return bucket_of(str(image.size), JOIN_BUCKETS)
 
@@ -188,69 +175,9 @@ def _digest_bucket(image: ImageFile | _Stored) -> int:
     return bucket_of(str(image.sha256), JOIN_BUCKETS)
 
 
-# A bucket, and what of one side falls into it: 0 is the left side, 1 the right.
-_Batch = tuple[int, tuple[int, list[Any]]]
-# A bucket, and all that falls into it.
-_Joined = tuple[int, Iterable[tuple[int, list[Any]]]]
-
-
-@dataclass
-class _JoinBy(beam.PTransform):  # type: ignore[misc]
-    """Joins two PCollections by bucket: CoGroupByKey of batches, in a third of its steps."""
-
-    bucket: Callable[[Any], int]
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, sides: tuple[Any, Any]) -> Any:
-        left, right = sides
-        return (
-            left | "GatherLeft" >> beam.ParDo(_GatherBy(self.bucket, 0)),
-            right | "GatherRight" >> beam.ParDo(_GatherBy(self.bucket, 1)),
-        ) | "FlattenSides" >> beam.Flatten() | "GroupByBucket" >> beam.GroupByKey()  # fmt: skip
-
-
-@beam.typehints.with_output_types(tuple[int, Any])  # a key whose coder every runner knows
-class _GatherBy(beam.DoFn):  # type: ignore[misc]
-    """Gathers a bundle's elements by bucket, so that they are shuffled in batches."""
-
-    def __init__(self, bucket: Callable[[Any], int], side: int) -> None:
-        self._bucket = bucket
-        self._side = side
-
-    def start_bundle(self) -> None:
-        self._buckets: dict[int, list[Any]] = defaultdict(list)
-        self._waiting = 0
-
-    def process(self, element: Any) -> Iterator[_Batch]:
-        self._buckets[self._bucket(element)].append(element)
-        self._waiting += 1
-        if self._waiting == _WAITING_IMAGES:
-            yield from self._flush()
-
-    def finish_bundle(self) -> Iterator[Any]:
-        for batch in self._flush():
-            yield GlobalWindows.windowed_value(batch)
-
-    def _flush(self) -> Iterator[_Batch]:
-        for bucket, elements in self._buckets.items():
-            yield bucket, (self._side, elements)
-        self._buckets.clear()
-        self._waiting = 0
-
-
-def _left(joined: _Joined) -> Iterator[Any]:
-    return (element for side, batch in joined[1] if side == 0 for element in batch)
-
-
-def _right(joined: _Joined) -> Iterator[Any]:
-    return (element for side, batch in joined[1] if side == 1 for element in batch)
-
-
-def _diff_bucket(joined: _Joined, rehash: bool) -> Iterator[Any]:
-    files, repeated = each_uri_once(_left(joined))
-    images, known = _images_and_failures(_right(joined))
+def _diff_bucket(joined: Joined, rehash: bool) -> Iterator[Any]:
+    files, repeated = each_uri_once(left(joined))
+    images, known = _images_and_failures(right(joined))
     known = [failed for failed in known if failures.is_final(failed)]
     certain, doubtful = _doubtful(files, [*images, *known], rehash)
     missing, found = store.diff(certain, images)
@@ -259,7 +186,7 @@ def _diff_bucket(joined: _Joined, rehash: bool) -> Iterator[Any]:
     yield from doubtful
     for failure in (*failed, *repeated):
         yield TaggedOutput("failed", failure)
-    for some in _in_elements(found):
+    for some in in_elements(found):
         yield TaggedOutput("found", some)
 
 
@@ -312,22 +239,18 @@ def _rank(stored: _Stored) -> tuple[Any, ...]:
     return 1, *failures.order(stored)
 
 
-def _in_elements(images: list[StoredImage]) -> Iterator[list[StoredImage]]:
-    return (images[start : start + _ELEMENT_IMAGES] for start in range(0, len(images), _ELEMENT_IMAGES))
-
-
-def _find_suspects(joined: _Joined) -> Iterator[Any]:
+def _find_suspects(joined: Joined) -> Iterator[Any]:
     """Files of a size that no other image has are fresh; the rest may be copies.
 
     Of what is joined only sizes are held: all images of a collection may have the same.
     """
-    count_of = Counter(file.size for file in _left(joined))
+    count_of = Counter(file.size for file in left(joined))
     partners = set()
-    for image in _right(joined):
+    for image in right(joined):
         if image.size in count_of:
             partners.add(image.size)
             yield TaggedOutput("twins", image)
-    for file in _left(joined):
+    for file in left(joined):
         suspicious = count_of[file.size] > 1 or file.size in partners
         yield TaggedOutput("suspects", file) if suspicious else file
 
@@ -351,15 +274,15 @@ def _hash_files(files: Sequence[ImageFile], limits: ImagesConfig, threads: int |
         yield TaggedOutput("confirmed", confirmed)
 
 
-def _match_digests(joined: _Joined) -> Iterator[Any]:
+def _match_digests(joined: Joined) -> Iterator[Any]:
     """Files of the same bytes: copies of a stored or a bad image, or one to embed with others as duplicates.
 
     Of each digest little is held, for all files of a collection may have the same.
     """
-    digests = {file.sha256 for file in _left(joined)}
+    digests = {file.sha256 for file in left(joined)}
     twins: dict[str | None, _Stored] = {}
     tries: dict[str | None, int] = {}
-    for twin in _right(joined):
+    for twin in right(joined):
         digest = twin.sha256
         if digest not in digests:
             continue
@@ -369,7 +292,7 @@ def _match_digests(joined: _Joined) -> Iterator[Any]:
             # Any twin would do; the choice must not depend on the order in which they come.
             twins[digest] = min(twin, twins.get(digest, twin), key=_rank)
     same: dict[str | None, list[ImageFile]] = defaultdict(list)
-    for file in _left(joined):
+    for file in left(joined):
         digest = file.sha256
         match twins.get(digest):
             case StoredImage() as image:
@@ -416,86 +339,3 @@ def _remember(known: Sequence[KnownFailure], directory: str) -> Iterator[Failure
     """Has the store know files under their own names as it knows bad ones of the same bytes."""
     failures.write(directory, known)
     return (failed.failure for failed in known)
-
-
-@dataclass
-class CompareGenerations(beam.PTransform):  # type: ignore[misc]
-    """Compares lists of `StoredImage`s that are to be indexed with the generation that `metadata` describes.
-
-    Gives ``counts``, a PCollection of `Tally`s of added, changed, removed and unchanged images, and
-    ``news``, one of lists of the `StoredImage`s that are added or changed.
-    """
-
-    metadata: Sequence[WrittenFile]  # the generation's metadata shards, with their whole paths
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, held: Any) -> Any:
-        """Applies the transform."""
-        before = (
-            held.pipeline
-            # Spreads them over workers where there are several.
-            | "LocateShards" >> beam.Create(list(self.metadata))
-            | "ReadDigests" >> beam.FlatMap(_read_digests)
-        )
-        now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
-        return (
-            (before, now)
-            | "JoinByUri" >> _JoinBy(_uri_bucket)
-            | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("news", main="counts")
-        )
-
-
-def _read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
-    """What a metadata shard holds; of one that is damaged nothing, so that its images count as added."""
-    try:
-        yield from read_digests(metadata)
-    except DamagedError as error:
-        logger.warning("%s: its images count as added", error)
-
-
-def _compare_bucket(joined: _Joined) -> Iterator[Any]:
-    before = dict(_left(joined))
-    counts = dict.fromkeys(("added", "changed", "removed", "unchanged"), 0)
-    news = []
-    kept = 0
-    for image in _right(joined):
-        digest = before.get(image.uri)
-        kind = "added" if digest is None else "unchanged" if digest == image.sha256 else "changed"
-        counts[kind] += 1
-        kept += kind != "added"
-        if kind != "unchanged":
-            news.append(image)
-    counts["removed"] = len(before) - kept
-    for some in _in_elements(news):
-        yield TaggedOutput("news", some)
-    yield Tally(counts)
-
-
-@dataclass
-class GroupByChunk(beam.PTransform):  # type: ignore[misc]
-    """Turns lists of `StoredImage`s into ``(chunk, rows)``, each chunk once."""
-
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, held: Any) -> Any:
-        """Applies the transform."""
-        return (
-            held
-            | "SplitByChunk" >> beam.FlatMap(_rows_by_chunk)
-            | "GroupRows" >> beam.GroupByKey()
-            | "SortRows" >> beam.MapTuple(_sorted_rows)
-        )
-
-
-def _rows_by_chunk(images: Iterable[StoredImage]) -> Iterable[tuple[str, list[int]]]:
-    rows: dict[str, list[int]] = defaultdict(list)
-    for image in images:
-        rows[image.chunk].append(image.row)
-    return rows.items()
-
-
-def _sorted_rows(chunk: str, parts: Iterable[list[int]]) -> tuple[str, list[int]]:
-    return chunk, sorted(row for rows in parts for row in rows)

@@ -12,7 +12,8 @@ from apache_beam.pvalue import AsList
 from apache_beam.transforms.window import GlobalWindows
 
 from imgindex.config import PcaConfig
-from imgindex.models.pca import Basis, Moments, MomentsBlock, fit_basis
+from imgindex.models.moments import Moments, MomentsBlock
+from imgindex.models.pca import Basis, fit_basis
 
 # Rows that are added to the moments at once: for fewer, matrix products run below their speed.
 _MOMENT_ROWS = 4096

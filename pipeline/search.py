@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,28 +12,24 @@ from typing import Any, Self, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from PIL import Image
 
 from imgindex import storage
 from imgindex.errors import DamagedError, InputError, OutputError, UsageError
 from imgindex.generation import Output, current_name, files_of, read_manifest
 from imgindex.listing import is_list
-from imgindex.members import read_image
 from imgindex.models.annoy_index import RECALL_K, first_items
 from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine, refuse_after_fork
 from imgindex.models.pca import Basis, normalize
-from imgindex.models.preprocess import DecodeError, decode, upright_rgb
 from imgindex.models.resources import available_cores
 from imgindex.models.similarity import cosine_similarity, rank
-from imgindex.names import name_of, uri_of
+from imgindex.names import name_of
 from imgindex.opened import OpenedShard, contents_of, open_shard, read_basis
+from imgindex.queries import Query, each_query, name_of_query, pixels_of
 from imgindex.uri_lists import is_whole
 
 Vectors = npt.NDArray[np.float32]
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
-
-Query = str | Path | Image.Image | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +133,10 @@ class Index:
           InputError: an image cannot be read.
         """
         opened = self._opened  # one for the whole search, whatever `refresh` does in another thread
-        queries = _queries(images)
+        queries = each_query(images)
         if not queries:
             return []
-        names = [_name(query) for query in queries]
+        names = [name_of_query(query) for query in queries]
         vectors = opened.vectors_of(queries)
         return opened.search_vectors(vectors, k, exact=exact, distinct=distinct, names=names)
 
@@ -347,11 +343,11 @@ class OpenGeneration:
         for start in range(0, len(images), self._engine.batch_size if images else 1):
             batch = images[start : start + self._engine.batch_size]
             size, color_profile = self._engine.image_size, self._color_profile
-            pixels = np.stack([_pixels(queries[n], size, color_profile) for n in batch])
+            pixels = np.stack([pixels_of(queries[n], size, color_profile) for n in batch])
             features, valid = normalize(embed_all(self._engine, pixels))
             if not valid.all():
                 query = queries[batch[int(np.argmin(valid))]]
-                raise InputError(f"query {_name(query)} has a feature without direction")
+                raise InputError(f"query {name_of_query(query)} has a feature without direction")
             vectors[batch] = self.basis.project(features)
         return vectors
 
@@ -386,48 +382,6 @@ class OpenGeneration:
         if engine.feature_dim != self.manifest["feature_dim"]:
             raise DamagedError(f"its manifest has features of {self.manifest['feature_dim']} values")
         return engine
-
-
-def _queries(images: Query | Sequence[Query]) -> list[Query]:
-    """One query or several as a list. Raises UsageError for what is none."""
-    if isinstance(images, str | Path | Image.Image | np.ndarray):
-        return [images]
-    several = isinstance(images, Iterable) and not isinstance(images, bytes | bytearray | memoryview)
-    queries: list[Any] = list(images) if several else [images]
-    for query in queries:
-        if not isinstance(query, str | Path | Image.Image | np.ndarray):
-            raise UsageError(
-                f"a query must be the path of an image, a PIL image or an array, got {type(query).__name__}; "
-                "give the bytes of a file as PIL.Image.open(io.BytesIO(data))"
-            )
-    return queries
-
-
-def _name(query: Query) -> str:
-    return uri_of(str(query)) if isinstance(query, str | Path) else type(query).__name__
-
-
-def _pixels(query: Query, size: tuple[int, int], color_profile: str) -> npt.NDArray[np.uint8]:
-    """The query image as the backbone takes it, through the same `decode` as an indexed one."""
-    try:
-        if isinstance(query, str | Path):
-            return decode(read_image(str(query)), size, color_profile=color_profile).pixels
-        return upright_rgb(_as_image(query), size, color_profile)
-    except OSError as error:
-        raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
-    except DecodeError as error:
-        raise InputError(f"query {_name(query)}: {error.reason}: {error}") from error
-
-
-def _as_image(query: Image.Image | npt.NDArray[Any]) -> Image.Image:
-    if isinstance(query, Image.Image):
-        return query
-    if query.dtype != np.uint8 or query.ndim != 3 or query.shape[2] != 3:
-        raise UsageError(
-            "a query array must be an RGB image [height, width, 3] of uint8 or a vector [dims] of floats, "
-            f"got {query.dtype} {list(query.shape)}"
-        )
-    return Image.fromarray(query)
 
 
 def to_json(results: Sequence[Result]) -> str:

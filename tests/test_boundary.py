@@ -12,7 +12,7 @@ import pytest
 from imgindex.cli import main
 from imgindex.errors import InputError, MachineError, OutputError, UsageError, foreseen
 from imgindex.listing import list_images
-from imgindex.search import _queries
+from imgindex.queries import each_query
 
 # Runs `inspect`, whose work is replaced by a line of Python.
 SCRIPT = "import sys; from imgindex import cli, interrupt; cli._inspect = lambda known: {}; cli.run()"
@@ -111,7 +111,7 @@ def test_what_is_no_query(query: object) -> None:
     with pytest.raises(
         UsageError, match="a query must be the path of an image, a PIL image or an array, got"
     ):
-        _queries(query)  # type: ignore[arg-type]
+        each_query(query)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])

@@ -20,8 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex import delta, failures, storage, store, walking
+from imgindex.comparison import CompareGenerations, GroupByChunk
 from imgindex.config import ImagesConfig, IndexConfig
-from imgindex.delta import CompareGenerations, DiffAgainstStore, GroupByChunk
+from imgindex.delta import DiffAgainstStore
 from imgindex.errors import DamagedError, MachineError, OutputError
 from imgindex.models.pca import normalize
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, Tally, VectorRows

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex.models.drift import MIN_IMAGES, Residuals, judge, total_variance
-from imgindex.models.pca import Basis, Moments, fit_basis, normalize
+from imgindex.models.moments import Moments
+from imgindex.models.pca import Basis, fit_basis, normalize
 
 DIMS = 20
 

@@ -14,7 +14,8 @@ from hypothesis.extra.numpy import arrays
 from sklearn.decomposition import PCA
 
 from imgindex.errors import OutputError
-from imgindex.models.pca import Basis, Moments, fit_basis, normalize
+from imgindex.models.moments import Moments
+from imgindex.models.pca import Basis, fit_basis, normalize
 
 ARRAYS = ("mean", "components", "explained_variance", "explained_variance_ratio")
 UNIT = 2.0**-24  # float16 values are whole multiples of this

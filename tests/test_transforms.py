@@ -25,7 +25,8 @@ from imgindex.config import IndexConfig, PcaConfig
 from imgindex.fitting import FitPca
 from imgindex.inputs import ListImages
 from imgindex.models.engines import EngineChoice, embed_all, load_engine
-from imgindex.models.pca import Basis, Moments, fit_basis, normalize
+from imgindex.models.moments import Moments
+from imgindex.models.pca import Basis, fit_basis, normalize
 from imgindex.models.preprocess import decode
 from imgindex.progress import EMBEDDING
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, VectorRows, bucket_of

@@ -21,7 +21,8 @@ from imgindex.errors import DamagedError, OutputError, UsageError
 from imgindex.failure_lists import write_list
 from imgindex.generation import Output, current_name, generation_names, make_current, publish
 from imgindex.lock import Claim, writer_lock
-from imgindex.models.pca import Moments, fit_basis, normalize
+from imgindex.models.moments import Moments
+from imgindex.models.pca import fit_basis, normalize
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
 from imgindex.shards import write_shard
 from imgindex.upkeep import prune, rollback, verify
