@@ -6,7 +6,7 @@ from collections.abc import Iterable
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
-from imgindex import storage
+from imgindex import written_files
 from imgindex.comparison import CompareGenerations, GroupByChunk
 from imgindex.delta import DiffAgainstStore
 from imgindex.failure_lists import list_count_of
@@ -186,6 +186,6 @@ def _sum_residuals(residuals: Iterable[Residuals]) -> Residuals:
 
 
 def _write_basis(basis: Basis, directory: str) -> WrittenBasis:
-    file = storage.write_described(directory, "pca/basis.npz", basis.to_npz())
+    file = written_files.write_described(directory, "pca/basis.npz", basis.to_npz())
     ratio = float(basis.explained_variance_ratio.sum())
     return WrittenBasis(file, basis.feature_dim, basis.dims, ratio, time.time(), basis.cut, basis.scale_ratio)

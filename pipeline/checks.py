@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from imgindex import storage
+from imgindex import storage, written_files
 from imgindex.models.annoy_index import RECALL_K
 from imgindex.plan import Plan
 from imgindex.records import FailureList, ShardSummary, WrittenBasis
@@ -57,7 +57,7 @@ def _ledger(finished: Finished) -> str | None:
 def _files(finished: Finished) -> str | None:
     problems = [problem for shard in finished.shards for problem in shard.problems]
     problems += [problem for listed in finished.failures for problem in listed.problems]
-    fault = storage.fault_of(finished.plan.directory, finished.basis.file)
+    fault = written_files.fault_of(finished.plan.directory, finished.basis.file)
     problems += [] if fault is None else [fault]
     if not problems:
         return None

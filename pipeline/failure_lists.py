@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
-from imgindex import storage
+from imgindex import written_files
 from imgindex.errors import DamagedError
 from imgindex.records import Failure, FailureList, WrittenFile, bucket_of
 
@@ -37,15 +37,15 @@ def write_list(generation: str, number: int, list_count: int, failures: Iterable
     rows = sorted(failures, key=lambda row: (row.uri, row.stage, row.reason, row.message, row.sha256 or ""))
     lines = [json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows]
     path = f"failures/failures-{number:05}-of-{list_count:05}.jsonl"
-    file = storage.write_described(generation, path, "".join(lines).encode())
-    fault = storage.fault_of(generation, file)
+    file = written_files.write_described(generation, path, "".join(lines).encode())
+    fault = written_files.fault_of(generation, file)
     by_reason = Counter(f"{row.stage}/{row.reason}" for row in rows)
     return FailureList(file, dict(by_reason), () if fault is None else (fault,))
 
 
 def read_list(file: WrittenFile) -> Iterator[tuple[str, str | None]]:
     """The uri and SHA-256 of each failure in a list, whose path is whole. Raises DamagedError."""
-    data = storage.read_checked(file)
+    data = written_files.read_checked(file)
     try:
         for line in data.splitlines():
             row = json.loads(line)

@@ -11,7 +11,7 @@ from functools import partial
 from importlib import metadata
 from typing import Any
 
-from imgindex import interrupt, storage
+from imgindex import interrupt, storage, written_files
 from imgindex import manifest as manifests
 from imgindex.errors import DamagedError, OutputError, PublishRefusedError, SupersededError, UsageError
 from imgindex.records import WrittenFile
@@ -121,7 +121,7 @@ def files_of(output: Output, manifest: Mapping[str, Any]) -> dict[str, WrittenFi
     """The files of a generation, with their whole paths, by what its manifest calls them."""
     directory = output.generation(manifest["generation"])
     files = (WrittenFile(file["path"], file["size"], file["sha256"]) for file in manifest["files"])
-    return {file.path: storage.placed(directory, file) for file in files}
+    return {file.path: written_files.placed(directory, file) for file in files}
 
 
 def publish(

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from imgindex import storage
-from imgindex.objects import LAST, Found
+from imgindex.object_protocol import LAST, Found
 
 # Parts that are enough for some hundred workers; a part of 10**8 objects is some hundred requests then.
 PARTS = 256

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from imgindex import storage
+from imgindex import written_files
 from imgindex.models.resources import available_cores
 from imgindex.records import WrittenFile
 
@@ -22,7 +22,7 @@ def faults_in(
     """
     read = {*always, *due(files, budget, day)}
     with ThreadPoolExecutor(available_cores(), "check") as pool:
-        found = pool.map(lambda file: storage.fault_in(file, every_byte=file in read), files)
+        found = pool.map(lambda file: written_files.fault_in(file, every_byte=file in read), files)
         return {file.path: fault for file, fault in zip(files, found, strict=True) if fault is not None}
 
 

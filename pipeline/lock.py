@@ -28,7 +28,7 @@ from imgindex import storage
 from imgindex.background import beside
 from imgindex.errors import OutputError, SupersededError
 from imgindex.interrupt import undone
-from imgindex.objects import Versioned
+from imgindex.object_protocol import Versioned
 
 logger = logging.getLogger(__name__)
 

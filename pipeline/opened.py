@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from imgindex import storage, tables
+from imgindex import tables, written_files
 from imgindex.errors import DamagedError, MachineError, OutputError
 from imgindex.models.annoy_index import AnnoyShard, Metric
 from imgindex.models.pca import Basis
@@ -57,7 +57,7 @@ def open_shard(
 
     Raises DamagedError where the files are not those that were written, or not what they should hold.
     """
-    local = storage.localize_checked(index, folder, every_byte=not quick)
+    local = written_files.localize_checked(index, folder, every_byte=not quick)
     try:
         annoy = AnnoyShard(local, metric=metric, dims=dims, items=items)
         if not quick:
@@ -65,7 +65,7 @@ def open_shard(
     except OutputError as error:
         raise DamagedError(f"{index.path} is damaged: {error}") from error
     # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
-    with pa.memory_map(str(storage.localize_checked(metadata, folder))) as source:
+    with pa.memory_map(str(written_files.localize_checked(metadata, folder))) as source:
         table = _read(source, metadata, METADATA, items)
     if not np.array_equal(table["item"].to_numpy(), np.arange(items)):
         raise DamagedError(f"{metadata.path} is damaged: its rows are not in the order of the items")
@@ -74,7 +74,7 @@ def open_shard(
 
 def read_basis(file: WrittenFile) -> Basis:
     """The PCA basis in a file, whose path is whole. Raises DamagedError."""
-    data = storage.read_checked(file)
+    data = written_files.read_checked(file)
     try:
         return Basis.from_npz(data)
     except OutputError as error:
@@ -84,7 +84,7 @@ def read_basis(file: WrittenFile) -> Basis:
 def read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
     """The uri and SHA-256 of each image of a metadata shard, whose path is whole. Raises DamagedError."""
     columns = {name: METADATA[name] for name in ("uri", "sha256")}
-    table = _read(pa.BufferReader(storage.read_checked(metadata)), metadata, columns)
+    table = _read(pa.BufferReader(written_files.read_checked(metadata)), metadata, columns)
     for rows in table.to_batches(_BATCH_ROWS):
         yield from map(IndexedImage, rows["uri"].to_pylist(), rows["sha256"].to_pylist())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from imgindex import storage
+from imgindex import storage, written_files
 from imgindex.config import Config
 from imgindex.errors import DamagedError, InputError, UsageError
 from imgindex.generation import (
@@ -159,7 +159,7 @@ def _same_basis(output: Output, damaged: WrittenFile) -> WrittenFile | None:
             continue
         file = files_of(output, manifest)[manifest["basis"]]
         same = (file.size, file.sha256) == (damaged.size, damaged.sha256)
-        if same and storage.fault_in(file, every_byte=True) is None:
+        if same and written_files.fault_in(file, every_byte=True) is None:
             return file
     return None
 

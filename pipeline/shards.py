@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from imgindex import storage
+from imgindex import storage, written_files
 from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError
 from imgindex.models.annoy_index import (
@@ -92,12 +92,12 @@ def write_shard(
         else:
             trees = _fewest_nodes({trees: build(trees) for trees in AUTO_TREES}, config.target_recall)
         recalls = build(trees)
-        index = storage.describe(partial, index_path)
+        index = written_files.describe(partial, index_path)
     with storage.staged(storage.join(generation, metadata_path)) as partial:
         # An open file: Arrow would read a path that begins with ~ in its own way.
         with partial.open("wb") as file:
             pq.write_table(_metadata(images), file)
-        metadata = storage.describe(partial, metadata_path)
+        metadata = written_files.describe(partial, metadata_path)
     written = ShardSummary(
         index, metadata, len(items), trees, tuple(recalls), time.time(),
         distinct=len(np.unique(contents)), queries=len(recall_sample(contents)),
@@ -118,7 +118,7 @@ def _fewest_nodes(recalls: Mapping[int, Sequence[float]], target: float) -> int:
 def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric) -> list[str]:
     """What is wrong with a shard as it lies in the generation: its bytes, its items, its answers."""
     with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
-        index, metadata = (storage.placed(generation, file) for file in (shard.index, shard.metadata))
+        index, metadata = (written_files.placed(generation, file) for file in (shard.index, shard.metadata))
         try:
             opened = open_shard(
                 index, metadata, Path(folder), items=shard.items, dims=dims, metric=metric

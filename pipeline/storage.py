@@ -12,23 +12,17 @@ import re
 import shutil
 import stat
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from imgindex.errors import DamagedError, OutputError
-from imgindex.objects import LAST, Found, Page, Versioned, object_store
-from imgindex.records import WrittenFile
+from imgindex.object_protocol import LAST, Found, Page, Versioned
+from imgindex.objects import object_store
 from imgindex.retries import retried
 
 # Files in the making, of which nothing that reads an output looks at any.
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.partial")
-
-# What is copied from an object store is in memory in pieces of so many bytes, of so many files at once.
-_PIECE_BYTES = 8 << 20
-_DOWNLOADS = threading.BoundedSemaphore(8)
 
 # Files that are looked at to find the next folders: small, for those of a folder that is found are in vain.
 _FOLDER_PAGE = 50
@@ -49,7 +43,8 @@ class NotAFileError(OSError):
 
 
 @contextlib.contextmanager
-def _as_output_error(action: str, path: str) -> Iterator[None]:
+def as_output_error(action: str, path: str) -> Iterator[None]:
+    """Raises OutputError, which names `action` and `path`, for an OSError in the block."""
     try:
         yield
     except OSError as error:
@@ -120,32 +115,13 @@ def read_limited(path: str, limit: int) -> bytes:
 
 def read_written(path: str, limit: int) -> bytes:
     """The whole of a file that an output should hold, of at most `limit` bytes. Raises OutputError."""
-    with _as_output_error("read", path):
+    with as_output_error("read", path):
         try:
             return read_limited(path, limit)
         except OSError as error:
             if error.errno != errno.EFBIG:
                 raise
             raise DamagedError(f"{path} is damaged: {error.strerror}") from error
-
-
-def read_checked(file: WrittenFile) -> bytes:
-    """The bytes of a file, whose path is whole. Raises DamagedError where they are not what was written."""
-    try:
-        data = read_limited(file.path, file.size)
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if describe_bytes(data, file.path) != file:
-        raise _other_bytes(file)
-    return data
-
-
-def _unreadable(file: WrittenFile, error: OSError) -> DamagedError:
-    return DamagedError(f"{file.path} cannot be read: {error.strerror or error}")
-
-
-def _other_bytes(file: WrittenFile) -> DamagedError:
-    return DamagedError(f"{file.path} has other bytes than were written")
 
 
 def page(prefix: str, after: str = "", limit: int | None = None) -> Page:
@@ -186,7 +162,7 @@ def _find(path: str) -> Found | None:
 
 def exists(path: str) -> bool:
     """Whether there is a file, or on local filesystems a directory, at `path`. Raises OutputError."""
-    with _as_output_error("look at", path):
+    with as_output_error("look at", path):
         if not is_local(path):
             return retried(lambda: _find(path)) is not None
         # Path.exists also answers no where it could not look, and a build deletes what is not there whole.
@@ -199,13 +175,13 @@ def exists(path: str) -> bool:
 
 def modified(path: str) -> float:
     """When a file was last written, in seconds since the epoch. Raises OutputError."""
-    with _as_output_error("look at", path):
+    with as_output_error("look at", path):
         return Path(path).stat().st_mtime if is_local(path) else find(path).modified
 
 
 def list_names(directory: str, suffix: str) -> list[str]:
     """The names of the finished files in `directory` that end in `suffix`, sorted. Raises OutputError."""
-    with _as_output_error("list", directory):
+    with as_output_error("list", directory):
         if is_local(directory):
             names = [entry.name for entry in _entries(directory)]
         else:
@@ -219,7 +195,7 @@ def list_modified(directory: str) -> list[tuple[str, float]]:
 
     Raises OutputError.
     """
-    with _as_output_error("list", directory):
+    with as_output_error("list", directory):
         if is_local(directory):
             return [(entry.name, entry.stat().st_mtime) for entry in _entries(directory)]
         below = join(directory, "")
@@ -228,7 +204,7 @@ def list_modified(directory: str) -> list[tuple[str, float]]:
 
 def list_folders(directory: str) -> list[str]:
     """The names of the folders in `directory`, sorted. Raises OutputError."""
-    with _as_output_error("list", directory):
+    with as_output_error("list", directory):
         if is_local(directory):
             return sorted(entry.name for entry in _entries(directory) if entry.is_dir())
         return sorted(_remote_folders(join(directory, "")))
@@ -262,7 +238,7 @@ def staged(path: str) -> Iterator[Path]:
 
     Raises OutputError where `path` cannot be written.
     """
-    with _as_output_error("write", path):
+    with as_output_error("write", path):
         if is_local(path):
             target = Path(path)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -297,7 +273,7 @@ def read_versioned(path: str) -> Versioned | None:
 
     Raises OutputError.
     """
-    with _as_output_error("read", path):
+    with as_output_error("read", path):
         if not is_local(path):
             return retried(lambda: _read_versioned(path))
         try:
@@ -326,7 +302,7 @@ def replace_version(path: str, data: bytes, version: str | None) -> str | None:
             return None
         write_bytes(path, data)
         return hashlib.sha256(data).hexdigest()
-    with _as_output_error("write", path):
+    with as_output_error("write", path):
         replaced = retried(lambda: _replace_remotely(path, data, version))
     if replaced is None:
         # A first attempt may have arrived though its answer was lost: the next one finds what it wrote.
@@ -340,129 +316,9 @@ def _replace_remotely(path: str, data: bytes, version: str | None) -> str | None
         return store.replace(path, data, version)
 
 
-def describe(file: Path, path: str) -> WrittenFile:
-    """Size and SHA-256 of the local `file`, which a generation holds at `path`."""
-    with file.open("rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    return WrittenFile(path, file.stat().st_size, digest)
-
-
-def describe_bytes(data: bytes, path: str) -> WrittenFile:
-    """Size and SHA-256 of `data`, which a generation holds at `path`."""
-    return WrittenFile(path, len(data), hashlib.sha256(data).hexdigest())
-
-
-def placed(directory: str, file: WrittenFile) -> WrittenFile:
-    """`file` of a generation's `directory`, with its whole path."""
-    return replace(file, path=join(directory, file.path))
-
-
-def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
-    """Writes `data` to `path` in a generation's `directory` and describes it. Raises OutputError."""
-    write_bytes(join(directory, path), data)
-    return describe_bytes(data, path)
-
-
-def fault_of(directory: str, file: WrittenFile) -> str | None:
-    """What is wrong with a small file as it lies in a generation's `directory`; None where nothing is."""
-    try:
-        read_checked(placed(directory, file))
-    except DamagedError as error:
-        return str(error)
-    return None
-
-
-def fault_in(file: WrittenFile, *, every_byte: bool) -> str | None:
-    """What is wrong with a file, whose path is whole; None where nothing is. It is read in pieces.
-
-    Without `every_byte` only its size is compared. Raises OutputError where the file is there, as far as is
-    known, but cannot be read.
-    """
-    with _as_output_error("read", file.path):
-        try:
-            local = is_local(file.path)
-            size = Path(file.path).stat().st_size if local else find(file.path).size
-            if size != file.size:
-                return f"{file.path} has {size} bytes and not the {file.size} that were written"
-            if every_byte and _sha256(file.path, size) != file.sha256:
-                return str(_other_bytes(file))
-        except (FileNotFoundError, NotADirectoryError):
-            return f"{file.path} is not there"
-    return None
-
-
-def _sha256(path: str, size: int) -> str:
-    """The SHA-256 of the first `size` bytes of a file. Raises OSErrors."""
-    if is_local(path):
-        return describe(Path(path), path).sha256
-    digest = hashlib.sha256()
-
-    def read(start: int) -> bytes:
-        return retried(lambda: read_once(path, start, _PIECE_BYTES))
-
-    for start in range(0, size, _PIECE_BYTES):
-        digest.update(read(start))
-    return digest.hexdigest()
-
-
-def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True) -> Path:
-    """A local path with the bytes of `file`, whose path is whole: itself where it is local, else in `folder`.
-
-    Raises:
-      DamagedError: they are not those that were written. Without `every_byte` only the number of bytes of
-        a local file is looked at.
-      OutputError: there is no room for the copy.
-    """
-    if not is_local(file.path):
-        return _download_checked(file, folder)
-    local = Path(file.path)
-    try:
-        is_as_written = local.stat().st_size == file.size
-        if is_as_written and every_byte:
-            is_as_written = describe(local, file.path) == file
-    except OSError as error:
-        raise _unreadable(file, error) from error
-    if not is_as_written:
-        raise _other_bytes(file)
-    return local
-
-
-def _download_checked(file: WrittenFile, folder: Path) -> Path:
-    """Copies an object into `folder` piece by piece. Raises what `localize_checked` does."""
-    copy = folder / hashlib.sha256(file.path.encode()).hexdigest()
-    digest, size = hashlib.sha256(), 0
-    try:
-        with _DOWNLOADS, copy.open("wb") as opened:
-            # One byte more than there should be shows that there are others.
-            while size <= file.size:
-                wanted = min(_PIECE_BYTES, file.size + 1 - size)
-                piece = _read_piece(file, size, wanted)
-                opened.write(piece)
-                digest.update(piece)
-                size += len(piece)
-                if len(piece) < wanted:
-                    break
-    except OSError as error:
-        raise OutputError(
-            f"{file.path} cannot be copied to {folder}, which must hold its {file.size} bytes: "
-            f"{error.strerror or error}; TMPDIR can name another folder"
-        ) from error
-    if WrittenFile(file.path, size, digest.hexdigest()) != file:
-        copy.unlink()
-        raise _other_bytes(file)
-    return copy
-
-
-def _read_piece(file: WrittenFile, start: int, size: int) -> bytes:
-    try:
-        return retried(lambda: read_once(file.path, start, size))
-    except OSError as error:
-        raise _unreadable(file, error) from error
-
-
 def delete(path: str) -> None:
     """Deletes one file. Raises OutputError."""
-    with _as_output_error("delete", path):
+    with as_output_error("delete", path):
         if is_local(path):
             Path(path).unlink()
         else:
@@ -477,7 +333,7 @@ def _delete_remotely(paths: list[str]) -> None:
 
 def delete_tree(directory: str) -> None:
     """Deletes everything below `directory`, if there is anything. Raises OutputError."""
-    with _as_output_error("delete", directory):
+    with as_output_error("delete", directory):
         if is_local(directory):
             with contextlib.suppress(FileNotFoundError):
                 shutil.rmtree(directory)
@@ -490,7 +346,7 @@ def last_written(directory: str) -> float:
 
     By the clock of its storage. Raises OutputError.
     """
-    with _as_output_error("list", directory):
+    with as_output_error("list", directory):
         if is_local(directory):
             walked = os.walk(directory, onerror=_raise)
             files = (Path(folder, name) for folder, _, names in walked for name in names)
@@ -524,7 +380,7 @@ def delete_partials(directory: str, names: re.Pattern[str]) -> None:
     there is nothing to delete: an object shows only when it is whole. Raises OutputError.
     """
     if is_local(directory):
-        with _as_output_error("delete", directory):
+        with as_output_error("delete", directory):
             for entry in _entries(directory):
                 partial = _PARTIAL.fullmatch(entry.name)
                 if partial and names.fullmatch(partial["name"]) and entry.is_file(follow_symlinks=False):

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from imgindex import chunks, failure_lists, failures, shards, storage, store
+from imgindex import chunks, failure_lists, failures, shards, storage, store, written_files
 from imgindex.errors import DamagedError, MismatchError, OutputError, UsageError
 from imgindex.generation import (
     Output,
@@ -117,8 +117,8 @@ def _check_generation(output: Output, manifest: Mapping[str, Any]) -> Iterator[s
         yield from shards.check_shard(directory, summary, manifest["dims"], manifest["metric"])
     for file in by_path.values():
         try:
-            (read_basis if file.path == manifest["basis"] else storage.read_checked)(
-                storage.placed(directory, file)
+            (read_basis if file.path == manifest["basis"] else written_files.read_checked)(
+                written_files.placed(directory, file)
             )
         except DamagedError as error:
             yield str(error)

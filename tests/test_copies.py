@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import storage
+from imgindex import written_files
 from imgindex.config import IndexConfig
 from imgindex.errors import UsageError
 from imgindex.generation import Output, publish
@@ -46,7 +46,7 @@ def index_of(
         )
         rows = VectorRows(images, vectors[[contents[member] for member in members]].astype(np.float32))
         written.append(write_shard(directory, shard, shards, [rows], IndexConfig(trees=2, metric=metric)))
-    files = [storage.write_described(directory, "pca/basis.npz", basis.to_npz())]
+    files = [written_files.write_described(directory, "pca/basis.npz", basis.to_npz())]
     files += [file for shard in written for file in (shard.index, shard.metadata)]
     backbone = {"name": "MobileNetV2", "weights": "none", "pooling": "avg", "image_size": 32}
     counts = ("listed", "indexed", "failed", "added", "changed", "removed", "unchanged", "embedded", "copied")

@@ -19,7 +19,7 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import delta, failures, storage, store, walking
+from imgindex import delta, failures, store, walking, written_files
 from imgindex.comparison import CompareGenerations, GroupByChunk
 from imgindex.config import ImagesConfig, IndexConfig
 from imgindex.delta import DiffAgainstStore
@@ -401,7 +401,7 @@ def compare(place: str, before: dict[str, str], now: dict[str, str]) -> tuple[di
         table = pa.table({"uri": uris, "sha256": [before[uri] for uri in uris], **columns})
         vectors = np.random.default_rng(0).random((len(uris), 2), np.float32)
         written = write_shard(place, shard, 2, [VectorRows(table, vectors)], IndexConfig(trees=1))
-        paths.append(storage.placed(place, written.metadata))
+        paths.append(written_files.placed(place, written.metadata))
     held = [[image(uri, digest)] for uri, digest in now.items()]
     made = outputs(held, CompareGenerations(paths), "counts", "news")
     return dict(sum(made["counts"], Tally()).counts), sorted(

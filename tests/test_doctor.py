@@ -13,7 +13,7 @@ import annoy
 import pytest
 from PIL import features
 
-from imgindex import doctor, doctor_annoy, doctor_engine, doctor_output, objects, storage
+from imgindex import doctor, doctor_annoy, doctor_engine, doctor_output, object_protocol, storage
 from imgindex.cli import main
 from imgindex.doctor_annoy import check_annoy
 from imgindex.doctor_engine import check_engine, check_gpu
@@ -337,7 +337,7 @@ class TestOutput:
         assert levels("mem://bucket/index") == {"store": "problem"}
 
     def test_an_object_store(self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(objects, "SETTLE_SECONDS", 0)
+        monkeypatch.setattr(object_protocol, "SETTLE_SECONDS", 0)
         assert levels("mem://bucket/index") == {"store": "ok"}
         assert levels("mem://readonly/index") == {"store": "problem"}
         assert levels("nosuch://bucket/index") == {"store": "problem"}

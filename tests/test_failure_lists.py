@@ -13,7 +13,7 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import storage
+from imgindex import storage, written_files
 from imgindex.errors import DamagedError
 from imgindex.failure_lists import list_count_of, list_of, read_list, write_list
 from imgindex.records import Failure
@@ -53,7 +53,7 @@ def test_bytes_do_not_depend_on_the_order(
         reason = f"{failure.stage}/{failure.reason}"
         counts[reason] = counts.get(reason, 0) + 1
     assert written.by_reason == counts
-    found = sorted(read_list(storage.placed(first, written.file)), key=str)
+    found = sorted(read_list(written_files.placed(first, written.file)), key=str)
     assert found == sorted(((failure.uri, failure.sha256) for failure in failures), key=str)
 
 
@@ -64,7 +64,7 @@ def test_a_list_that_is_not_as_it_was_written(place: str, monkeypatch: pytest.Mo
     path = storage.join(place, written.file.path)
     storage.write_bytes(path, storage.read_bytes(path).replace(b"a.jpg", b"b.jpg"))
     with pytest.raises(DamagedError, match="has other bytes"):
-        list(read_list(storage.placed(place, written.file)))
+        list(read_list(written_files.placed(place, written.file)))
     monkeypatch.setattr(storage, "write_bytes", lambda path, data: None)
     (problem,) = write_list(f"{place}/other", 1, 3, [failure]).problems
     assert problem.startswith(f"{place}/other/failures/failures-00001-of-00003.jsonl cannot be read")

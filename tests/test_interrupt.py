@@ -256,8 +256,8 @@ def test_a_generation_does_not_go_live_after_the_signal_was_answered(tmp_path: P
 def test_a_lease_is_given_back() -> None:
     process = start(
         "from conftest import MemoryFileSystem\n"
-        "from imgindex import lock, objects, storage\n"
-        "objects.SETTLE_SECONDS = 0\n"
+        "from imgindex import lock, object_protocol, storage\n"
+        "object_protocol.SETTLE_SECONDS = 0\n"
         "release = lock.Lease.release\n"
         "def say(lease): release(lease); print(storage.read_bytes('mem://bucket/output/.lock').decode())\n"
         "lock.Lease.release = say\n"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from imgindex import objects
 from imgindex.key_ranges import KeyRange, cut, objects_of
 from imgindex.listing import list_images
-from imgindex.objects import Found, Page
+from imgindex.object_protocol import Found, Page
 
 BUCKET = "paged://bucket/"
 

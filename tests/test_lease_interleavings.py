@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from imgindex import lock, objects, retries
 from imgindex.errors import OutputError, SupersededError
 from imgindex.generation import Output, current_name, make_current
-from imgindex.objects import Found, Versioned
+from imgindex.object_protocol import Found, Versioned
 from imgindex.publish import _check_unsuperseded
 
 OUTPUT = Output("fake://bucket/out")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from imgindex import lock, objects, storage
+from imgindex import lock, object_protocol, storage
 from imgindex.errors import OutputError, SupersededError
 from imgindex.lock import writer_lock
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "SETTLE_SECONDS", 0)
+    monkeypatch.setattr(object_protocol, "SETTLE_SECONDS", 0)
     monkeypatch.setattr(lock, "LEASE_SECONDS", 6.0)  # of which a watcher waits a twelfth for a living holder
 
 
@@ -150,7 +150,7 @@ def test_of_two_that_take_a_lease_at_once_one_gets_it(
     memory: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = "mem://bucket/out"
-    monkeypatch.setattr(objects.time, "sleep", lambda seconds: lease(output, time.time()))
+    monkeypatch.setattr(object_protocol.time, "sleep", lambda seconds: lease(output, time.time()))
     with pytest.raises(OutputError, match="process 7 on there"), writer_lock(output):
         pass
 

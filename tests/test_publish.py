@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from imgindex import manifest, storage
+from imgindex import manifest, storage, written_files
 from imgindex.checks import CHECKS
 from imgindex.config import Config, IndexConfig, PublishConfig
 from imgindex.errors import (
@@ -157,7 +157,7 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
         shards.append(write_shard(plan.directory, shard, 2, [VectorRows(images, vectors)], INDEX))
     with storage.staged(storage.join(plan.directory, "pca/basis.npz")) as partial:
         partial.write_bytes(b"a basis")
-        file = storage.describe(partial, "pca/basis.npz")
+        file = written_files.describe(partial, "pca/basis.npz")
     basis = WrittenBasis(file, 2048, 4, 0.75, 102.0, cut=3, scale_ratio=7.5)
     failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD, X)]
     parts = [
@@ -555,7 +555,7 @@ class TestASupersededBuild:
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("imgindex.objects.SETTLE_SECONDS", 0)
+        monkeypatch.setattr("imgindex.object_protocol.SETTLE_SECONDS", 0)
 
     def refused(self, plan: Plan, match: str) -> None:
         with pytest.raises(SupersededError, match=match) as caught:

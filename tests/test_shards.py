@@ -206,7 +206,7 @@ class TestCheckShard:
 
         shard = write_shard("mem://bucket/g", 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
         monkeypatch.setattr(objects, "_BeamFiles", Files)
-        monkeypatch.setattr("imgindex.storage._PIECE_BYTES", 1000)
+        monkeypatch.setattr("imgindex.written_files._PIECE_BYTES", 1000)
         assert check_shard("mem://bucket/g", shard, DIMS, "angular") == []
         assert len(sizes) == shard.index.size // 1000 + shard.metadata.size // 1000 + 2
         assert all(size is not None and size <= 1000 for size in sizes)

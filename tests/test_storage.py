@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imgindex import objects, storage
+from imgindex import objects, storage, written_files
 from imgindex.errors import DamagedError, OutputError
 from imgindex.records import WrittenFile
 
@@ -34,23 +34,26 @@ def test_what_is_written_is_read(data: bytes, place: str, tmp_path: Path, memory
     assert storage.exists(path)
     assert storage.read_bytes(path) == data
     assert everything_below(place, memory) == [path]
-    assert storage.localize_checked(storage.describe_bytes(data, path), tmp_path).read_bytes() == data
+    assert (
+        written_files.localize_checked(written_files.describe_bytes(data, path), tmp_path).read_bytes()
+        == data
+    )
 
 
 def written(path: str, data: bytes) -> WrittenFile:
     storage.write_bytes(path, data)
-    return storage.describe_bytes(data, path)
+    return written_files.describe_bytes(data, path)
 
 
 def test_a_local_file_is_not_copied_to_be_local(tmp_path: Path) -> None:
     file = written(f"{tmp_path}/file", b"data")
-    assert storage.localize_checked(file, tmp_path / "unused") == tmp_path / "file"
+    assert written_files.localize_checked(file, tmp_path / "unused") == tmp_path / "file"
 
 
 def test_copies_of_files_of_one_name_do_not_meet(memory: dict[str, Any], tmp_path: Path) -> None:
     paths = ["mem://bucket/a/file", "mem://bucket/b/file"]
     files = [written(path, path.encode()) for path in paths]
-    copies = [storage.localize_checked(file, tmp_path) for file in files]
+    copies = [written_files.localize_checked(file, tmp_path) for file in files]
     assert [copy.read_bytes().decode() for copy in copies] == paths
 
 
@@ -78,7 +81,7 @@ class TestCopiesOfObjects:
     ) -> None:
         data = np.random.default_rng(size).bytes(size)
         file = written("mem://bucket/file", data)
-        assert storage.localize_checked(file, tmp_path).read_bytes() == data
+        assert written_files.localize_checked(file, tmp_path).read_bytes() == data
         assert max(reads) <= self.PIECE
         assert len(reads) == size // self.PIECE + 1
 
@@ -86,10 +89,10 @@ class TestCopiesOfObjects:
         self, memory: dict[str, Any], reads: list[int], tmp_path: Path
     ) -> None:
         file = written("mem://bucket/file", bytes(64 * self.PIECE))
-        storage.localize_checked(file, tmp_path)  # what is imported and kept at the first time
+        written_files.localize_checked(file, tmp_path)  # what is imported and kept at the first time
         tracemalloc.start()
         try:
-            storage.localize_checked(file, tmp_path)
+            written_files.localize_checked(file, tmp_path)
             assert tracemalloc.get_traced_memory()[1] < 8 * self.PIECE
         finally:
             tracemalloc.stop()
@@ -113,13 +116,13 @@ class TestCopiesOfObjects:
         file = written("mem://bucket/file", data)
         storage.write_bytes(file.path, damage(data))
         with pytest.raises(DamagedError, match="other bytes than were written"):
-            storage.localize_checked(file, tmp_path, every_byte=every_byte)
+            written_files.localize_checked(file, tmp_path, every_byte=every_byte)
         assert list(tmp_path.iterdir()) == []
         assert sum(reads) <= len(data) + 1
 
     def test_a_missing_object_is_damage(self, memory: dict[str, Any], tmp_path: Path) -> None:
         with pytest.raises(DamagedError, match=r"mem://bucket/no cannot be read: No such file|Not found"):
-            storage.localize_checked(storage.describe_bytes(b"x", "mem://bucket/no"), tmp_path)
+            written_files.localize_checked(written_files.describe_bytes(b"x", "mem://bucket/no"), tmp_path)
 
     def test_no_room_for_a_copy_is_not_blamed_on_the_object(
         self, memory: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -131,7 +134,7 @@ class TestCopiesOfObjects:
 
         monkeypatch.setattr(Path, "open", full)
         with pytest.raises(OutputError, match=f"copied to {tmp_path}.* 4 bytes: No space.*TMPDIR") as caught:
-            storage.localize_checked(file, tmp_path)
+            written_files.localize_checked(file, tmp_path)
         assert not isinstance(caught.value, DamagedError)
 
     def test_only_so_many_are_under_way_at_once(
@@ -152,7 +155,7 @@ class TestCopiesOfObjects:
         monkeypatch.setattr(storage, "_DOWNLOADS", threading.BoundedSemaphore(2))
         files = [written(f"mem://bucket/{number}", b"data") for number in range(12)]
         with ThreadPoolExecutor(12) as pool:
-            list(pool.map(lambda file: storage.localize_checked(file, tmp_path), files))
+            list(pool.map(lambda file: written_files.localize_checked(file, tmp_path), files))
         assert most[0] <= 2
 
 
@@ -270,7 +273,7 @@ def test_when_a_file_was_written(place: str) -> None:
 def test_a_file_is_described_by_its_size_and_sha256(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"data")
     digest = hashlib.sha256(b"data").hexdigest()
-    assert storage.describe(tmp_path / "file", "a/b") == WrittenFile("a/b", 4, digest)
+    assert written_files.describe(tmp_path / "file", "a/b") == WrittenFile("a/b", 4, digest)
 
 
 def test_paths_are_joined_with_one_slash() -> None:

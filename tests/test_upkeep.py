@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import chunks, failures, shards, storage, store, upkeep
+from imgindex import chunks, failures, shards, storage, store, upkeep, written_files
 from imgindex.cli import main
 from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError, OutputError, UsageError
@@ -33,7 +33,7 @@ LONG_AGO = "20200101T00000{}Z-01234567"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgindex.objects.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("imgindex.object_protocol.SETTLE_SECONDS", 0)
 
 
 def keep(output: str, spec: str, uris: str, version: str = "1") -> tuple[StoredImage, ...]:
@@ -75,7 +75,7 @@ def generate(
     listed = [
         write_list(directory, number, 2, map(failure_of, failed[number::2])).file for number in range(2)
     ]
-    written = [storage.write_described(directory, "pca/basis.npz", basis.to_npz()), *listed]
+    written = [written_files.write_described(directory, "pca/basis.npz", basis.to_npz()), *listed]
     backbone = {"name": "MobileNetV2", "weights": "none", "pooling": "avg", "image_size": 32}
     counts = ("listed", "indexed", "failed", "added", "changed", "removed", "unchanged", "embedded", "copied")
     manifest = {
