@@ -61,8 +61,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "comparison": ["CompareGenerations", "GroupByChunk"],
     "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
-    "delta": ["CompareGenerations", "DiffAgainstStore", "GroupByChunk"],
+    "delta": ["DiffAgainstStore"],
     "errors": ["ImgindexError"],
     "fitting": ["FitPca"],
     "inputs": ["ListImages"],

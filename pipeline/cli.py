@@ -1,29 +1,25 @@
 """The command line: parses arguments, calls the rest, prints for people."""
 
 import argparse
-import contextlib
 import difflib
-import io
 import json
 import logging
-import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from imgindex import interrupt
 from imgindex.errors import (
-    AfterPublishError,
     DamagedError,
     MachineError,
-    OutputError,
     UsageError,
     foreseen,
     printable,
 )
+from imgindex.standard_streams import discard, prepare_standard_streams
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -44,22 +40,8 @@ _REPAIR = (
 
 def run() -> None:
     """The command ``imgindex``: runs as a process of its own, which signals end, and never returns."""
-    _prepare_standard_streams()
+    prepare_standard_streams()
     sys.exit(interrupt.run(main))
-
-
-def _prepare_standard_streams() -> None:
-    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
-        if getattr(sys, name) is None:  # it is closed
-            # In its place, or else the next file that is opened would take what is meant for it.
-            _discard(number)
-            setattr(sys, name, os.fdopen(number, mode))
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
-        sys.stdout = _StandardOutput(
-            # What the encoding lacks is escaped, as Python does it on standard error.
-            sys.stdout.detach(), encoding, "backslashreplace", line_buffering=line_buffering
-        )  # fmt: skip
 
 
 # A build reserves 3.2 GB on two cores, most of which it never touches, and more on more.
@@ -76,38 +58,6 @@ def _check_address_space() -> None:
             f"ulimit -v allows {limit / 2**30:.1f} GiB of address space, and running a model takes "
             f"{_ADDRESS_SPACE >> 30} GiB; raise it, or limit the memory by a control group instead"
         )
-
-
-class _StandardOutput(io.TextIOWrapper):
-    """Standard output that says of itself what it cannot write."""
-
-    def write(self, text: str) -> int:
-        with _its_errors_told():
-            return super().write(text)
-
-    def flush(self) -> None:
-        with _its_errors_told():
-            super().flush()
-
-
-@contextlib.contextmanager
-def _its_errors_told() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _discard(sys.stdout.fileno())  # Python would write again at exit
-        message = f"cannot write to standard output: {error.strerror}"
-        done = interrupt.whats_done()
-        raise (AfterPublishError(f"{done}; {message}") if done else OutputError(message)) from error
-
-
-def _discard(descriptor: int) -> None:
-    null = os.open(os.devnull, os.O_RDWR)
-    if null != descriptor:
-        os.dup2(null, descriptor)
-        os.close(null)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -129,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()  # now, when it can still be said that it fails
     except BrokenPipeError:
         # What reads our output has seen enough, as `head` does; Python would complain again at exit.
-        _discard(sys.stdout.fileno())
+        discard(sys.stdout.fileno())
         return 0
     except Exception as error:
         told = foreseen(error)

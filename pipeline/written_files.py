@@ -5,10 +5,10 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+from imgindex import storage
 from imgindex.errors import DamagedError, OutputError
 from imgindex.records import WrittenFile
 from imgindex.retries import retried
-from imgindex.storage import as_output_error, find, is_local, join, read_limited, read_once, write_bytes
 
 # What is copied from an object store is in memory in pieces of so many bytes, of so many files at once.
 _PIECE_BYTES = 8 << 20
@@ -29,12 +29,12 @@ def describe_bytes(data: bytes, path: str) -> WrittenFile:
 
 def placed(directory: str, file: WrittenFile) -> WrittenFile:
     """`file` of a generation's `directory`, with its whole path."""
-    return replace(file, path=join(directory, file.path))
+    return replace(file, path=storage.join(directory, file.path))
 
 
 def write_described(directory: str, path: str, data: bytes) -> WrittenFile:
     """Writes `data` to `path` in a generation's `directory` and describes it. Raises OutputError."""
-    write_bytes(join(directory, path), data)
+    storage.write_bytes(storage.join(directory, path), data)
     return describe_bytes(data, path)
 
 
@@ -53,10 +53,10 @@ def fault_in(file: WrittenFile, *, every_byte: bool) -> str | None:
     Without `every_byte` only its size is compared. Raises OutputError where the file is there, as far as is
     known, but cannot be read.
     """
-    with as_output_error("read", file.path):
+    with storage.as_output_error("read", file.path):
         try:
-            local = is_local(file.path)
-            size = Path(file.path).stat().st_size if local else find(file.path).size
+            local = storage.is_local(file.path)
+            size = Path(file.path).stat().st_size if local else storage.find(file.path).size
             if size != file.size:
                 return f"{file.path} has {size} bytes and not the {file.size} that were written"
             if every_byte and _sha256(file.path, size) != file.sha256:
@@ -68,12 +68,12 @@ def fault_in(file: WrittenFile, *, every_byte: bool) -> str | None:
 
 def _sha256(path: str, size: int) -> str:
     """The SHA-256 of the first `size` bytes of a file. Raises OSErrors."""
-    if is_local(path):
+    if storage.is_local(path):
         return describe(Path(path), path).sha256
     digest = hashlib.sha256()
 
     def read(start: int) -> bytes:
-        return retried(lambda: read_once(path, start, _PIECE_BYTES))
+        return retried(lambda: storage.read_once(path, start, _PIECE_BYTES))
 
     for start in range(0, size, _PIECE_BYTES):
         digest.update(read(start))
@@ -88,7 +88,7 @@ def localize_checked(file: WrittenFile, folder: Path, *, every_byte: bool = True
         a local file is looked at.
       OutputError: there is no room for the copy.
     """
-    if not is_local(file.path):
+    if not storage.is_local(file.path):
         return _download_checked(file, folder)
     local = Path(file.path)
     try:
@@ -130,7 +130,7 @@ def _download_checked(file: WrittenFile, folder: Path) -> Path:
 
 def _read_piece(file: WrittenFile, start: int, size: int) -> bytes:
     try:
-        return retried(lambda: read_once(file.path, start, size))
+        return retried(lambda: storage.read_once(file.path, start, size))
     except OSError as error:
         raise _unreadable(file, error) from error
 
@@ -138,7 +138,7 @@ def _read_piece(file: WrittenFile, start: int, size: int) -> bytes:
 def read_checked(file: WrittenFile) -> bytes:
     """The bytes of a file, whose path is whole. Raises DamagedError where they are not what was written."""
     try:
-        data = read_limited(file.path, file.size)
+        data = storage.read_limited(file.path, file.size)
     except OSError as error:
         raise _unreadable(file, error) from error
     if describe_bytes(data, file.path) != file:

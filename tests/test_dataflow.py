@@ -33,7 +33,7 @@ class Launched(Exception):  # noqa: N818
 def launched(monkeypatch):
     """Calls the command and gives the config, Beam's options and the checks that it would build with."""
 
-    def stop(config, options, force, retry_failed):
+    def stop(config, options, force, retry_failed, rehash):
         raise Launched(config, options, force)
 
     monkeypatch.setattr(launch, "refresh", stop)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import storage
+from imgindex import storage, written_files
 from imgindex.errors import OutputError
 from imgindex.live_check import due, faults_in
 from imgindex.records import WrittenFile
@@ -56,7 +56,7 @@ def test_files_larger_than_the_budget_are_read_one_by_one() -> None:
 def test_damage_is_found_by_the_size_at_once_and_by_the_digest_when_a_file_is_due(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(written_files, "_PIECE_BYTES", 1000)
     names = ("whole", "altered", "shorter", "gone", "always")
     files = [written(place, name, bytes(range(250)) * 17) for name in names]
     assert faults_in(files, [], 1 << 30, 0) == {}

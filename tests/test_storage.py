@@ -72,7 +72,7 @@ class TestCopiesOfObjects:
                 return super().read(path, start, size)
 
         monkeypatch.setattr(objects, "_BeamFiles", Files)
-        monkeypatch.setattr(storage, "_PIECE_BYTES", self.PIECE)
+        monkeypatch.setattr(written_files, "_PIECE_BYTES", self.PIECE)
         return sizes
 
     @pytest.mark.parametrize("size", [0, 1, PIECE - 1, PIECE, PIECE + 1, 5 * PIECE])
@@ -152,7 +152,7 @@ class TestCopiesOfObjects:
                 return super().read(path, start, size)
 
         monkeypatch.setattr(objects, "_BeamFiles", Files)
-        monkeypatch.setattr(storage, "_DOWNLOADS", threading.BoundedSemaphore(2))
+        monkeypatch.setattr(written_files, "_DOWNLOADS", threading.BoundedSemaphore(2))
         files = [written(f"mem://bucket/{number}", b"data") for number in range(12)]
         with ThreadPoolExecutor(12) as pool:
             list(pool.map(lambda file: written_files.localize_checked(file, tmp_path), files))

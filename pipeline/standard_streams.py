@@ -1,0 +1,58 @@
+"""The standard streams of a command: closed ones, and what cannot be written to one."""
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+
+from imgindex import interrupt
+from imgindex.errors import AfterPublishError, OutputError
+
+
+def prepare_standard_streams() -> None:
+    """Opens closed streams on the null device, and has standard output say of itself what it cannot write."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:  # it is closed
+            # In its place, or else the next file that is opened would take what is meant for it.
+            discard(number)
+            setattr(sys, name, os.fdopen(number, mode))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
+        sys.stdout = _StandardOutput(
+            # What the encoding lacks is escaped, as Python does it on standard error.
+            sys.stdout.detach(), encoding, "backslashreplace", line_buffering=line_buffering
+        )  # fmt: skip
+
+
+class _StandardOutput(io.TextIOWrapper):
+    """Standard output that says of itself what it cannot write."""
+
+    def write(self, text: str) -> int:
+        with _its_errors_told():
+            return super().write(text)
+
+    def flush(self) -> None:
+        with _its_errors_told():
+            super().flush()
+
+
+@contextlib.contextmanager
+def _its_errors_told() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard(sys.stdout.fileno())  # Python would write again at exit
+        message = f"cannot write to standard output: {error.strerror}"
+        done = interrupt.whats_done()
+        raise (AfterPublishError(f"{done}; {message}") if done else OutputError(message)) from error
+
+
+def discard(descriptor: int) -> None:
+    """Has the null device in the place of a descriptor."""
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != descriptor:
+        os.dup2(null, descriptor)
+        os.close(null)
