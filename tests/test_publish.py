@@ -44,10 +44,9 @@ from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.plan import Plan, Previous
 from imgindex.publish import digest_of_failures, finish, nothing_changed, outcome
-from imgindex.records import Failure, FailureList, ShardSummary, Tally, VectorRows, WrittenBasis
+from imgindex.records import Failure, FailureList, ShardSummary, Tally, VectorRows, WrittenBasis, WrittenFile
 from imgindex.sealed import seal
 from imgindex.shards import write_shard
-from imgindex.storage import WrittenFile
 
 SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "preprocess", "decode", "cd" * 32)
 INDEX = IndexConfig(trees=5)
