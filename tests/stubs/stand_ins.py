@@ -22,7 +22,6 @@ import numpy as np
 import quarters
 
 import imgindex.fitting
-import imgindex.launch
 import imgindex.prepare
 import imgindex.shards
 from imgindex.errors import OutputError
@@ -83,13 +82,14 @@ PLACES = {
     "list": (imgindex.prepare, "list_images"),
     "pca": (imgindex.fitting, "fit_basis"),
     "annoy": (imgindex.shards, "build_shard"),
-    "live": (imgindex.launch, "outcome"),  # what follows when the generation is published
 }
 if STOP in PLACES:
     setattr(*PLACES[STOP], stays(STOP))
-if STOP == "unread":
+if STOP in ("live", "unread"):  # what follows when the generation is published
+    # Only here: Beam's workers warn where the modules that they are run from have been imported before.
+    import imgindex.launch
 
     def fail(_: Any) -> NoReturn:
         raise OutputError("cannot read the manifest: Connection reset by peer")
 
-    imgindex.launch.outcome = fail
+    imgindex.launch.outcome = stays(STOP) if STOP == "live" else fail
