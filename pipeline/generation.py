@@ -190,11 +190,17 @@ def delete_unfinished(output: Output, now: float) -> None:
     `now` is by the clock of the output's storage, in seconds since the epoch. Raises OutputError.
     """
     live = current_name(output)
+    alive = False
     for name in _folder_names(output):
-        # The live one has lost its manifest, which may be found again.
-        if name != live and not storage.exists(output.manifest(name)) and not _is_alive(output, name, now):
+        # The live one may have lost its manifest, which may be found again.
+        if name == live or storage.exists(output.manifest(name)):
+            continue
+        if _is_alive(output, name, now):
+            alive = True
+        else:
             storage.delete_tree(output.generation(name))
-    _delete_partials(output)
+    if not alive:  # which file in the making is whose nothing tells
+        _delete_partials(output)
     for folder in ("store", "generations"):
         prefix = storage.join(output.root, folder, "")
         try:

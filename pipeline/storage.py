@@ -348,14 +348,22 @@ def last_written(directory: str) -> float:
     """
     with as_output_error("list", directory):
         if is_local(directory):
-            walked = os.walk(directory, onerror=_raise)
+            walked = os.walk(directory, onerror=_raise_unless_gone)
             files = (Path(folder, name) for folder, _, names in walked for name in names)
-            return max((file.lstat().st_mtime for file in files), default=0.0)
+            return max(map(_time_of, files), default=0.0)
         return max((found.modified for found in each_object(join(directory, ""))), default=0.0)
 
 
-def _raise(error: OSError) -> None:
-    raise error
+def _time_of(file: Path) -> float:
+    try:
+        return file.lstat().st_mtime
+    except FileNotFoundError:  # as of what its writer has just finished, and given another name
+        return 0.0
+
+
+def _raise_unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def abort_uploads(prefix: str, before: float, is_ours: Callable[[str], bool]) -> None:

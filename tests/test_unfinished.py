@@ -1,15 +1,18 @@
 """What builds that died have left, and what merely looks like it: only the former is deleted."""
 
 import ast
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_upkeep import generate, keep, rows_of
 
-from imgindex import demo
+from imgindex import demo, storage
 from imgindex.errors import OutputError, UsageError
-from imgindex.generation import Output, delete_unfinished, generation_names
+from imgindex.generation import Output, delete_unfinished, generation_names, mark_detached
 from imgindex.upkeep import prune
 
 ROOT = Path(__file__).parent.parent
@@ -45,6 +48,23 @@ def test_files_in_the_making_go_where_a_build_writes_them(output: Path) -> None:
     assert sorted(output.rglob("*")) == before
 
 
+@pytest.mark.parametrize(("hours", "stays"), [(23, True), (25, False)])
+def test_files_in_the_making_stay_while_a_job_may_be_writing_them(
+    hours: float, stays: bool, output: Path
+) -> None:
+    name = "20300101T000000Z-01234567"
+    mark_detached(Output(str(output)), name)
+    partials = [
+        output / "store" / "spec" / f".chunk-{HEX}.parquet.{HEX}.partial",
+        output / "generations" / name / "index" / f".{INDEX}.{HEX}.partial",
+    ]
+    for path in partials:
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    delete_unfinished(Output(str(output)), time.time() + hours * 3600)
+    assert [path.exists() for path in partials] == [stays, stays]
+
+
 def test_files_of_other_people_stay_whatever_they_end_in(output: Path) -> None:
     theirs = [
         output / ".photo.jpg.partial",
@@ -66,6 +86,25 @@ def test_files_of_other_people_stay_whatever_they_end_in(output: Path) -> None:
     delete_unfinished(Output(str(output)), time.time())
     assert [path for path in theirs if not path.exists()] == []
     assert folder.is_dir()
+
+
+def test_what_a_job_gives_another_name_meanwhile_is_no_error(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = output / "generations" / "20300101T000000Z-01234567"
+    mark_detached(Output(str(output)), folder.name)
+    whole = folder / "index" / INDEX
+    storage.write_bytes(str(whole), b"whole")
+    gone = folder / "index" / f".{INDEX}.{HEX}.partial"
+    walk = os.walk
+
+    def walk_before(*arguments: Any, **options: Any) -> Iterator[tuple[str, list[str], list[str]]]:
+        for where, folders, names in walk(*arguments, **options):
+            yield where, folders, [*names, gone.name] if Path(where) == gone.parent else names
+
+    monkeypatch.setattr(os, "walk", walk_before)
+    delete_unfinished(Output(str(output)), time.time())
+    assert whole.read_bytes() == b"whole"
 
 
 def no_answer(path: Path) -> None:
