@@ -82,10 +82,10 @@ def writer_lock(output: str) -> Iterator[Claim]:
 
 
 def _refuse(path: str, holder: dict[str, Any]) -> OutputError:
-    return OutputError(
-        f"{path.rpartition('/')[0]} is being written by {_name(holder)} since {_date(holder)}; wait until it "
-        "has ended"
-    )
+    # Else it says who held it before, or nothing: a new holder has not written to it yet.
+    is_known = bool(holder) and not holder.get("released")
+    who = f"{_name(holder)} since {_date(holder)}" if is_known else "another process"
+    return OutputError(f"{path.rpartition('/')[0]} is being written by {who}; wait until it has ended")
 
 
 def _name(holder: dict[str, Any]) -> str:

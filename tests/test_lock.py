@@ -31,6 +31,20 @@ def test_the_second_writer_is_refused_and_the_next_one_is_not(place: str) -> Non
         pass
 
 
+def test_the_second_writer_does_not_name_who_held_it_before(tmp_path: Path) -> None:
+    with writer_lock(str(tmp_path)):
+        before = (tmp_path / ".lock").read_bytes()
+    released = (tmp_path / ".lock").read_bytes()
+    with writer_lock(str(tmp_path)):
+        for content in (released, b"", before[:9]):  # what its new holder has not written yet
+            (tmp_path / ".lock").write_bytes(content)
+            with (
+                pytest.raises(OutputError, match="is being written by another process; wait"),
+                writer_lock(str(tmp_path)),
+            ):
+                pass
+
+
 def test_an_error_inside_frees_the_lock(place: str) -> None:
     with pytest.raises(ZeroDivisionError), writer_lock(place):
         raise ZeroDivisionError
