@@ -71,9 +71,12 @@ def verify(output: str) -> Verified:
     for spec in storage.list_folders(storage.join(output, "store")):
         folder = layout.store(spec)
         feature_dim = manifest["feature_dim"] if spec == manifest["spec"]["digest"] else None
-        # Until a listing brings nothing new: `prune` moves rows that are in use to other files.
         seen: set[str] = set()
-        while new := [name for name in chunks.names(folder) + failures.names(folder) if name not in seen]:
+        moved = True
+        # `prune` moves rows that are in use to other files. What a build adds meanwhile is not waited for.
+        while moved:
+            moved = False
+            new = [name for name in chunks.names(folder) + failures.names(folder) if name not in seen]
             seen.update(new)
             for name in new:
                 try:
@@ -85,6 +88,8 @@ def verify(output: str) -> Verified:
                 except OutputError as error:
                     if storage.exists(storage.join(folder, name)):
                         problems.append(str(error))
+                    else:
+                        moved = True
     sizes = [file["size"] for file in manifest["files"]]
     return Verified(len(sizes), sum(sizes), counted, rows, tuple(problems))
 

@@ -190,6 +190,22 @@ class TestVerify:
         assert found.problems == ()
         assert (found.chunks, found.rows) == (1, 3)
 
+    def test_it_ends_though_a_build_goes_on_adding_to_the_store(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keep(place, "spec", "abc")
+        generate(place, 1, "abc")
+        read_keys, reads = store.read_keys, []
+
+        def add_first(folder: str, name: str, *arguments: Any) -> Iterator[StoredImage]:
+            reads.append(name)
+            assert len(reads) == 1
+            keep(place, "spec", "de")
+            return read_keys(folder, name, *arguments)
+
+        monkeypatch.setattr(store, "read_keys", add_first)
+        assert verify(place).problems == ()
+
     def test_an_undamaged_output(self, place: str) -> None:
         keep(place, "spec", "abc")
         keep(place, "other", "de")
