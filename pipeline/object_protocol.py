@@ -112,7 +112,7 @@ def as_os_error(error: Exception) -> OSError:
 
 
 def status_of(error: Any) -> int | None:
-    """The HTTP status that a client\'s error carries; None where it carries none."""
+    """The HTTP status that a client's error carries; None where it carries none."""
     response = getattr(error, "response", None)
     answered = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
     for status in (
