@@ -139,7 +139,7 @@ class UnitEmbedder:
                 failed += file.duplicates
             elif file.duplicates:
                 leader, *others = file.duplicates
-                self._start_loading(unit, replace(leader, duplicates=tuple(others)))
+                self._start_loading(unit, replace(leader, duplicates=tuple(others), tries=file.tries))
             unit.fail(failed, loaded, file.tries)
             yield from self._count(unit, len(failed))
             return

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from imgindex.embed import UnitEmbedder
 from imgindex.errors import InputError, OutputError, WorkerError
 from imgindex.models.decoder import Decoder, DecoderProcess
 from imgindex.models.decoder_pool import DecoderPool
-from imgindex.models.preprocess import decode
+from imgindex.models.preprocess import DecodeError, decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
 from imgindex.walking import local_version
@@ -481,6 +482,19 @@ def test_a_file_that_cannot_be_read_fails_without_its_duplicates(
         ("vanished.png", "read", "vanished"), ("good/5.png", "read", "changed"),
     ]  # fmt: skip
     assert sum(advanced) == 5
+
+
+def test_its_duplicates_have_been_tried_as_often_as_it_was(
+    files: dict[str, ImageFile], tmp_path: Path
+) -> None:
+    class Killed:
+        def decode(self, *_: object) -> NoReturn:
+            raise DecodeError("killed", "by something else")
+
+    twin = replace(files["good/0.png"], sha256=digest_of(files["good/0.png"]))
+    listed = replace(files["vanished.png"], duplicates=(twin,), tries=1)
+    unit, _ = embed([listed], MeanEngine(2), str(tmp_path), Killed())
+    assert [(known.uri, known.tries) for known in unit.known] == [("good/0.png", 2)]
 
 
 def test_what_is_embedded_when_the_storage_goes_is_kept(
