@@ -18,10 +18,10 @@ def prepare_standard_streams() -> None:
             discard(number)
             setattr(sys, name, os.fdopen(number, mode))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        encoding, line_buffering = sys.stdout.encoding, sys.stdout.line_buffering
+        encoding, by_line, at_once = sys.stdout.encoding, sys.stdout.line_buffering, sys.stdout.write_through
         sys.stdout = _StandardOutput(
             # What the encoding lacks is escaped, as Python does it on standard error.
-            sys.stdout.detach(), encoding, "backslashreplace", line_buffering=line_buffering
+            sys.stdout.detach(), encoding, "backslashreplace", line_buffering=by_line, write_through=at_once
         )  # fmt: skip
 
 

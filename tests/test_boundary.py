@@ -55,6 +55,11 @@ def test_a_full_disk_below_standard_output_after_a_generation_went_live() -> Non
     )
 
 
+def test_what_is_not_to_be_buffered_is_written_at_once() -> None:
+    done = command("(print('x'), __import__('os')._exit(0))", PYTHONUNBUFFERED="1")
+    assert done.stdout == "x\n"
+
+
 def test_an_encoding_that_lacks_characters() -> None:
     done = command("print('\u732b')", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "\\u732b\n")
