@@ -341,7 +341,8 @@ def _prune(known: argparse.Namespace) -> None:
     )
     if pruned.young_files:
         grace = FEATURE_GRACE if known.grace is None else known.grace
-        print(f"kept {pruned.young_files} files of the store: they are not older than {_duration(grace)}")
+        age = _duration(grace)
+        print(f"kept {pruned.young_files} files of the store, used or not: they are not older than {age}")
 
 
 def _doctor(known: argparse.Namespace) -> None:

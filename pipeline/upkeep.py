@@ -169,14 +169,14 @@ def _live_or_none(layout: Output, generation: str | None) -> str | None:
 
 @dataclass(frozen=True)
 class Pruned:
-    """What `prune` deleted, and what it kept only because it is young."""
+    """What `prune` deleted, and what it kept because it is young, whether it is in use or not."""
 
     generations: tuple[str, ...]
     chunks: int
     rows: int
     failures: int  # that were remembered
     young_generations: tuple[str, ...] = ()
-    young_files: int = 0  # of the store
+    young_files: int = 0  # of the store, also those that are in use
 
 
 def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:

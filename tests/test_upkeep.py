@@ -531,12 +531,12 @@ class TestPrune:
             f"kept generation {names[0]}: it is not older than 1h\n"
             "deleted 0 generations, and 0 features that no other uses from 0 chunks of the store; forgot 0 "
             "failures\n"
-            "kept 2 files of the store: they are not older than 7d\n"
+            "kept 2 files of the store, used or not: they are not older than 7d\n"
         )
         assert main(["prune", str(tmp_path), "--keep", "1", "--grace", "45m"]) == 0
         printed = capsys.readouterr().out
         assert f"kept generation {names[0]}: it is not older than 45m\n" in printed
-        assert "kept 2 files of the store: they are not older than 45m\n" in printed
+        assert "kept 2 files of the store, used or not: they are not older than 45m\n" in printed
         assert main(["prune", str(tmp_path), "--keep", "1", "--grace", "29m"]) == 0
         assert capsys.readouterr().out == (
             f"deleted generation {names[0]}\n"
