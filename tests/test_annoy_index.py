@@ -444,6 +444,20 @@ class TestMeasureRecall:
         vectors = np.repeat(random_vectors(3, 20), 400, axis=0)
         assert measure_recall(shard_of(path, vectors, metric))[-1] == 1
 
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_what_annoy_cannot_tell_apart_is_as_good_as_each_other(self, path, metric):
+        # Fewer images than dimensions, whitened: corners of a simplex, but for rounding equally far apart.
+        rows = np.random.default_rng(0).standard_normal((100, 300))
+        corners = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)[0][:, :99]
+        assert measure_recall(shard_of(path, (10 * corners).astype(np.float32), metric))[0] == 1
+
+    def test_what_is_farther_by_more_than_rounding_does_not_count(self, path):
+        # Of 20 images in a row, as near to each other as 5e-3, the tenth to the nineteenth are found.
+        angles = 5e-3 * np.arange(20)
+        vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+        shard = ShardThatFinds(path, vectors, lambda items: items >= 10)
+        assert measure_recall(shard)[0] < 0.6
+
     def test_a_single_direction(self, path):
         # What an index of copies of one image holds: one dimension, every vector 1.
         assert measure_recall(shard_of(path, np.ones((500, 1), np.float32)))[0] == 1
