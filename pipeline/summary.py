@@ -6,6 +6,7 @@ from typing import Any
 
 from imgindex import gallery, storage
 from imgindex.errors import DamagedError, OutputError, printable
+from imgindex.failures import MAX_TRIES
 from imgindex.generation import Output, current_name, generation_names, read_manifest
 from imgindex.members import read_image
 from imgindex.names import name_of
@@ -29,7 +30,7 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         ("input", manifest["config"]["input"]),
         ("images", f"{ledger['listed']} listed, {ledger['indexed']} indexed, {ledger['failed']} failed"),
         *((f"  {reason}", str(count)) for reason, count in ledger["failed_by_reason"].items()),
-        *((("  of these", f"{environmental} environmental, which the next builds try again"),)
+        *((("  of these", f"{environmental} environmental, which {MAX_TRIES} builds try"),)
           if environmental else ()),
         ("changes", f"{ledger['added']} added, {ledger['changed']} changed, {ledger['removed']} removed, "
                     f"{ledger['unchanged']} unchanged"),
