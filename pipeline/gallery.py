@@ -8,9 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+import numpy as np
 from PIL import Image, ImageOps
 
+from imgindex.models.levels import is_deep, levels_of
+
 THUMBNAIL_SIDE = 160
+
+# Rows of a deep image whose values are looked at at once.
+_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -56,10 +62,8 @@ def thumbnail(image: bytes) -> str:
         with Image.open(io.BytesIO(image)) as opened:
             # Lets a JPEG be decoded at a fraction of its size; a no-op for other formats.
             opened.draft(None, (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
-            upright = ImageOps.exif_transpose(opened)
-    if upright.mode.startswith("I;16"):
-        # Pillow would clip 16 bits to white; it scales such modes by linear functions only.
-        upright = upright.point(lambda value: value * (1 / 256) + 0)
+            opened.load()
+            upright = ImageOps.exif_transpose(_grey_of_8_bits(opened) if is_deep(opened) else opened)
     has_alpha = upright.has_transparency_data
     small = upright.convert("RGBA" if has_alpha else "RGB")
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
@@ -67,6 +71,17 @@ def thumbnail(image: bytes) -> str:
     small.save(encoded, "PNG" if has_alpha else "JPEG", quality=85, optimize=True)
     kind = "png" if has_alpha else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode()}"
+
+
+def _grey_of_8_bits(image: Image.Image) -> Image.Image:
+    """A loaded deep image with the levels that a build gives it, at twice a thumbnail's size or more."""
+    values = np.asarray(image)
+    levels = levels_of(image, lambda: (values[top : top + _ROWS] for top in range(0, len(values), _ROWS)))
+    step = max(1, max(image.size) // (2 * THUMBNAIL_SIDE))
+    grey = Image.fromarray(levels.apply(values[::step, ::step]))
+    if "exif" in image.info:
+        grey.info["exif"] = image.info["exif"]
+    return grey
 
 
 def _row(row: Row) -> str:

@@ -4,7 +4,9 @@ import base64
 import io
 import re
 from html.parser import HTMLParser
+from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -109,6 +111,23 @@ def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
     file = io.BytesIO()
     Image.new("I;16", (20, 20), 30000).save(file, "PNG")
     assert decoded(thumbnail(file.getvalue())).getpixel((10, 10)) == (117, 117, 117)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (np.linspace(0, 4095, 400 * 200).astype(np.uint16), "PNG"),  # 12 bits
+        (np.linspace(0, 1, 400 * 200).astype(np.float32), "TIFF"),
+        (np.linspace(-9e4, 9e4, 400 * 200).astype(np.int32), "TIFF"),
+    ],
+)
+def test_deep_grey_has_the_levels_that_a_build_gives_it(values: np.ndarray[Any, Any], kind: str) -> None:
+    file = io.BytesIO()
+    Image.fromarray(values.reshape(200, 400)).save(file, kind)
+    small = decoded(thumbnail(file.getvalue()))
+    assert small.size == (160, 80)
+    rows = np.asarray(small.convert("L")).mean(axis=1)
+    np.testing.assert_allclose(rows, np.linspace(0, 255, 80), atol=4)
 
 
 def test_a_thumbnail_is_turned_as_exif_says() -> None:
