@@ -91,7 +91,8 @@ def read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
 
 def contents_of(digests: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     """A number for each of `digests`, from 0 on and the same for equal ones."""
-    encoded = digests.dictionary_encode().unify_dictionaries()
+    # Offsets of 32 bits would end at 2 GiB, which 33 million different digests take.
+    encoded = digests.cast(pa.large_string()).dictionary_encode().unify_dictionaries()
     return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
 
 
