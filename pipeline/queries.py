@@ -44,6 +44,8 @@ def pixels_of(query: Query, size: tuple[int, int], color_profile: str) -> npt.ND
         return upright_rgb(_as_image(query), size, color_profile)
     except OSError as error:
         raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a name that no filesystem takes, as one with a NUL
+        raise InputError(f"query {name_of_query(query)}: cannot be read: {error}") from error
     except DecodeError as error:
         raise InputError(f"query {name_of_query(query)}: {error.reason}: {error}") from error
 

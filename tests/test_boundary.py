@@ -12,7 +12,7 @@ import pytest
 from imgindex.cli import main
 from imgindex.errors import InputError, MachineError, OutputError, UsageError, foreseen
 from imgindex.listing import list_images
-from imgindex.queries import each_query
+from imgindex.queries import each_query, pixels_of
 
 # Runs `inspect`, whose work is replaced by a line of Python.
 SCRIPT = "import sys; from imgindex import cli, interrupt; cli._inspect = lambda known: {}; cli.run()"
@@ -117,6 +117,11 @@ def test_what_is_no_query(query: object) -> None:
         UsageError, match="a query must be the path of an image, a PIL image or an array, got"
     ):
         each_query(query)  # type: ignore[arg-type]
+
+
+def test_a_query_of_a_name_that_no_filesystem_takes() -> None:
+    with pytest.raises(InputError, match="cannot be read: embedded null byte"):
+        pixels_of("a\0.jpg", (32, 32), "srgb")
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
