@@ -19,7 +19,7 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import delta, failures, store, walking, written_files
+from imgindex import delta, failures, join, store, walking, written_files
 from imgindex.comparison import CompareGenerations, GroupByChunk
 from imgindex.config import ImagesConfig, IndexConfig
 from imgindex.delta import DiffAgainstStore
@@ -430,8 +430,8 @@ def test_against_no_images_all_is_removed(place: str) -> None:
 def test_no_element_that_a_join_gives_holds_a_whole_bucket(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delta, "JOIN_BUCKETS", 1)
-    monkeypatch.setattr(delta, "_ELEMENT_IMAGES", 3)
+    monkeypatch.setattr(join, "JOIN_BUCKETS", 1)
+    monkeypatch.setattr(join, "_ELEMENT_IMAGES", 3)
     files = [folder.file(f"{n}.jpg", b"%d" % n) for n in range(10)]
     stored = folder.keep(*files)
     found = outputs(files, DiffAgainstStore(folder.store, threads=1), "found")["found"]
