@@ -91,11 +91,11 @@ def test_the_table_has_a_line_for_each(folder: Path, capsys: pytest.CaptureFixtu
     for path, uri, block in zip(paths(folder), URIS, blocks, strict=True):
         lines = block.split("\n")
         assert all(line.isprintable() for line in lines)
-        assert lines[:2] == [printable(uri_of(path)), "rank  cosine  path"]
-        shown = [line.split(maxsplit=2) for line in (line[:14] + "|" + line[14:] for line in lines[2:])]
-        assert [int(rank) for rank, _, _ in shown] == list(range(1, count + 1))
-        assert shown[0][2] == f"|{printable(uri)}"
-        assert sorted(name for _, _, name in shown) == sorted(f"|{printable(each)}" for each in URIS)
+        assert lines[:2] == [printable(uri_of(path)), "rank  cosine  copies  path"]
+        shown = [line.split(maxsplit=3) for line in (line[:22] + "|" + line[22:] for line in lines[2:])]
+        assert [int(rank) for rank, *_ in shown] == list(range(1, count + 1))
+        assert shown[0][3] == f"|{printable(uri)}"
+        assert sorted(name for *_, name in shown) == sorted(f"|{printable(each)}" for each in URIS)
 
 
 def test_a_byte_shows_as_its_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -190,6 +190,7 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
         "copied": 1,
         "reused": 10,
         "damaged_chunks": 0,
+        "environmental": 0,
     }
     assert manifest["pca"] == {
         "refit": True,
