@@ -113,6 +113,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         copied = (
             matched.copies
             # By the chunk, which is read once then.
+            | "KeyCopies" >> beam.Map(_by_chunk)
             | "GroupCopies" >> beam.GroupByKey()
             | "Copy" >> beam.ParDo(_CopyRows(self.directory))
         )
@@ -296,7 +297,7 @@ def _match_digests(joined: Joined) -> Iterator[Any]:
         digest = file.sha256
         match twins.get(digest):
             case StoredImage() as image:
-                yield TaggedOutput("copies", (image.chunk, (file, image)))
+                yield TaggedOutput("copies", (file, image))
             case KnownFailure() as known:
                 yield TaggedOutput("bad", replace(failures.known_as(known.failure, file), tries=known.tries))
             case None:
@@ -310,6 +311,11 @@ def _match_digests(joined: Joined) -> Iterator[Any]:
 def _led(files: list[ImageFile], tries: int) -> ImageFile:
     leader, *duplicates = sorted(files, key=lambda file: file.uri)
     return replace(leader, duplicates=tuple(duplicates), tries=tries)
+
+
+# Its types say the key's coder, which every runner knows.
+def _by_chunk(copy: tuple[ImageFile, StoredImage]) -> tuple[str, tuple[ImageFile, StoredImage]]:
+    return copy[1].chunk, copy
 
 
 @beam.typehints.with_input_types(tuple[str, Any])
