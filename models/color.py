@@ -35,7 +35,7 @@ def can_convert() -> bool:
 
 
 def conversion_to_srgb(profile: object, mode: str) -> Conversion | None:
-    """What converts pixels of an image with an embedded `profile` to sRGB.
+    """The function that converts an image with an embedded `profile` to sRGB.
 
     It takes an RGB image; of an image of mode CMYK its CMYK pixels. It is None where nothing is to be done:
     where there is no profile, where it is sRGB, and where it is damaged or not for images of this mode.

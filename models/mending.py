@@ -1,4 +1,4 @@
-"""Puts right, before Pillow loads the pixels, what it reads otherwise than a format defines it."""
+"""Corrects an opened image, before its pixels are loaded, where Pillow departs from the format."""
 
 import struct
 from collections.abc import Iterator

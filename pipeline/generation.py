@@ -35,7 +35,7 @@ _PART_FILES = {
 # Marks, in an unfinished generation, that its job may outlive the process that has started it.
 DETACHED = "detached"
 
-# In what may still be written something has been written within this time.
+# A job that may still run has written something within this time. Without a write, it counts as dead.
 _ABANDONED_SECONDS = 24 * 3600.0
 
 _LIBRARIES = (
@@ -199,7 +199,8 @@ def delete_unfinished(output: Output, now: float) -> None:
             alive = True
         else:
             storage.delete_tree(output.generation(name))
-    if not alive:  # which file in the making is whose nothing tells
+    # Nothing tells which job a file in the making belongs to, so all stay while one may run.
+    if not alive:
         _delete_partials(output)
     for folder in ("store", "generations"):
         prefix = storage.join(output.root, folder, "")
