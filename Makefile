@@ -9,13 +9,17 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
 
+# Workers take whole files of tests, so that what a file sets up is set up once.
+WORKERS ?= 2
+PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile
+
 test: $(VENV)/installed-test
-	$(BIN)/pytest --cov=imgindex --cov-report=term
+	$(PYTEST) --cov=imgindex --cov-report=term
 
 # What takes minutes: builds that are killed, writes that fail, readers under ten publishes. KILLS says how many.
 KILLS ?= 30
 test-long: $(VENV)/installed-test
-	IMGINDEX_KILLS=$(KILLS) $(BIN)/pytest -m long
+	IMGINDEX_KILLS=$(KILLS) $(PYTEST) -m long
 
 # Refreshes in a row, with kills, bad files and damage between them: about a quarter of an hour.
 ROUNDS ?= 50
