@@ -1,0 +1,124 @@
+"""The arguments of every command: their names, what they take and how `--help` explains them."""
+
+import argparse
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_BUILD_EPILOG = (
+    "Every other flag goes to Beam: --runner, --direct_num_workers, --flink_master and so on. "
+    "Exit codes: 0 done, or nothing had changed; 2 bad usage or config; 3 input or environment trouble, "
+    "nothing was published; 4 a publish check refused, nothing was published; 130 and 143 stopped by "
+    "SIGINT and SIGTERM."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of all commands; `command` of what it parses is the name of one."""
+    made = argparse.ArgumentParser(
+        prog="imgindex",
+        description="Turn a directory of images into a search index, and search it.",
+    )
+    made.add_argument("--version", action="version", version=f"imgindex {version('imgindex')}")
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
+        # Beam has flags that begin like ours; an abbreviation of one must not be taken for the other.
+        added: argparse.ArgumentParser = commands.add_parser(
+            name, help=help_text, description=help_text, allow_abbrev=False, **options
+        )
+        added.add_argument("-v", "--verbose", action="store_true", help="log what Beam and Keras do")
+        return added
+
+    _add_build(command("build", "Build or refresh an index.", epilog=_BUILD_EPILOG))
+    _add_search(command("search", "Find the images of an index that are nearest to given ones."))
+
+    def upkeep(name: str, help_text: str) -> argparse.ArgumentParser:
+        added = command(name, help_text)
+        added.add_argument("output", metavar="OUT", help="the index's directory")
+        return added
+
+    upkeep("inspect", "Print what the live generation of an index holds, and its history.")
+    upkeep("verify", "Read every byte of the live generation and the store; exit 3 for damage.")
+    rollback = upkeep("rollback", "Make an older generation the live one.")
+    rollback.add_argument(
+        "generation", metavar="GENERATION", nargs="?", help="its name (default: the one before)"
+    )
+    prune = upkeep("prune", "Delete old generations, and what of the store they alone used.")
+    prune.add_argument("--keep", metavar="N", type=int, required=True, help="how many of the newest stay")
+    prune.add_argument(
+        "--grace", metavar="DURATION", type=_seconds, help="delete only what is older: a number and s, m, h "
+        "or d, as in 12h (default: 1h for generations, 7d for the features and failures of the store, from "
+        "which a build goes on that was killed or refused)",
+    )  # fmt: skip
+
+    doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
+    doctor.add_argument(
+        "output", metavar="OUT", nargs="?", help="where the index would lie (default: the current directory)"
+    )
+
+    demo = command("demo", "Make sample images, index them and search: a first look in one command.")
+    demo.add_argument(
+        "output", metavar="OUT", nargs="?", default="demo", help="a new directory (default: demo)"
+    )
+    return made
+
+
+def _add_build(build: argparse.ArgumentParser) -> None:
+    build.add_argument(
+        "--input", metavar="DIR|GLOB|LIST", help="a directory of images, a quoted glob, a .tar, "
+        "or a .txt, .csv or .parquet file of paths",
+    )  # fmt: skip
+    build.add_argument("--output", metavar="OUT", help="the directory to write the index to")
+    build.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    build.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting, as in "
+        "--set pca.dims=64; may be repeated",
+    )  # fmt: skip
+    build.add_argument(
+        "--force", metavar="CHECK", action="append", default=[], help="publish although this check "
+        "refuses: ledger, files, max_failure_rate, max_shrink or min_recall; may be repeated",
+    )  # fmt: skip
+    build.add_argument(
+        "--retry_failed", action="store_true", help="also try images whose bytes have failed before, as "
+        "after an update of Pillow",
+    )  # fmt: skip
+    build.add_argument(
+        "--rehash", action="store_true", help="read every listed file, and embed those whose bytes are new, "
+        "also where size, times and etag are as before",
+    )  # fmt: skip
+    build.add_argument(
+        "--dry_run", action="store_true", help="print counts, the plan and estimates; write nothing"
+    )
+
+
+def _add_search(search: argparse.ArgumentParser) -> None:
+    search.add_argument("output", metavar="OUT", help="the index's directory")
+    search.add_argument("images", metavar="IMAGE", nargs="+", help="an image to search for")
+    search.add_argument("-k", type=int, default=10, help="neighbors of each image (default: 10)")
+    search.add_argument(
+        "--exact", action="store_true", help="compare with every stored vector, by brute force"
+    )
+    search.add_argument(
+        "--distinct", action="store_true", help="list images whose files have the same bytes only once"
+    )
+    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
+
+
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
+
+
+def _seconds(duration: str) -> float:
+    """Reads a duration such as 12h. Raises ArgumentTypeError."""
+    match = re.fullmatch(r"([0-9]{1,6})([smhd])", duration)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{duration!r} is no duration; expected one such as 30m, 12h or 7d")
+    return float(int(match[1]) * _SECONDS[match[2]])
+
+
+def duration(seconds: float) -> str:
+    """Writes a duration as `--grace` takes it, in the largest unit that makes it a whole number."""
+    unit = next((unit for unit in "dhm" if seconds and seconds % _SECONDS[unit] == 0), "s")
+    return f"{seconds / _SECONDS[unit]:.0f}{unit}"
