@@ -7,7 +7,7 @@ from typing import Any
 
 # Of a layer: what only training reads, and names, which Keras numbers through the life of a process.
 _LAYER_KEYS = ("name", "build_config", "compile_config")
-_CONFIG_KEYS = ("name", "trainable")
+_CONFIG_KEYS = ("name", "trainable", "renorm", "renorm_clipping", "renorm_momentum")
 _CONFIG_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 
 
@@ -30,7 +30,7 @@ def layers_digest(model: Any) -> str:
     """sha256 over the layers of a Keras model: classes, settings, constants, dtype policies and connections.
 
     Names and what only training reads stay out: initializers, regularizers, constraints. So do settings that
-    are null, which other versions of Keras may not have.
+    are null or false, which other versions of Keras may not have.
     """
     canonical = _object(json.loads(model.to_json()), {})
     return hashlib.sha256(json.dumps(canonical, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -51,7 +51,10 @@ def _config(config: dict[str, Any]) -> dict[str, Any]:
     kept = {
         key: value
         for key, value in config.items()
-        if value is not None and key not in _CONFIG_KEYS and not key.endswith(_CONFIG_ENDINGS)
+        if value is not None
+        and value is not False
+        and key not in _CONFIG_KEYS
+        and not key.endswith(_CONFIG_ENDINGS)
     }
     layers = kept.get("layers")
     names = [layer["config"].get("name") for layer in layers] if isinstance(layers, list) else []

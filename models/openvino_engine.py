@@ -30,8 +30,9 @@ from imgindex.sealed import seal, unseal
 
 _MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
 _PARTIAL = ".partial-"
-# Names what a conversion does besides what the libraries do: a change of it is a change of this name.
-_CONVERSION = "rewritten-2"
+# Names what a conversion does besides what the libraries do, and how its digests are taken: a change of
+# either is a change of this name.
+_CONVERSION = "rewritten-3"
 # What a conversion depends on, and random weights, which NumPy draws.
 _LIBRARIES = ("imgindex", "keras", "numpy", "openvino", "tensorflow")
 # No conversion takes so long: one that is older has died.

@@ -170,7 +170,7 @@ def _tally_of_unit(unit: EmbeddedUnit) -> Tally:
 
 
 def _tally_of_copies(unit: EmbeddedUnit) -> Tally:
-    return Tally({"copied": len(unit.images)})
+    return Tally({"copied": len(unit.images)}, diffed=unit.finished)
 
 
 def _sum_tallies(tallies: Iterable[Tally]) -> Tally:

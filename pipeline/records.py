@@ -165,7 +165,7 @@ class Tally:
     counts: Mapping[str, int] = field(default_factory=dict)
     span: tuple[float, float] | None = None  # of embedding, seconds since the epoch
     engine_seconds: float = 0.0
-    diffed: float = 0.0  # when the last image was found in the store
+    diffed: float = 0.0  # when the last image was found in the store, by its name or its bytes
     failures: int = 0  # the sum of the failures' `failures.fingerprint`s
 
     @property

@@ -116,6 +116,21 @@ def test_what_decides_no_feature_does_not(keras, kind):
     assert weights_digest(one) == weights_digest(other)
 
 
+# So that an update of Keras neither embeds an index anew nor closes it to queries.
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("MobileNetV2", "0273c330307a54c582cc70ccf429bd99a999c3172e146964d91e72f2d26e6010"),
+        ("ResNet50", "3d4a1bcd41813d853e96a0c203bf78576463d3dd19415af67563016427dd995d"),
+        ("InceptionV3", "5111437b81244ec9bcb01dacbdd6532002cf637f1e8e90cd5a77c66b14ca2ad3"),
+    ],
+)
+def test_every_version_of_keras_gives_a_backbone_the_same_digest(keras, name, digest):
+    build = getattr(keras.applications, name)
+    model = build(include_top=False, weights=None, pooling="avg", input_shape=(96, 96, 3))
+    assert layers_digest(model) == digest
+
+
 LAYERS = [
     lambda k: k.layers.Rescaling(0.5),
     lambda k: k.layers.Rescaling(0.25),
