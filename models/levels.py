@@ -62,7 +62,8 @@ def levels_of(image: Image.Image, strips: Callable[[], Iterator[Values]]) -> Lev
     tags: Any = getattr(image, "tag_v2", {})
     inverted = tags.get(_PHOTOMETRIC) == 0
     nodata = _nodata(tags)
-    if image.format == "PPM":  # Pillow has scaled it by the white that the file names
+    # Their readers have scaled it by the white or the depth that the file names.
+    if image.format == "PPM" or (image.format in ("HEIF", "JXL") and image.mode == "I;16"):
         return Levels(0, 65535)
     ranked = _ranked(strips, nodata)
     if image.mode.startswith("I;16"):

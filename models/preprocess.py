@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from imgindex.models import deep_colors, mending
+from imgindex.models import deep_colors, mending, plugins
 from imgindex.models.color import conversion_to_srgb
 from imgindex.models.levels import Levels, is_deep, levels_of
 
@@ -63,22 +63,30 @@ def decode(
     ignore it is not. docs/formats.md says more.
 
     Raises:
-      DecodeError: `empty`, `not_an_image`, `too_many_pixels`, `truncated`, `out_of_memory` or `undecodable`.
+      DecodeError: `empty`, `not_an_image`, `needs_extra`, `too_many_pixels`, `truncated`, `out_of_memory` or
+        `undecodable`.
     """
     if not data:
         raise DecodeError("empty", "the file is empty")
+    plugin = plugins.plugin_of(data)
+    if plugin is not None and not plugin.is_installed:
+        raise DecodeError(
+            "needs_extra", f"{plugin.name} needs imgindex[{plugin.extra}], which is not installed"
+        )
     try:
+        if plugin is plugins.JXL:
+            _check_pixels(*plugins.jxl_size(data), max_pixels)
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            if image.width * image.height > max_pixels:
-                raise DecodeError(
-                    "too_many_pixels",
-                    f"{image.width} x {image.height} pixels are more than images.max_pixels ({max_pixels})",
-                )
+            _check_pixels(*image.size, max_pixels)
             mending.mend(image, data)
             original = image.size
-            # The longer side both ways, for EXIF may turn the image by 90 degrees.
-            image.draft("RGB", (2 * max(size), 2 * max(size)))
+            if plugin is None:
+                # The longer side both ways, for EXIF may turn the image by 90 degrees.
+                image.draft("RGB", (2 * max(size), 2 * max(size)))
             deep_colors.load(image, data)
+            if plugin is not None:  # its container may have named another size than the picture has
+                original = image.size
+                _check_pixels(*original, max_pixels)
             pixels = upright_rgb(image, size, color_profile)
             width, height = original[::-1] if _orientation(image) in _QUARTER_TURNS else original
             return DecodedImage(pixels, width, height)
@@ -89,9 +97,23 @@ def decode(
     except UnidentifiedImageError as error:
         if _is_cut_off(data):
             raise DecodeError("truncated", "the file ends before what its header names") from error
+        if plugin is not None:
+            raise DecodeError("undecodable", f"a damaged {plugin.name} file") from error
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
         raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}") from error
+    except BaseException as error:
+        if plugins.is_panic(error):
+            raise DecodeError("undecodable", f"its decoder gave up: {error}") from error
+        raise
+
+
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise DecodeError(
+            "too_many_pixels",
+            f"{width} x {height} pixels are more than images.max_pixels ({max_pixels})",
+        )
 
 
 def _reason(error: Exception, data: bytes) -> str:
@@ -108,16 +130,20 @@ def _formats() -> tuple[str, ...]:
     """The formats that Pillow reads, but for EPS: it would run a program, Ghostscript, on the file."""
     Image.preinit()  # the common ones first, as Pillow itself has it
     Image.init()
+    plugins.register()
     return tuple(name for name in Image.ID if name != "EPS")
 
 
 def _is_cut_off(data: bytes) -> bool:
-    """Whether a WebP ends before its own length, or a TIFF before its directory: Pillow names neither."""
+    """Whether a WebP, HEIC or JPEG XL ends before its own length, or a TIFF before its directory.
+
+    Pillow names none of these.
+    """
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return len(data) < 8 + int.from_bytes(data[4:8], "little")
     if data[:4] in (b"II*\0", b"MM\0*"):
         return len(data) <= int.from_bytes(data[4:8], "little" if data[:2] == b"II" else "big")
-    return False
+    return plugins.is_cut_off(data)
 
 
 def upright_rgb(image: Image.Image, size: tuple[int, int], color_profile: str = "srgb") -> Pixels:
@@ -140,6 +166,8 @@ def upright_rgb(image: Image.Image, size: tuple[int, int], color_profile: str = 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where there is none or the EXIF block is damaged."""
+    if plugins.is_upright(image):
+        return 1
     bare = Image.Image()
     bare.info = {key: value for key, value in image.info.items() if key not in mending.XMP}
     try:

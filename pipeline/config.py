@@ -54,7 +54,8 @@ class ImagesConfig:
     """Which files are images, and how large one may be."""
 
     extensions: tuple[str, ...] = (
-        ".avif", ".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp",
+        ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jxl", ".png",
+        ".tif", ".tiff", ".webp",
     )  # fmt: skip
     max_pixels: int = LARGEST_MAX_PIXELS
     max_bytes: int = 268_435_456

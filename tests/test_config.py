@@ -20,7 +20,8 @@ output: null
 backbone: {name: ResNet50, weights: imagenet, pooling: avg, image_size: null}
 engine: {name: auto, precision: auto, batch_size: null}
 images:
-  extensions: [.avif, .bmp, .gif, .jfif, .jpe, .jpeg, .jpg, .png, .tif, .tiff, .webp]
+  extensions: [.avif, .bmp, .gif, .heic, .heif, .hif, .jfif, .jpe, .jpeg, .jpg, .jxl,
+               .png, .tif, .tiff, .webp]
   max_pixels: 178956970
   max_bytes: 268435456
   color_profile: srgb
