@@ -9,5 +9,5 @@ setup(
         "imgindex.models": "models",
         "imgindex.models.weights": "models/weights",
     },
-    package_data={"imgindex": ["py.typed"], "imgindex.models.weights": ["*"]},
+    package_data={"imgindex": ["py.typed", "configs/*.yaml"], "imgindex.models.weights": ["*"]},
 )

@@ -2,11 +2,15 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from imgindex.presets import shipped
+
 _BUILD_EPILOG = (
+    "Flags may be written with hyphens, as in --dry-run. "
     "Every other flag goes to Beam: --runner, --direct_num_workers, --flink_master and so on. "
     "Exit codes: 0 done, or nothing had changed; 2 bad usage or config; 3 input or environment trouble, "
     "nothing was published; 4 a publish check refused, nothing was published; 130 and 143 stopped by "
@@ -58,6 +62,9 @@ def parser() -> argparse.ArgumentParser:
         "output", metavar="OUT", nargs="?", help="where the index would lie (default: the current directory)"
     )
 
+    completion = command("completion", "Print a script that completes commands and flags in a shell.")
+    completion.add_argument("shell", choices=["bash", "zsh"], help="the shell that completes")
+
     demo = command("demo", "Make sample images, index them and search: a first look in one command.")
     demo.add_argument(
         "output", metavar="OUT", nargs="?", default="demo", help="a new directory (default: demo)"
@@ -71,7 +78,10 @@ def _add_build(build: argparse.ArgumentParser) -> None:
         "or a .txt, .csv or .parquet file of paths",
     )  # fmt: skip
     build.add_argument("--output", metavar="OUT", help="the directory to write the index to")
-    build.add_argument("--config", metavar="FILE", help="a YAML file of settings")
+    build.add_argument(
+        "--config", metavar="FILE|NAME", help="a YAML file of settings, or the name of a shipped one: "
+        f"{', '.join(shipped())}",
+    )  # fmt: skip
     build.add_argument(
         "--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting, as in "
         "--set pca.dims=64; may be repeated",
@@ -105,6 +115,22 @@ def _add_search(search: argparse.ArgumentParser) -> None:
     )
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
+
+
+def with_underscores(arguments: Sequence[str]) -> list[str]:
+    """`arguments` with underscores for the hyphens in the names of flags; values stay as they are.
+
+    What follows a lone ``--`` is no flag.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    return [*map(_with_underscores, arguments[:end]), *arguments[end:]]
+
+
+def _with_underscores(argument: str) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imgindex import interrupt
-from imgindex.arguments import duration, parser
+from imgindex.arguments import duration, parser, with_underscores
 from imgindex.errors import (
     DamagedError,
     MachineError,
@@ -58,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     of_commands = parser()
     verbose = False
     try:
-        known, rest = of_commands.parse_known_args(arguments)
+        known, rest = of_commands.parse_known_args(
+            with_underscores(sys.argv[1:] if arguments is None else arguments)
+        )
         if rest and known.command != "build":
             of_commands.error(f"unknown arguments: {' '.join(rest)}; see imgindex {known.command} --help")
         verbose = known.verbose
@@ -73,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "rollback": _rollback,
             "prune": _prune,
             "doctor": _doctor,
+            "completion": _completion,
             "demo": _demo,
         }
         commands[known.command](known)
@@ -149,6 +152,10 @@ def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
     for options in PipelineOptions.__subclasses__():
         options._add_argparse_args(parser)  # where Beam's own subclasses declare theirs
     flags = [flag for action in parser._actions for flag in action.option_strings]
+    # Of Beam's own flags a few have hyphens.
+    hyphened = {with_underscores([flag])[0]: flag for flag in flags if "-" in flag.lstrip("-")}
+    names = (argument.partition("=") for argument in arguments)
+    arguments = [hyphened.get(name, name) + equals + value for name, equals, value in names]
     flags += ["--input", "--output", "--config", "--set", "--force", "--retry_failed"]
     flags += ["--rehash", "--dry_run"]
     try:
@@ -245,6 +252,12 @@ def _doctor(known: argparse.Namespace) -> None:
     if problems:
         raise MachineError(f"a build would fail here: {problems} problems")
     print("a build can run here")
+
+
+def _completion(known: argparse.Namespace) -> None:
+    from imgindex.completion import script
+
+    print(script(parser(), known.shell))
 
 
 def _demo(known: argparse.Namespace) -> None:

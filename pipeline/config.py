@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from imgindex import storage
+from imgindex import presets, storage
 from imgindex.errors import UsageError, printable
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
@@ -160,6 +160,8 @@ class Config:
 def load_config(path: str | Path | None = None, assignments: Sequence[str] = ()) -> Config:
     """The defaults, changed by the YAML file at `path`, then by `assignments` ``section.key=value``.
 
+    `path` may also be the name of a config that is shipped with the package, such as ``mobilenetv2``.
+
     Raises:
       UsageError: the file cannot be read, or a key or value is not valid; names the nearest valid key.
     """
@@ -222,10 +224,15 @@ def _brief(text: str) -> str:
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        data = storage.read_start(str(path), _MAX_FILE + 1)
+        data = storage.read_start(presets.config_path(str(path)), _MAX_FILE + 1)
         if len(data) > _MAX_FILE:
             raise UsageError(f"--config {path}: is longer than {_MAX_FILE} bytes, which no config is")
         text = data.decode()
+    except FileNotFoundError as error:
+        names = ", ".join(presets.shipped())
+        raise UsageError(
+            f"--config {path}: cannot be read: No such file; configs that imgindex ships: {names}"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--config {path}: cannot be read: {error}") from error
     try:

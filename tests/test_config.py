@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from imgindex.config import Config, load_config, parse_config
 from imgindex.errors import UsageError
 
-CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[1] / "pipeline" / "configs").glob("*.yaml"))
 
 DEFAULTS = """
 input: null

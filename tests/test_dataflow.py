@@ -201,7 +201,7 @@ def commands(text):
 
 COMMANDS = {
     path.name: commands(path.read_text())
-    for path in [ROOT / "docs" / "dataflow.md", *(ROOT / "configs").glob("dataflow*.yaml")]
+    for path in [ROOT / "docs" / "dataflow.md", *(ROOT / "pipeline" / "configs").glob("dataflow*.yaml")]
 }
 
 

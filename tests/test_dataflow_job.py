@@ -333,7 +333,7 @@ def test_the_image_has_the_beam_that_these_tests_ran_with():
 
 
 def test_the_warmed_cache_spares_workers_keras_and_tensorflow(tmp_path):
-    config = ROOT / "configs" / "local.yaml"  # its weights are in the package
+    config = ROOT / "pipeline" / "configs" / "local.yaml"  # its weights are in the package
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     run(str(ROOT / "dataflow" / "warm_cache.py"), str(config), env=environment)
     backbone = load_config(config).backbone

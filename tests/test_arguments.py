@@ -1,0 +1,61 @@
+"""How flags may be written, and the configs that `--config` knows by name."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from apache_beam.options.pipeline_options import PortableOptions, WorkerOptions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imgindex.arguments import parser, with_underscores
+from imgindex.cli import _beam_options
+from imgindex.config import load_config
+from imgindex.errors import UsageError
+from imgindex.presets import shipped
+
+
+@pytest.mark.parametrize("flag", ["--dry_run", "--retry_failed"])
+def test_flags_take_hyphens(flag: str) -> None:
+    known = parser().parse_args(with_underscores(["build", flag.replace("_", "-"), "--set=pca.dims=8"]))
+    assert getattr(known, flag[2:])
+    assert known.set == ["pca.dims=8"]
+
+
+def test_flags_of_beam_take_hyphens() -> None:
+    arguments = ["build", "--max-num-workers", "3", "--job-server-timeout=7"]
+    _, rest = parser().parse_known_args(with_underscores(arguments))
+    options = _beam_options(rest)
+    assert options.view_as(WorkerOptions).max_num_workers == 3
+    assert options.view_as(PortableOptions).job_server_timeout == 7
+
+
+@given(st.lists(st.text()))
+def test_values_keep_their_hyphens(values: list[str]) -> None:
+    plain = [value for value in values if not value.startswith("--")]
+    given = [*plain, "--a-b=c-d", "--", "--x-y", *values]
+    assert with_underscores(given) == [*plain, "--a_b=c-d", "--", "--x-y", *values]
+
+
+def test_a_shipped_config_by_its_name() -> None:
+    assert load_config("mobilenetv2").backbone.weights == "bundled"
+    for name in shipped():
+        load_config(name)
+
+
+def test_a_file_comes_before_a_shipped_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mobilenetv2").write_text("pca: {dims: 7}")
+    assert load_config("mobilenetv2").pca.dims == 7
+
+
+def test_a_wrong_name_lists_the_shipped_ones() -> None:
+    with pytest.raises(UsageError, match=r"mobilnet: cannot be read: No such file.* local, mobilenetv2"):
+        load_config("mobilnet")
+
+
+def test_help_loads_no_library() -> None:
+    script = "import sys, imgindex.arguments as a; a.parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert not {"apache_beam", "keras", "numpy", "shtab", "yaml"} & set(done.stdout.split())
