@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from imgindex.launch import build, refresh, submit
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
-    from imgindex.search import Index, Neighbor, Result
+    from imgindex.results import Neighbor, QueryError, Result
+    from imgindex.search import Index
     from imgindex.transforms import EmbedImages, ProjectFeatures, ReadFeatures, WriteIndex
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "PcaConfig",
     "ProjectFeatures",
     "PublishConfig",
+    "QueryError",
     "ReadFeatures",
     "Result",
     "WriteIndex",
@@ -70,7 +72,8 @@ _MODULES = {
     "launch": ["build", "refresh", "submit"],
     "models.engines": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],
-    "search": ["Index", "Neighbor", "Result"],
+    "results": ["Neighbor", "QueryError", "Result"],
+    "search": ["Index"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

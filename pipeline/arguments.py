@@ -105,7 +105,10 @@ def _add_build(build: argparse.ArgumentParser) -> None:
 
 def _add_search(search: argparse.ArgumentParser) -> None:
     search.add_argument("output", metavar="OUT", help="the index's directory")
-    search.add_argument("images", metavar="IMAGE", nargs="+", help="an image to search for")
+    search.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="an image to search for, or a directory, a quoted glob, a "
+        ".tar, or a .txt, .csv or .parquet file of paths: each of its images",
+    )  # fmt: skip
     search.add_argument("-k", type=int, default=10, help="neighbors of each image (default: 10)")
     search.add_argument(
         "--exact", action="store_true", help="compare with every stored vector, by brute force"
@@ -113,6 +116,10 @@ def _add_search(search: argparse.ArgumentParser) -> None:
     search.add_argument(
         "--distinct", action="store_true", help="list images whose files have the same bytes only once"
     )
+    search.add_argument(
+        "--exclude_self", action="store_true", help="leave out the indexed image that the query is, by its "
+        "path or its bytes, and its copies",
+    )  # fmt: skip
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
 

@@ -2,7 +2,6 @@
 
 import argparse
 import difflib
-import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
@@ -170,23 +169,9 @@ def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
 
 
 def _search(known: argparse.Namespace) -> None:
-    from imgindex.search import Index, to_json
-    from imgindex.summary import result_table, write_page
+    from imgindex.search_command import run
 
-    index = Index.open(known.output)
-    results = index.search(known.images, known.k, exact=known.exact, distinct=known.distinct)
-    print(_encodable(to_json(results)) if known.json else result_table(results, index.manifest["metric"]))
-    if known.html:
-        write_page(known.html, index, results)
-
-
-def _encodable(text: str) -> str:
-    """JSON as it is, or with its own escapes where stdout's encoding lacks a character."""
-    try:
-        text.encode(sys.stdout.encoding)
-    except UnicodeEncodeError:
-        return json.dumps(json.loads(text), indent=2)
-    return text
+    run(known)
 
 
 def _inspect(known: argparse.Namespace) -> None:

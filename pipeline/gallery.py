@@ -30,14 +30,15 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """A query and its neighbours, nearest first."""
+    """A query and its neighbours, nearest first; where there are none, why."""
 
     query: Tile
     neighbors: Sequence[Tile]
+    error: str = "No neighbours."
 
 
-def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row]) -> str:
-    """Return a page that needs no other file, no network and no script.
+def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], more: str = "") -> str:
+    """Return a page that needs no other file, no network and no script; `more` stands below the rows.
 
     Everything given is text, never markup. A picture that Pillow cannot read is shown as a
     placeholder with its caption.
@@ -48,6 +49,7 @@ def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row]) 
         facts=f"<dl>{facts}</dl>" if facts else "",
         style=_STYLE,
         rows="\n".join(map(_row, rows)) or '<p class="none">Nothing to show.</p>',
+        more=f'<p class="none">{_text(more)}</p>' if more else "",
     )
 
 
@@ -86,7 +88,7 @@ def _grey_of_8_bits(image: Image.Image) -> Image.Image:
 
 def _row(row: Row) -> str:
     neighbors = "".join(f"<li>{_tile(tile)}</li>" for tile in row.neighbors)
-    found = f"<ol>{neighbors}</ol>" if neighbors else '<p class="none">No neighbours.</p>'
+    found = f"<ol>{neighbors}</ol>" if neighbors else f'<p class="none">{_text(row.error)}</p>'
     return f'<section class="row"><div class="query">{_tile(row.query)}</div>{found}</section>'
 
 
@@ -186,6 +188,7 @@ _PAGE = """<!doctype html>
 <header><h1 dir="auto">{title}</h1>{facts}</header>
 <main>
 {rows}
+{more}
 </main>
 </body>
 </html>

@@ -1,6 +1,9 @@
-"""Queries: what people give to search for, and the pixels of those that are images."""
+"""Queries: what people give to search for, found in folders and lists, read and decoded."""
 
-from collections.abc import Iterable, Sequence
+import glob
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,46 +11,155 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from imgindex import listing, members, storage, walking
 from imgindex.errors import InputError, UsageError
-from imgindex.members import read_image
-from imgindex.models.preprocess import DecodeError, decode, upright_rgb
-from imgindex.names import uri_of
+from imgindex.models.preprocess import DecodedImage, DecodeError, upright_rgb
+from imgindex.names import name_of, uri_of
+from imgindex.ranges import read_range
+from imgindex.records import Failure, ImageFile
+from imgindex.results import QueryError
+from imgindex.uri_lists import is_whole
 
-Query = str | Path | Image.Image | np.ndarray[Any, Any]
+Query = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
+
+# What a listing gives, whose uri is here the whole path.
+Found = ImageFile | Failure
+
+_KINDS = str | Path | bytes | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How an index has its images decoded."""
+
+    size: tuple[int, int]  # height, width
+    color_profile: str
+    max_bytes: int
+
+    @classmethod
+    def of(cls, manifest: Mapping[str, Any]) -> "Recipe":
+        """The recipe of the generation that has `manifest`."""
+        images = manifest["config"]["images"]
+        height, width = manifest["spec"]["image_size"]
+        # Manifests of before the key have none.
+        return cls((height, width), str(images.get("color_profile", "srgb")), images["max_bytes"])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A query that has been read: its pixels [height, width, 3] or its vector [dims], or why it has none."""
+
+    name: str  # the path, written as a uri is, or what was given instead of one
+    value: npt.NDArray[Any] | QueryError
+    path: str | None = None
+    sha256: str | None = None  # of its bytes
 
 
 def each_query(images: Query | Sequence[Query]) -> list[Query]:
     """One query or several as a list. Raises UsageError for what is none."""
-    if isinstance(images, str | Path | Image.Image | np.ndarray):
+    if isinstance(images, _KINDS):
         return [images]
-    several = isinstance(images, Iterable) and not isinstance(images, bytes | bytearray | memoryview)
+    several = isinstance(images, Iterable) and not isinstance(images, bytearray | memoryview)
     queries: list[Any] = list(images) if several else [images]
     for query in queries:
-        if not isinstance(query, str | Path | Image.Image | np.ndarray):
-            raise UsageError(
-                f"a query must be the path of an image, a PIL image or an array, got {type(query).__name__}; "
-                "give the bytes of a file as PIL.Image.open(io.BytesIO(data))"
-            )
+        check_query(query)
     return queries
 
 
-def name_of_query(query: Query) -> str:
+def check_query(query: object) -> None:
+    """Raises UsageError for what is no query."""
+    if not isinstance(query, _KINDS):
+        raise UsageError(
+            "a query must be the path of an image, the bytes of its file, a PIL image or an array, "
+            f"got {type(query).__name__}"
+        )
+
+
+def each_in(source: str, extensions: Sequence[str]) -> Iterator[str | Found]:
+    """The queries that `source` names: itself, or each image of a folder, a glob, a tar or a list.
+
+    The listing is that of a build. What is there by that very name is taken for an image, also where the name
+    has the characters of a glob. A source that cannot be listed, or holds no images, is a `Failure`.
+    """
+    if not is_several(source):
+        yield source
+        return
+    none = True
+    try:
+        root = listing.input_root(source)
+        for found in listing.list_images(source, extensions):
+            none = False
+            uri = found.uri if is_whole(found.uri) else uri_of(storage.join(root, name_of(found.uri)))
+            yield replace(found, uri=uri)
+    except InputError as error:
+        none = False
+        message = str(error).removeprefix(f"--input {source}").removeprefix(":").strip()
+        yield Failure(uri_of(source), "list", "unreadable", message)
+    if none:
+        ends = ", ".join(extensions)
+        yield Failure(uri_of(source), "list", "no_images", f"it holds no images, whose names end in {ends}")
+
+
+def is_several(source: str) -> bool:
+    """Whether `source` is a folder, a glob, a tar or a list, and not an image."""
+    if listing.is_list(source):
+        return True
+    if storage.is_local(source):
+        path = Path(source)
+        if path.is_dir():
+            return True
+        if path.exists():
+            return source.lower().endswith(members.SUFFIX)
+    return source.endswith(("/", members.SUFFIX)) or glob.has_magic(source)
+
+
+def name_of_query(query: Query | Found) -> str:
     """The path, written as a uri is, or what was given instead of one."""
+    if isinstance(query, Found):
+        return query.uri
     return uri_of(str(query)) if isinstance(query, str | Path) else type(query).__name__
 
 
-def pixels_of(query: Query, size: tuple[int, int], color_profile: str) -> npt.NDArray[np.uint8]:
-    """The query image as the backbone takes it, through the same `decode` as an indexed one."""
+def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImage]) -> Loaded:
+    """Reads and decodes a query; its pixels are those that a build would make of it.
+
+    `decode` is `preprocess.decode`, or does the same elsewhere. Raises UsageError for an array that is
+    neither an image nor a vector.
+    """
+    name = name_of_query(query)
+    if isinstance(query, np.ndarray) and query.ndim == 1:
+        return Loaded(name, query)
+    path = sha256 = None
     try:
-        if isinstance(query, str | Path):
-            return decode(read_image(str(query)), size, color_profile=color_profile).pixels
-        return upright_rgb(_as_image(query), size, color_profile)
-    except OSError as error:
-        raise InputError(f"query {query}: cannot be read: {error.strerror or error}") from error
-    except ValueError as error:  # a name that no filesystem takes, as one with a NUL
-        raise InputError(f"query {name_of_query(query)}: cannot be read: {error}") from error
+        if isinstance(query, Failure):
+            return Loaded(name, QueryError(query.stage, query.reason, query.message))
+        if isinstance(query, Image.Image | np.ndarray):
+            return Loaded(name, upright_rgb(_as_image(query), recipe.size, recipe.color_profile))
+        if isinstance(query, ImageFile) and query.size > recipe.max_bytes:
+            message = f"{query.size} bytes are more than images.max_bytes ({recipe.max_bytes}) of the index"
+            return Loaded(name, QueryError("read", "too_many_bytes", message))
+        if isinstance(query, bytes):
+            data = query
+        else:
+            path = name_of(name)
+            data = (
+                _read(query, recipe.max_bytes) if isinstance(query, ImageFile) else members.read_image(path)
+            )
+        sha256 = hashlib.sha256(data).hexdigest()
+        pixels = decode(data, recipe.size, color_profile=recipe.color_profile).pixels
+        return Loaded(name, pixels, path, sha256)
     except DecodeError as error:
-        raise InputError(f"query {name_of_query(query)}: {error.reason}: {error}") from error
+        return Loaded(name, QueryError("decode", error.reason, str(error)))
+    except OSError as error:
+        return Loaded(name, QueryError("read", *walking.fault_of(path or "", error)))
+    except ValueError as error:  # a name that no filesystem takes, as one with a NUL
+        return Loaded(name, QueryError("read", "unreadable", str(error)))
+
+
+def _read(file: ImageFile, max_bytes: int) -> bytes:
+    if file.offset is None:
+        return storage.read_regular(file.path, max_bytes)
+    return read_range(file.path, file.offset, file.size)
 
 
 def _as_image(query: Image.Image | npt.NDArray[Any]) -> Image.Image:
@@ -59,3 +171,17 @@ def _as_image(query: Image.Image | npt.NDArray[Any]) -> Image.Image:
             f"got {query.dtype} {list(query.shape)}"
         )
     return Image.fromarray(query)
+
+
+def own_uris(path: str, root: str) -> set[str]:
+    """The uris that the file at `path` may have in an index whose `input_root` is `root`."""
+    paths, roots = {path}, {root}
+    if storage.is_local(path):
+        given = Path(path)
+        paths = {str(given.absolute()), str(given.resolve())}
+        roots |= {str(Path(root).resolve())}
+    uris = {uri_of(path) for path in paths}  # as of a list's images that lie elsewhere
+    for folder in roots:
+        prefix = storage.join(folder, "")
+        uris |= {uri_of(path.removeprefix(prefix)) for path in paths if path.startswith(prefix)}
+    return uris

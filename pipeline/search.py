@@ -1,66 +1,37 @@
 """Reads a published generation and answers queries with it."""
 
-import json
-import tempfile
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any, Self, SupportsIndex
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from imgindex import storage
-from imgindex.errors import DamagedError, InputError, OutputError, UsageError
-from imgindex.generation import Output, current_name, files_of, read_manifest
+from imgindex.errors import InputError, OutputError, UsageError
+from imgindex.generation import Output, current_name, read_manifest
 from imgindex.listing import is_list
-from imgindex.models.annoy_index import RECALL_K, first_items
-from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine, refuse_after_fork
-from imgindex.models.pca import Basis, normalize
+from imgindex.models import decoder_pool
+from imgindex.models.engines import refuse_after_fork
+from imgindex.models.pca import Basis
+from imgindex.models.preprocess import decode
 from imgindex.models.resources import available_cores
-from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.names import name_of
-from imgindex.opened import OpenedShard, contents_of, open_shard, read_basis
-from imgindex.queries import Query, each_query, name_of_query, pixels_of
+from imgindex.open_generation import OpenGeneration, Vectors, Wanted
+from imgindex.queries import Found, Loaded, Query, check_query, each_query, load
+from imgindex.results import Result, describe_error
 from imgindex.uri_lists import is_whole
 
-Vectors = npt.NDArray[np.float32]
-# By how much deeper a search goes, one after the other, while it finds too few distinct images.
-_DEEPER_SEARCHES = (8, 64)
-
-
-@dataclass(frozen=True, slots=True)
-class Neighbor:
-    """An indexed image that is near a query."""
-
-    rank: int  # from 1
-    uri: str
-    similarity: float  # cosine of the two vectors
-    distance: float  # in the index's metric
-    label: str | None
-    sha256: str
-    width: int
-    height: int
-    shard: int
-    item: int  # Annoy's id in the shard
-    copies: int  # other images in the index whose files have the same bytes
-
-
-@dataclass(frozen=True)
-class Result:
-    """A query's neighbors, nearest first."""
-
-    query: str  # the path, written as a uri is, or what was given instead of one
-    neighbors: tuple[Neighbor, ...]
+# Queries that are embedded and searched together. The pixels of twice as many are held: 20 MiB as a rule.
+_BATCH = 64
 
 
 class Index:
     """A generation, opened for searching. Whatever is published meanwhile, it holds it until `refresh`."""
 
-    def __init__(self, opened: "OpenGeneration") -> None:
+    def __init__(self, opened: OpenGeneration) -> None:
         """Answers from `opened`; `Index.open` is the usual way here."""
         self._opened = opened
 
@@ -117,32 +88,84 @@ class Index:
         *,
         exact: bool = False,
         distinct: bool = False,
+        exclude_self: bool = False,
     ) -> list[Result]:
         """The `k` nearest images of each query.
 
         Args:
-          images: one query or several: the path of an image, a PIL image, an RGB array
+          images: one query or several: the path of an image, the bytes of its file, a PIL image, an RGB array
             [height, width, 3] of uint8, or a vector [dims] of floats as the index holds it.
           k: how many neighbors at most.
           exact: compare with every stored vector instead of asking Annoy.
           distinct: list images whose files have the same bytes once. Searches go as deep as it takes to find
             `k` images, where there are so many.
+          exclude_self: leave out the indexed image that a query is, and its copies: what has the same bytes
+            as the query, and what is indexed under its path. Queries must then be paths or bytes.
 
         Raises:
           UsageError: `k` or an array does not fit.
-          InputError: an image cannot be read.
+          InputError: an image cannot be read. `search_each` answers the other queries all the same.
         """
         opened = self._opened  # one for the whole search, whatever `refresh` does in another thread
-        queries = each_query(images)
-        if not queries:
-            return []
-        names = [name_of_query(query) for query in queries]
-        vectors = opened.vectors_of(queries)
-        return opened.search_vectors(vectors, k, exact=exact, distinct=distinct, names=names)
+        wanted = Wanted(k, exact, distinct, exclude_self)
+        queries = iter(each_query(images))
+        results: list[Result] = []
+        while batch := list(islice(queries, _BATCH)):
+            if not all(map(_is_vector, batch)):
+                refuse_after_fork()
+            for result in opened.answers([load(query, opened.recipe, decode) for query in batch], wanted):
+                if result.error is not None:
+                    raise InputError(f"query {result.query}: {describe_error(result.error)}")
+                results.append(result)
+        return results
+
+    def search_each(
+        self,
+        images: Iterable[Query | Found],
+        k: int = 10,
+        *,
+        exact: bool = False,
+        distinct: bool = False,
+        exclude_self: bool = False,
+    ) -> Iterator[Result]:
+        """As `search`, for any number of queries, in their order; a bad one does not stop the others.
+
+        Queries are taken 64 at a time, so that memory does not grow with their number. Files are decoded in
+        processes of their own, as in a build. A query that cannot be read or decoded has a result without
+        neighbors, whose `error` says why.
+
+        Raises:
+          UsageError: `k` or an array does not fit.
+          WorkerError: the processes that decode do not start.
+        """
+        opened, wanted = self._opened, Wanted(k, exact, distinct, exclude_self)
+        refuse_after_fork()
+        queries = iter(images)
+        cores = available_cores()
+        pool = decoder_pool.acquire(cores)
+        try:
+            with ThreadPoolExecutor(cores, "decode") as threads:
+
+                def take() -> list[Future[Loaded]]:
+                    batch = list(islice(queries, _BATCH))
+                    for query in batch:
+                        if not isinstance(query, Found):
+                            check_query(query)
+                    return [threads.submit(load, query, opened.recipe, pool.decode) for query in batch]
+
+                loading = take()
+                if loading:
+                    _ = opened.engine  # it loads while the first are decoded
+                while loading:
+                    following = take()
+                    yield from opened.answers([query.result() for query in loading], wanted)
+                    loading = following
+        finally:
+            decoder_pool.release()
 
     def search_vectors(
         self,
-        vectors: Vectors,
+        vectors: npt.ArrayLike,
         k: int = 10,
         *,
         exact: bool = False,
@@ -150,7 +173,11 @@ class Index:
         names: Sequence[str] = (),
     ) -> list[Result]:
         """The `k` nearest images of each of `vectors` [n, dims]; see `search`. Raises UsageError."""
-        return self._opened.search_vectors(vectors, k, exact=exact, distinct=distinct, names=names)
+        opened, wanted = self._opened, Wanted(k, exact, distinct)
+        rows = _as_vectors(vectors, opened.manifest["dims"])
+        names = names or [f"vector {n}" for n in range(len(rows))]
+        found = opened.neighbors(rows, wanted)
+        return [Result(name, neighbors) for name, neighbors in zip(names, found, strict=True)]
 
     def image_path(self, uri: str) -> str:
         """Where the indexed image `uri` lay when the index was built.
@@ -165,7 +192,24 @@ class Index:
         return storage.join(self.manifest["input_root"], name_of(uri))
 
 
-def _open(output: Output, generation: str | None, quick: bool) -> "OpenGeneration":
+def _is_vector(query: Query) -> bool:
+    return isinstance(query, np.ndarray) and query.ndim == 1
+
+
+def _as_vectors(vectors: npt.ArrayLike, dims: int) -> Vectors:
+    try:
+        with np.errstate(over="ignore"):
+            rows = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"expected vectors of {dims} values each: {error}") from error
+    if rows.ndim != 2 or rows.shape[1] != dims:
+        raise UsageError(f"expected vectors of {dims} values, got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise UsageError("expected vectors of finite values, got others")
+    return rows
+
+
+def _open(output: Output, generation: str | None, quick: bool) -> OpenGeneration:
     while True:
         name = generation or current_name(output)
         try:
@@ -174,216 +218,3 @@ def _open(output: Output, generation: str | None, quick: bool) -> "OpenGeneratio
             # It may have been pruned since its name was read; then another is live by now.
             if generation or current_name(output) in (None, name):
                 raise
-
-
-class OpenGeneration:
-    """The files of one generation, mapped or read, and the answers that they give."""
-
-    def __init__(self, output: Output, manifest: dict[str, Any], quick: bool) -> None:
-        """Opens every shard, `quick` as for `Index.open`. Raises DamagedError."""
-        self.output = output
-        self.manifest = manifest
-        self.quick = quick
-        # Annoy and Arrow map files; those of an object store are copied here first.
-        self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
-        files = files_of(output, manifest)
-
-        def opened(shard: dict[str, Any]) -> OpenedShard:
-            return open_shard(
-                files[shard["index"]],
-                files[shard["metadata"]],
-                Path(self._copies.name),
-                items=shard["items"],
-                dims=manifest["dims"],
-                metric=manifest["metric"],
-                quick=quick,
-            )
-
-        self.basis = read_basis(files[manifest["basis"]])
-        with ThreadPoolExecutor(available_cores(), "open") as pool:
-            shards = list(pool.map(opened, manifest["shards"]))
-        if (self.basis.dims, self.basis.feature_dim) != (manifest["dims"], manifest["feature_dim"]):
-            raise DamagedError(f"{files[manifest['basis']].path} is of other dimensions")
-        self._shards = [shard.annoy for shard in shards]
-        self._metadata = [shard.metadata for shard in shards]
-
-    def __len__(self) -> int:
-        """How many images are indexed."""
-        return sum(shard["items"] for shard in self.manifest["shards"])
-
-    def search_vectors(
-        self,
-        vectors: Vectors,
-        k: int = 10,
-        *,
-        exact: bool = False,
-        distinct: bool = False,
-        names: Sequence[str] = (),
-    ) -> list[Result]:
-        """The `k` nearest images of each of `vectors` [n, dims]; see `Index.search`. Raises UsageError."""
-        if not isinstance(k, SupportsIndex) or k < 1:
-            raise UsageError(f"k is {k!r}; expected a whole number of at least 1")
-        k = min(k, max(1, len(self)))
-        dims = self.manifest["dims"]
-        if vectors.ndim != 2 or vectors.shape[1] != dims:
-            raise UsageError(f"expected vectors of {dims} values, got shape {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise UsageError("expected vectors of finite values, got others")
-        # Recall was measured for RECALL_K neighbors; more of them take proportionally more effort.
-        effort = None if exact else self.manifest["search_k"] * max(1, -(-k // RECALL_K))
-        answers = [self._nearest(shard, vectors, k, effort, distinct) for shard in range(len(self._shards))]
-        names = names or [f"vector {n}" for n in range(len(vectors))]
-        return [
-            Result(name, tuple(self._merge(vector, [answer[n] for answer in answers], k, distinct)))
-            for n, (name, vector) in enumerate(zip(names, vectors, strict=True))
-        ]
-
-    def _nearest(
-        self, shard: int, vectors: Vectors, k: int, effort: int | None, distinct: bool
-    ) -> list[tuple[npt.NDArray[np.int64], Vectors]]:
-        """What a shard answers to each of `vectors`: `k` items at most, of those of the same bytes one."""
-        annoy = self._shards[shard]
-        if not distinct:
-            return annoy.nearest(vectors, k, effort)
-        contents = self._contents[shard]
-        answers = annoy.nearest(vectors, k, effort, contents)
-        if effort is None:
-            return answers
-        wanted = min(k, self._distinct[shard])
-        deeper: list[int | None] = [effort * step for step in _DEEPER_SEARCHES]
-        # Where copies took up all the nodes that were inspected. At last no node is left out.
-        for effort in [*deeper, None]:
-            short = [n for n, (items, _) in enumerate(answers) if len(items) < wanted]
-            if not short:
-                break
-            found = annoy.nearest(vectors[short], k, effort, contents)
-            for n, answer in zip(short, found, strict=True):
-                answers[n] = answer
-        return answers
-
-    def _merge(
-        self,
-        vector: Vectors,
-        answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]],
-        k: int,
-        distinct: bool,
-    ) -> Iterator[Neighbor]:
-        shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
-        items = np.concatenate([found for found, _ in answers])
-        stored = np.concatenate(
-            [annoy.vectors[found] for annoy, (found, _) in zip(self._shards, answers, strict=True)]
-        )
-        places, squares, _ = rank(stored, vector, self.manifest["metric"], len(items) if distinct else k)
-        contents = np.array([self._contents[shards[place]][items[place]] for place in places], np.int64)
-        if distinct:
-            firsts = first_items(contents)[:k]
-            places, squares, contents = places[firsts], squares[firsts], contents[firsts]
-        cosines = cosine_similarity(stored[places], vector[np.newaxis])[0]
-        for n, place in enumerate(places):
-            shard, item = int(shards[place]), int(items[place])
-            row = {name: column[item].as_py() for name, column in self._columns[shard].items()}
-            yield Neighbor(
-                rank=n + 1,
-                uri=row["uri"],
-                similarity=float(cosines[n]),
-                distance=float(np.sqrt(squares[n])),
-                label=row["label"],
-                sha256=row["sha256"],
-                width=row["width"],
-                height=row["height"],
-                shard=shard,
-                item=item,
-                copies=int(self._counts[contents[n]]) - 1,
-            )
-
-    @cached_property
-    def _numbered(self) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
-        """For each shard the contents of its items, and how many items of all shards have each content.
-
-        Some 4 bytes an image and 8 for each distinct one.
-        """
-        digests = [chunk for table in self._metadata for chunk in table["sha256"].chunks]
-        contents = contents_of(pa.chunked_array(digests))
-        ends = np.cumsum([len(table) for table in self._metadata])
-        return np.split(contents, ends[:-1]), np.bincount(contents)
-
-    @property
-    def _contents(self) -> list[npt.NDArray[np.int32]]:
-        return self._numbered[0]
-
-    @property
-    def _counts(self) -> npt.NDArray[np.int64]:
-        return self._numbered[1]
-
-    @cached_property
-    def _distinct(self) -> list[int]:
-        """How many distinct images each shard holds."""
-        return [len(np.unique(contents)) for contents in self._contents]
-
-    @cached_property
-    def _columns(self) -> list[dict[str, Any]]:
-        names = ("uri", "label", "sha256", "width", "height")
-        return [{name: table[name] for name in names} for table in self._metadata]
-
-    def vectors_of(self, queries: Sequence[Query]) -> Vectors:
-        """Vectors [n, dims] of queries; whatever is an image goes through the index's own recipe."""
-        vectors = np.empty((len(queries), self.manifest["dims"]), np.float32)
-        images = []
-        for number, query in enumerate(queries):
-            if isinstance(query, np.ndarray) and query.ndim == 1:
-                if query.shape != vectors.shape[1:] or not np.isfinite(query).all():
-                    raise UsageError(
-                        f"a query vector must be {vectors.shape[1]} finite values, got {query.shape}"
-                    )
-                vectors[number] = query
-            else:
-                images.append(number)
-        if images:
-            refuse_after_fork()
-        for start in range(0, len(images), self._engine.batch_size if images else 1):
-            batch = images[start : start + self._engine.batch_size]
-            size, color_profile = self._engine.image_size, self._color_profile
-            pixels = np.stack([pixels_of(queries[n], size, color_profile) for n in batch])
-            features, valid = normalize(embed_all(self._engine, pixels))
-            if not valid.all():
-                query = queries[batch[int(np.argmin(valid))]]
-                raise InputError(f"query {name_of_query(query)} has a feature without direction")
-            vectors[batch] = self.basis.project(features)
-        return vectors
-
-    @property
-    def _color_profile(self) -> str:
-        # Manifests of before the key have none.
-        return str(self.manifest["config"]["images"].get("color_profile", "srgb"))
-
-    @cached_property
-    def _engine(self) -> Engine:
-        backbone = self.manifest["config"]["backbone"]
-        recorded = self.manifest["engine"]
-        choice = EngineChoice(
-            name=backbone["name"],
-            weights=backbone["weights"],
-            pooling=backbone["pooling"],
-            image_size=backbone["image_size"],
-            engine=recorded["name"],
-            precision=recorded["precision"],
-            batch_size=recorded["batch_size"],
-            color_profile=self._color_profile,
-        )
-        engine = load_engine(choice, available_cores())
-        spec = self.manifest["spec"]
-        if engine.spec.digest != spec["digest"]:
-            differing = " and ".join(engine.spec.differences(spec)) or "spec"
-            raise OutputError(
-                f"queries would not fit the index: the {differing} of {backbone['name']} with weights "
-                f"{backbone['weights']} differ from those that it was built with; bring back the file or the "
-                "version of imgindex, or build the index again"
-            )
-        if engine.feature_dim != self.manifest["feature_dim"]:
-            raise DamagedError(f"its manifest has features of {self.manifest['feature_dim']} values")
-        return engine
-
-
-def to_json(results: Sequence[Result]) -> str:
-    """Results as a JSON array of queries, each with its neighbors."""
-    return json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False)

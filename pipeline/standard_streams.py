@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -48,6 +49,28 @@ def _its_errors_told() -> Iterator[None]:
         message = f"cannot write to standard output: {error.strerror}"
         done = interrupt.whats_done()
         raise (AfterPublishError(f"{done}; {message}") if done else OutputError(message)) from error
+
+
+def encodable(text: str) -> str:
+    """JSON as it is, or with its own escapes where standard output's encoding lacks a character."""
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        return "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    return text
+
+
+@contextlib.contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keeps off standard error what libraries in C write there, such as libtiff's and libpng's warnings."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    discard(2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def discard(descriptor: int) -> None:

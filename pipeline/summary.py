@@ -10,7 +10,10 @@ from imgindex.failures import MAX_TRIES
 from imgindex.generation import Output, current_name, generation_names, read_manifest
 from imgindex.members import read_image
 from imgindex.names import name_of
-from imgindex.search import Index, Neighbor, Result
+from imgindex.results import Neighbor, Result, describe_error
+from imgindex.search import Index
+from imgindex.standard_streams import quiet_libraries
+from imgindex.text import counted
 
 # Images that a whitened dimension must have been fitted to. On 600 photos whitening cost half a point of P@4
 # at 30 images a dimension, 5 at 12, 10 at 6 and 14 at 4.
@@ -146,8 +149,11 @@ def result_table(results: Sequence[Result], metric: str) -> str:
     return "\n\n".join(blocks)
 
 
-def result_page(index: Index, results: Sequence[Result]) -> str:
-    """A self-contained HTML page of queries, which are paths, and their neighbors as thumbnails."""
+def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str:
+    """A self-contained HTML page of queries, which are paths, and their neighbors as thumbnails.
+
+    It says that `hidden` more queries are not on it.
+    """
     manifest = index.manifest
     facts = [
         ("Index", str(index.output.root)),
@@ -160,16 +166,20 @@ def result_page(index: Index, results: Sequence[Result]) -> str:
         gallery.Row(
             gallery.Tile(_image(index, name_of(result.query)), result.query.rpartition("/")[2], "query"),
             [_tile(index, neighbor) for neighbor in result.neighbors],
+            *([describe_error(result.error)] if result.error else []),
         )
         for result in results
     ]
-    return gallery.render("Nearest images", facts, rows)
+    more = f"{counted(hidden, 'more query is', 'more queries are')} not shown" if hidden else ""
+    return gallery.render("Nearest images", facts, rows, more)
 
 
-def write_page(path: Path, index: Index, results: Sequence[Result]) -> None:
+def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int = 0) -> None:
     """Writes `result_page` to a file. Raises OutputError."""
     try:
-        path.write_text(result_page(index, results), encoding="utf-8")
+        with quiet_libraries():
+            page = result_page(index, results, hidden)
+        path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 

@@ -12,7 +12,9 @@ import pytest
 from imgindex.cli import main
 from imgindex.errors import InputError, MachineError, OutputError, UsageError, foreseen
 from imgindex.listing import list_images
-from imgindex.queries import each_query, pixels_of
+from imgindex.models.preprocess import decode
+from imgindex.queries import Recipe, each_query, load
+from imgindex.results import QueryError, describe_error
 
 # Runs `inspect`, whose work is replaced by a line of Python.
 SCRIPT = "import sys; from imgindex import cli, interrupt; cli._inspect = lambda known: {}; cli.run()"
@@ -63,7 +65,10 @@ def test_what_is_not_to_be_buffered_is_written_at_once() -> None:
 def test_an_encoding_that_lacks_characters() -> None:
     done = command("print('\u732b')", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "\\u732b\n")
-    done = command("print(cli._encodable('[\"\U0001f408\"]'))", PYTHONIOENCODING="ascii")
+    done = command(
+        "print(__import__('imgindex.standard_streams').standard_streams.encodable('[\"\U0001f408\"]'))",
+        PYTHONIOENCODING="ascii",
+    )
     assert json.loads(done.stdout) == ["\U0001f408"]
 
 
@@ -111,17 +116,20 @@ def test_errors_of_ours_are_what_they_are() -> None:
     assert foreseen(error) is error
 
 
-@pytest.mark.parametrize("query", [b"a.jpg", bytearray(b"a.jpg"), None, 7, [b"a.jpg"], ["a.jpg", None]])
+@pytest.mark.parametrize(
+    "query", [bytearray(b"a.jpg"), memoryview(b"a.jpg"), None, 7, [bytearray()], ["a.jpg", None]]
+)
 def test_what_is_no_query(query: object) -> None:
     with pytest.raises(
-        UsageError, match="a query must be the path of an image, a PIL image or an array, got"
+        UsageError, match="a query must be the path of an image, the bytes of its file, a PIL image or an a"
     ):
         each_query(query)  # type: ignore[arg-type]
 
 
 def test_a_query_of_a_name_that_no_filesystem_takes() -> None:
-    with pytest.raises(InputError, match="cannot be read: embedded null byte"):
-        pixels_of("a\0.jpg", (32, 32), "srgb")
+    loaded = load("a\0.jpg", Recipe((32, 32), "srgb", 1000), decode)
+    assert isinstance(loaded.value, QueryError)
+    assert describe_error(loaded.value) == "cannot be read: embedded null byte"
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])

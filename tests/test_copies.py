@@ -19,7 +19,8 @@ from imgindex.manifest import decode, encode
 from imgindex.models.annoy_index import Metric
 from imgindex.models.pca import Basis
 from imgindex.records import VectorRows
-from imgindex.search import Index, Neighbor, to_json
+from imgindex.results import Neighbor, to_json
+from imgindex.search import Index
 from imgindex.shards import write_shard
 from imgindex.summary import describe_generation, result_page, result_table
 

@@ -16,8 +16,19 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language):
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+PAGES = ("python", "search")
+
+
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
+
+
+def examples_of_pages():
+    return [
+        pytest.param(example, id=f"{page} {number}")
+        for page in PAGES
+        for number, example in enumerate(blocks("python", (ROOT / "docs" / f"{page}.md").read_text()))
+    ]
 
 
 def commands():
@@ -64,6 +75,13 @@ def test_the_python_examples_run(example, folder, monkeypatch, capsys):
     exec(compile(blocks("python")[example], f"README example {example}", "exec"), {"__name__": "__main__"})
     expected = ["clock/clock_003.jpg clock", "balloon", "(8, 64)"][example]
     assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", examples_of_pages())
+def test_the_examples_of_the_docs_run(example, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    exec(compile(example, "an example", "exec"), {"__name__": "__main__"})
+    assert re.search(r"312 of 312 images are in|^\d{8}T|lake/lake_0", capsys.readouterr().out, re.M)
 
 
 def test_the_yaml_block_is_the_defaults():

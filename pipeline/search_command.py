@@ -1,0 +1,94 @@
+"""The command `imgindex search`: prints answers as they are found, and says which queries have none."""
+
+import argparse
+import json
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+
+from imgindex.config import ImagesConfig
+from imgindex.errors import InputError, printable
+from imgindex.queries import Found, each_in, is_several
+from imgindex.results import Result, as_json, describe_error
+from imgindex.search import Index
+from imgindex.standard_streams import encodable
+from imgindex.summary import result_table, write_page
+from imgindex.text import counted
+
+# Pictures of a page; each takes some 6 KiB of it.
+_MAX_PICTURES = 5000
+
+
+def run(known: argparse.Namespace) -> None:
+    """Searches for what the command line names.
+
+    Raises InputError at the end where a query has no answer.
+    """
+    index = Index.open(known.output)
+    results = index.search_each(
+        _queries(known.images, index),
+        known.k,
+        exact=known.exact,
+        distinct=known.distinct,
+        exclude_self=known.exclude_self,
+    )
+    show = _JsonPrinter() if known.json else _TablePrinter(index.manifest["metric"])
+    one_alone = len(known.images) == 1 and not is_several(known.images[0])
+    on_page: list[Result] = []
+    pictures = total = failed = 0
+    message = ""
+    for result in results:
+        show.add(result)
+        total += 1
+        if result.error is not None:
+            failed += 1
+            message = f"query {result.query}: {describe_error(result.error)}"
+            if not one_alone:
+                print(f"imgindex: {printable(message)}", file=sys.stderr)
+        pictures += 1 + len(result.neighbors)
+        if known.html and (pictures <= _MAX_PICTURES or not on_page):
+            on_page.append(result)
+    show.end()
+    if known.html:
+        write_page(known.html, index, on_page, total - len(on_page))
+    if failed:
+        several = f"{failed} of {counted(total, 'query', 'queries')} could not be answered"
+        raise InputError(message if one_alone else several)
+
+
+def _queries(sources: Sequence[str], index: Index) -> Iterator[str | Found]:
+    indexed = index.manifest["config"]["images"].get("extensions", ())
+    extensions = sorted({*ImagesConfig.extensions, *indexed})
+    for source in sources:
+        yield from each_in(source, extensions)
+
+
+class _TablePrinter:
+    """Prints each answer as a table of its own."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._between = ""
+
+    def add(self, result: Result) -> None:
+        if result.error is None:
+            print(self._between + result_table([result], self._metric))
+            self._between = "\n"
+
+    def end(self) -> None:
+        """Nothing is left to print."""
+
+
+class _JsonPrinter:
+    """Prints an array, one result after the other: all of them might not fit into memory."""
+
+    def __init__(self) -> None:
+        self._before = "[\n"
+
+    def add(self, result: Result) -> None:
+        text = json.dumps(as_json(result), indent=2, ensure_ascii=False)
+        print(self._before + encodable(textwrap.indent(text, "  ")), end="")
+        self._before = ",\n"
+
+    def end(self) -> None:
+        print("\n]")
