@@ -1,5 +1,6 @@
 """One preprocessing for indexing and for queries: encoded image bytes to RGB pixels of a fixed size."""
 
+import contextlib
 import functools
 import io
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from imgindex.models import deep_colors, mending, plugins
+from imgindex.models import deep_colors, mending, plugins, repair
 from imgindex.models.color import conversion_to_srgb
 from imgindex.models.levels import Levels, is_deep, levels_of
 
@@ -68,6 +69,60 @@ def decode(
     """
     if not data:
         raise DecodeError("empty", "the file is empty")
+    try:
+        return _decode(data, size, max_pixels, color_profile)
+    except DecodeError as error:
+        if error.reason not in _REPAIRABLE:
+            raise
+        better = _decode_repaired(data, size, max_pixels, color_profile)
+        if better is None:
+            raise
+        return better
+
+
+_REPAIRABLE = ("not_an_image", "truncated", "undecodable")
+
+
+def _decode_repaired(
+    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
+) -> DecodedImage | None:
+    """Decodes what Pillow refuses though the picture is whole; None where it is not. Raises DecodeError."""
+    bmp_size = repair.bit_fields_size(data)
+    if bmp_size is not None:
+        _check_pixels(*bmp_size, max_pixels)
+    try:
+        better = (
+            repair.repaired_png(data)
+            or repair.repaired_jpeg(data)
+            or repair.repaired_bmp(data)
+            or repair.repaired_bigtiff(data)
+        )
+    except ValueError:
+        return None
+    data = better or data
+    if repair.is_cut_jpeg(data):
+        return _decode_without_end(data, size, max_pixels, color_profile)
+    return _decode(data, size, max_pixels, color_profile) if better else None
+
+
+def _decode_without_end(
+    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
+) -> DecodedImage | None:
+    """Decodes a JPEG that lacks only the marker of its end.
+
+    Whether pixels are missing, too, shows in what other bytes in their place would change.
+    """
+    decoded = []
+    data = data.rstrip(b"\xff")  # half a marker
+    for fill in (b"", repair.JPEG_FILL):
+        with contextlib.suppress(DecodeError):
+            decoded.append(_decode(data + fill + repair.JPEG_END, size, max_pixels, color_profile))
+    if len(decoded) == 2 and np.array_equal(decoded[0].pixels, decoded[1].pixels):
+        return decoded[0]
+    return None
+
+
+def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
     plugin = plugins.plugin_of(data)
     if plugin is not None and not plugin.is_installed:
         raise DecodeError(
@@ -99,6 +154,9 @@ def decode(
             raise DecodeError("truncated", "the file ends before what its header names") from error
         if plugin is not None:
             raise DecodeError("undecodable", f"a damaged {plugin.name} file") from error
+        if data.startswith(_TIFFS):
+            message = "a TIFF whose samples or compression Pillow does not read, or that is damaged"
+            raise DecodeError("undecodable", message) from error
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
         raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}") from error
@@ -106,6 +164,10 @@ def decode(
         if plugins.is_panic(error):
             raise DecodeError("undecodable", f"its decoder gave up: {error}") from error
         raise
+
+
+# The beginnings of TIFF and BigTIFF.
+_TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
