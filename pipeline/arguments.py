@@ -43,7 +43,15 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("output", metavar="OUT", help="the index's directory")
         return added
 
-    upkeep("inspect", "Print what the live generation of an index holds, and its history.")
+    inspect = upkeep("inspect", "Print what the live generation of an index holds, and its history.")
+    inspect.add_argument(
+        "--failures", action="store_true", help="list instead the images that failed, with stage, reason and "
+        "message: of the live generation, and of the last build if it was refused",
+    )  # fmt: skip
+    inspect.add_argument(
+        "--reason", metavar="R", help="with --failures: only those, as truncated or decode/truncated"
+    )
+    inspect.add_argument("--json", action="store_true", help="with --failures: an object on each line")
     upkeep("verify", "Read every byte of the live generation and the store; exit 3 for damage.")
     rollback = upkeep("rollback", "Make an older generation the live one.")
     rollback.add_argument(

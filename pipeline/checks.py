@@ -1,5 +1,6 @@
 """The checks that a finished generation must pass before it goes live."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -70,10 +71,11 @@ def _max_failure_rate(finished: Finished) -> str | None:
     # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
     if failed / listed <= limit:
         return None
+    enough = -(-100 * failed // listed) / 100
     return (
         f"{failed} of {listed} images failed ({reasons(finished.ledger)}), more than "
         f"publish.max_failure_rate={limit} allows; mend or remove those in {finished.failures_path}, or "
-        "raise the limit"
+        f"go on with --set publish.max_failure_rate={enough} or --force max_failure_rate"
     )
 
 
@@ -85,7 +87,8 @@ def _max_shrink(finished: Finished) -> str | None:
         return None
     return (
         f"{indexed} images where the live generation has {before}, fewer than publish.max_shrink={limit} "
-        f"allows; is all of {finished.plan.input} there?"
+        f"allows; is all of {finished.plan.input} there? If so, go on with --set publish.max_shrink="
+        f"{-(-100 * (before - indexed) // before) / 100} or --force max_shrink"
     )
 
 
@@ -93,8 +96,12 @@ def _min_recall(finished: Finished) -> str | None:
     limit = finished.plan.config.publish.min_recall
     if finished.recall >= limit:
         return None
+    target = finished.plan.config.index.target_recall
+    enough = math.floor(100 * finished.recall) / 100
+    advice = f"index.target_recall to {limit}" if finished.recall >= target else "index.trees"
     return (
-        f"recall@{RECALL_K} is {finished.recall:.3f}, less than publish.min_recall={limit}; raise index.trees"
+        f"recall@{RECALL_K} is {finished.recall:.3f}, less than publish.min_recall={limit}; raise {advice}, "
+        f"or go on with --set publish.min_recall={enough} or --force min_recall"
     )
 
 

@@ -18,7 +18,7 @@ from imgindex.errors import (
     foreseen,
     printable,
 )
-from imgindex.standard_streams import discard, prepare_standard_streams
+from imgindex.standard_streams import discard, encodable, prepare_standard_streams
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -175,10 +175,17 @@ def _search(known: argparse.Namespace) -> None:
 
 
 def _inspect(known: argparse.Namespace) -> None:
+    from imgindex.failure_report import lines
     from imgindex.generation import Output, read_manifest
     from imgindex.summary import describe_generation, describe_history
 
     output = Output(known.output)
+    if known.failures:
+        for line in lines(output, known.reason, as_json=known.json):
+            print(encodable(line))
+        return
+    if known.json or known.reason is not None:
+        raise UsageError("--reason and --json need --failures")
     print(describe_generation(known.output, read_manifest(output)))
     print()
     print(describe_history(output))

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
-from imgindex import written_files
+from imgindex import storage, written_files
 from imgindex.errors import DamagedError
 from imgindex.records import Failure, FailureList, WrittenFile, bucket_of
 
@@ -45,14 +45,31 @@ def write_list(generation: str, number: int, list_count: int, failures: Iterable
 
 def read_list(file: WrittenFile) -> Iterator[tuple[str, str | None]]:
     """The uri and SHA-256 of each failure in a list, whose path is whole. Raises DamagedError."""
-    data = written_files.read_checked(file)
+    return ((failure.uri, failure.sha256) for failure in read_failures(file))
+
+
+def read_failures(file: WrittenFile) -> Iterator[Failure]:
+    """The failures in a list, whose path is whole. Raises DamagedError."""
+    return _failures_in(written_files.read_checked(file), file.path)
+
+
+def read_folder(folder: str) -> Iterator[Failure]:
+    """The failures in all lists of a folder, of which no manifest tells the digests. Raises OutputError."""
+    for name in sorted(storage.list_names(folder, ".jsonl")):
+        path = storage.join(folder, name)
+        with storage.as_output_error("read", path):
+            data = storage.read_bytes(path)
+        yield from _failures_in(data, path)
+
+
+def _failures_in(data: bytes, path: str) -> Iterator[Failure]:
     try:
         for line in data.splitlines():
             row = json.loads(line)
-            uri, sha256 = row["uri"], row["sha256"]
-            if not (isinstance(uri, str) and isinstance(sha256, str | None)):
-                raise TypeError(f"a uri is {uri!r}, a digest {sha256!r}")
-            uri.encode()  # not every text of JSON is one of UTF-8
-            yield uri, sha256
+            failure = Failure(row["uri"], row["stage"], row["reason"], row["message"], row["sha256"])
+            if not (isinstance(failure.uri, str) and isinstance(failure.sha256, str | None)):
+                raise TypeError(f"a uri is {failure.uri!r}, a digest {failure.sha256!r}")
+            failure.uri.encode()  # not every text of JSON is one of UTF-8
+            yield failure
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DamagedError(f"{file.path} is damaged: it is no list of failures") from error
+        raise DamagedError(f"{path} is damaged: it is no list of failures") from error

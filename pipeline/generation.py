@@ -32,6 +32,9 @@ _PART_FILES = {
     "pca": re.compile(r"basis\.npz"),
     "failures": re.compile(rf"failures{_NUMBERED}\.jsonl"),
 }
+# Says, in a generation that was not published, why not.
+OUTCOME = "outcome.json"
+
 # Marks, in an unfinished generation, that its job may outlive the process that has started it.
 DETACHED = "detached"
 
@@ -177,6 +180,15 @@ def note_if_live(output: Output, name: str) -> None:
 def generation_names(output: Output) -> list[str]:
     """The names of the complete generations, oldest first. Raises OutputError."""
     return [name for name in _folder_names(output) if storage.exists(output.manifest(name))]
+
+
+def refused_name(output: Output) -> str | None:
+    """The name of the newest build that was refused, whose lists of failures stay until the next build."""
+    for name in reversed(_folder_names(output)):
+        directory = output.generation(name)
+        if not storage.exists(output.manifest(name)) and storage.exists(storage.join(directory, OUTCOME)):
+            return name
+    return None
 
 
 def mark_detached(output: Output, name: str) -> None:

@@ -13,15 +13,13 @@ from imgindex import parts, storage
 from imgindex.checks import Finished, path_of, reasons, refusal
 from imgindex.errors import ImgindexError, InputError, PublishRefusedError, SupersededError
 from imgindex.failures import is_environmental
-from imgindex.generation import DETACHED, current_name, library_versions, publish, read_manifest
+from imgindex.generation import DETACHED, OUTCOME, current_name, library_versions, publish, read_manifest
 from imgindex.listing import input_root
 from imgindex.manifest import SCHEMA_VERSION
 from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
 from imgindex.models.drift import Verdict
 from imgindex.plan import Plan
 from imgindex.records import FailureList, ShardSummary, Tally, WrittenBasis
-
-_OUTCOME = "outcome.json"
 
 
 def nothing_changed(plan: Plan, tally: Tally) -> bool:
@@ -161,13 +159,13 @@ def _check_unsuperseded(plan: Plan) -> None:
 
 
 def _write_outcome(plan: Plan, content: dict[str, Any]) -> None:
-    storage.write_bytes(storage.join(plan.directory, _OUTCOME), json.dumps(content).encode())
+    storage.write_bytes(storage.join(plan.directory, OUTCOME), json.dumps(content).encode())
 
 
 def is_finished(plan: Plan) -> bool:
     """Whether `finish` has published the generation, or recorded why not."""
     return storage.exists(plan.output.manifest(plan.generation)) or storage.exists(
-        storage.join(plan.directory, _OUTCOME)
+        storage.join(plan.directory, OUTCOME)
     )
 
 
@@ -200,7 +198,7 @@ def conclude(plan: Plan) -> dict[str, Any] | None:
 
     Raises what `outcome` does. A runner that retries may run it again.
     """
-    path = storage.join(plan.directory, _OUTCOME)
+    path = storage.join(plan.directory, OUTCOME)
     if not storage.exists(path):
         return None
     content: dict[str, Any] = json.loads(storage.read_bytes(path))

@@ -62,9 +62,20 @@ def test_a_few_bad_files_are_listed_by_reason(photos, tmp_path, capsys):
     assert "2 of 7" in message
     (listed,) = (tmp_path / "o").rglob("failures-*.jsonl")
     assert str(listed) in message
+    assert "--set publish.max_failure_rate=0.29 or --force max_failure_rate" in message
+    assert main(["inspect", str(tmp_path / "o"), "--failures"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [
+        "empty.jpg: decode/empty: the file is empty",
+        "text.jpg: decode/not_an_image: no image format that Pillow reads",
+    ]
+    assert printed[2].startswith("2 failures of the last build, which was refused, ")
+    assert printed[2].endswith(str(listed.parent))
+    assert main(["inspect", str(tmp_path / "o"), "--json"]) == 2
+    capsys.readouterr()
     assert len(listed.read_text().splitlines()) == 2
     assert published(tmp_path) == []
-    assert main([*arguments, "--set", "publish.max_failure_rate=0.5"]) == 0
+    assert main([*arguments, "--set", "publish.max_failure_rate=0.29"]) == 0
     printed = capsys.readouterr().out
     assert "7 listed, 5 indexed, 2 failed" in printed
     assert "decode/not_an_image" in printed
@@ -75,6 +86,10 @@ def test_a_few_bad_files_are_listed_by_reason(photos, tmp_path, capsys):
     assert [(row["uri"], row["reason"]) for row in rows] == [
         ("empty.jpg", "empty"),
         ("text.jpg", "not_an_image"),
+    ]
+    assert main(["inspect", str(tmp_path / "o"), "--failures", "--reason", "empty", "--json"]) == 0
+    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+        {"generation": generation, "state": "live", **rows[0]}
     ]
 
 
