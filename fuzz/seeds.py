@@ -20,6 +20,8 @@ from PIL import Image, ImageCms
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import bad_inputs
 
+from imgindex.models import plugins
+
 # The fuzzer's mutations are of little use on longer inputs, and slow.
 MAX_BYTES = 1 << 16
 
@@ -96,13 +98,20 @@ def encodings() -> Iterator[bytes]:
     """Each format that Pillow writes, in each of the modes and with each of the options that it takes."""
     warnings.simplefilter("ignore")  # of modes that Pillow is going to drop
     Image.init()
+    plugins.register()
     for form in sorted(Image.SAVE):
         extra = [{}, *OPTIONS.get(form, []), {"exif": EXIF}, {"icc_profile": PROFILE}]
         for mode in MODES:
             for options in extra:
                 # A format that does not take this mode or this option.
                 with contextlib.suppress(
-                    OSError, ValueError, KeyError, TypeError, AttributeError, struct.error
+                    OSError,
+                    ValueError,
+                    KeyError,
+                    TypeError,
+                    AttributeError,
+                    NotImplementedError,
+                    struct.error,
                 ):
                     yield bad_inputs.encoded(image(mode), form, **options)
     for form in ("AVIF", "GIF", "MPO", "PNG", "TIFF", "WEBP"):
