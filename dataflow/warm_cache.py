@@ -10,4 +10,4 @@ from imgindex import load_config
 from imgindex.models.openvino_engine import converted_model
 
 backbone = load_config(sys.argv[1]).backbone
-converted_model(backbone.name, backbone.weights, backbone.pooling, backbone.image_size)
+converted_model(backbone.name, backbone.weights, backbone.pooling, backbone.image_size, backbone.output)

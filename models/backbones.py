@@ -20,6 +20,7 @@ from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models.applications import APPLICATIONS
 from imgindex.models.digests import layers_digest, weights_digest
 from imgindex.models.frameworks import first_line, settled_keras
+from imgindex.models.saved_models import describe_hdf5, gray, is_saved_model, load_saved_model
 
 POOLINGS = ("avg", "max")
 WEIGHTS_WORDS = ("imagenet", "bundled", "none")
@@ -56,7 +57,9 @@ class Backbone:
     layers_sha256: str
 
 
-def check_backbone(name: str, weights: str, pooling: str, image_size: int | None) -> None:
+def check_backbone(
+    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+) -> None:
     """Refuses what can be refused without loading Keras.
 
     Args:
@@ -67,6 +70,8 @@ def check_backbone(name: str, weights: str, pooling: str, image_size: int | None
         pooling: ``avg`` or ``max``.
         image_size: Side of the square input in pixels, or None for the
             model's own size.
+        output: Of a ``.keras`` model the name of the output, or of the layer, that gives the features, or
+            None for the only output.
 
     Raises:
         UsageError: If one of them cannot be right.
@@ -74,7 +79,7 @@ def check_backbone(name: str, weights: str, pooling: str, image_size: int | None
     if pooling not in POOLINGS:
         raise UsageError(f"backbone.pooling is {pooling!r}: expected one of {', '.join(POOLINGS)}")
     size = _image_size(image_size)
-    if _is_saved_model(name):
+    if is_saved_model(name):
         if not _is_file(name):
             raise UsageError(f"backbone.name: no such file: {name}")
         if weights not in ("imagenet", "none"):
@@ -83,6 +88,16 @@ def check_backbone(name: str, weights: str, pooling: str, image_size: int | None
                 "leave backbone.weights out"
             )
         return
+    if output is not None:
+        raise UsageError(
+            f"backbone.output is {output!r}, but {name} is no .keras model: leave backbone.output out"
+        )
+    if name.endswith((".h5", ".hdf5")):
+        raise UsageError(
+            f"backbone.name: {name} {describe_hdf5(name)}"
+            if _is_file(name)
+            else f"backbone.name: no such file: {name}"
+        )
     if name not in APPLICATIONS:
         raise UsageError(
             f"backbone.name {name!r} is unknown{_did_you_mean(name, APPLICATIONS)}: expected a "
@@ -101,12 +116,13 @@ def load_backbone(
     weights: str,
     pooling: str,
     image_size: int | None,
+    output: str | None = None,
     seed: int = 0,
 ) -> Backbone:
     """Builds the model and loads its weights.
 
     Args:
-        name, weights, pooling, image_size: As in :func:`check_backbone`.
+        name, weights, pooling, image_size, output: As in :func:`check_backbone`.
         seed: Seeds the random weights of ``weights="none"``; the same seed gives the same
             weights in every process.
 
@@ -114,12 +130,12 @@ def load_backbone(
         UsageError: If the arguments, a weights file or a ``.keras`` model cannot be used.
         WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
     """
-    check_backbone(name, weights, pooling, image_size)
+    check_backbone(name, weights, pooling, image_size, output)
     size = _image_size(image_size)
     with settled_keras() as keras:
-        if _is_saved_model(name):
+        if is_saved_model(name):
             preprocessing = "in the model"
-            core, size = _load_saved_model(keras, name, size)
+            core, size = load_saved_model(keras, name, size, output)
             architecture = f"keras-model-{layers_digest(core)[:16]}"
             model = _saved_on_pixels(keras, name, core, size, pooling)
         else:
@@ -153,10 +169,6 @@ def _image_size(image_size: Any) -> tuple[int, int] | None:
             f"{_IMAGE_SIZES[0]} to {_IMAGE_SIZES[-1]}, or null"
         )
     return image_size, image_size
-
-
-def _is_saved_model(name: str) -> bool:
-    return name.endswith(".keras")
 
 
 def _is_file(path: str) -> bool:
@@ -272,47 +284,10 @@ def _randomize(model: Any, seed: int) -> None:
         weight.assign(kernel * np.float32(fan_in**-0.5))
 
 
-def _load_saved_model(keras: Any, name: str, given: tuple[int, int] | None) -> tuple[Any, tuple[int, int]]:
-    """The model of a ``.keras`` file and the ``(height, width)`` to run it at."""
-    try:
-        core = keras.saving.load_model(name, compile=False, safe_mode=True)
-    except Exception as error:  # A foreign file can fail anywhere in Keras.
-        if "Lambda" in str(error):
-            raise UsageError(
-                f"{name}: has a Lambda layer, whose code imgindex does not run: replace it by "
-                "a built-in layer and save the model again"
-            ) from error
-        raise UsageError(
-            f"{name}: Keras cannot read this model ({first_line(error)}): save it with "
-            "model.save(...) in Keras 3, from built-in layers only"
-        ) from error
-    inputs = [tuple(tensor.shape) for tensor in getattr(core, "inputs", None) or []]
-    outputs = [tuple(tensor.shape) for tensor in getattr(core, "outputs", None) or []]
-    if not (
-        (len(inputs), len(outputs)) == (1, 1)
-        and (len(inputs[0]), inputs[0][-1]) == (4, 3)
-        and len(outputs[0]) in (2, 4)
-        and outputs[0][-1] is not None
-    ):
-        raise UsageError(
-            f"{name}: expected one input [n, height, width, 3] and one output [n, d] or "
-            f"[n, h, w, c], got inputs {inputs} and outputs {outputs}"
-        )
-    own = inputs[0][1:3]
-    size = given or own
-    if None in size:
-        raise UsageError(f"{name}: takes images of any size: set backbone.image_size, such as 224")
-    if any(side not in (None, wanted) for side, wanted in zip(own, size, strict=True)):
-        raise UsageError(
-            f"{name}: takes images of {own} (height, width), but backbone.image_size is "
-            f"{given}: leave backbone.image_size out"
-        )
-    return core, size
-
-
 def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str) -> Any:
     try:
-        return _on_pixels(keras, core, size, lambda pixels: pixels, pooling)
+        preprocess = gray if core.inputs[0].shape[-1] == 1 else lambda pixels: pixels
+        return _on_pixels(keras, core, size, preprocess, pooling)
     except Exception as error:  # as above
         raise UsageError(
             f"{name}: does not take images of {size} (height, width) ({first_line(error)}): "

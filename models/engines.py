@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import MachineError, UsageError, WorkerError
+from imgindex.errors import MachineError, UnsupportedModelError, UsageError, WorkerError
 from imgindex.models.backbones import load_backbone
 from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
 from imgindex.models.pca import normalize
@@ -69,6 +69,7 @@ class EngineChoice:
     # The least of the first images' with float32; None: not compared. The engine is the same with any.
     cosine: float | None = field(default=None, compare=False)
     color_profile: str = "srgb"  # of the images that it is given: only the spec says it
+    output: str | None = None  # of a saved model that has several
 
 
 def embed_all(engine: Engine, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
@@ -99,11 +100,12 @@ def choose_engine(
     batch_size: int | None,
     sample: Callable[[tuple[int, int], int], Pixels],
     color_profile: str = "srgb",
+    output: str | None = None,
 ) -> EngineChoice:
     """Settles what the config leaves to `auto`: what is fastest here and agrees with float32.
 
     Args:
-      name, weights, pooling, image_size: the backbone, as for `load_backbone`.
+      name, weights, pooling, image_size, output: the backbone, as for `load_backbone`.
       engine, precision, batch_size: as the config has them.
       sample: gives at most so many of the run's first images, [n, height, width, 3], of a size.
       color_profile: as the config has it.
@@ -112,28 +114,49 @@ def choose_engine(
       UsageError: the precision is none of the engine's.
     """
     on_gpu = gpu_driver() and engine != "openvino" and has_gpu()
-    engine = ("tensorflow" if on_gpu else "openvino") if engine == "auto" else engine
-    batch_size = batch_size or (_GPU_BATCH_SIZE if on_gpu else _CPU_BATCH_SIZE)
     smaller = "float16" if on_gpu else "bfloat16"
+    is_open = engine == "auto"
+    engine = ("tensorflow" if on_gpu else "openvino") if is_open else engine
     if precision not in ("auto", "float32", smaller):
         raise UsageError(
             f"engine.precision is {precision!r}; {engine} on this machine runs float32 or {smaller}"
         )
-    backbone = name, weights, pooling, image_size
-    choice = EngineChoice(*backbone, engine, "float32", batch_size, color_profile=color_profile)
-    if precision != "auto":
-        return replace(choice, precision=precision)
-    if not on_gpu and not has_bfloat16():
+    batch_size = batch_size or (_GPU_BATCH_SIZE if on_gpu else _CPU_BATCH_SIZE)
+    choice = EngineChoice(
+        name, weights, pooling, image_size, engine, precision, batch_size,
+        color_profile=color_profile, output=output,
+    )  # fmt: skip
+    candidate = smaller if precision == "auto" and (on_gpu or has_bfloat16()) else None
+    try:
+        settled = _settle_precision(choice, candidate, sample)
+        if is_open and engine == "openvino":
+            load_engine(settled, available_cores())  # it stays loaded for whoever asks next
+    except UnsupportedModelError as error:
+        if not is_open:
+            raise
+        logger.info("using TensorFlow: %s", error)
+        return _settle_precision(replace(choice, engine="tensorflow"), candidate, sample)
+    return settled
+
+
+def _settle_precision(
+    choice: EngineChoice, smaller: str | None, sample: Callable[[tuple[int, int], int], Pixels]
+) -> EngineChoice:
+    """`choice` with a precision for `auto`: `smaller`, where there is one and it agrees with float32."""
+    if choice.precision != "auto":
         return choice
+    exact = replace(choice, precision="float32")
+    if smaller is None:
+        return exact
     candidate = replace(choice, precision=smaller)
-    cosine = _least_cosine(choice, candidate, sample)
+    cosine = _least_cosine(exact, candidate, sample)
     if cosine is None or cosine >= MIN_COSINE:
         return replace(candidate, cosine=cosine)
     logger.info(
         "using float32: with %s the first images' features agree with float32's to a cosine of only %.4f",
         smaller, cosine,
     )  # fmt: skip
-    return replace(choice, cosine=cosine)
+    return replace(exact, cosine=cosine)
 
 
 def _least_cosine(
@@ -228,7 +251,7 @@ def _load_once(choice: EngineChoice, threads: int) -> Engine:
 
 
 def _create(choice: EngineChoice, threads: int) -> Engine:
-    backbone = choice.name, choice.weights, choice.pooling, choice.image_size
+    backbone = choice.name, choice.weights, choice.pooling, choice.image_size, choice.output
     engine: Engine
     if choice.engine == "openvino":
         converted = converted_model(*backbone)

@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import MachineError, OutputError, UsageError
+from imgindex.errors import MachineError, OutputError, UnsupportedModelError, UsageError
 from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
 from imgindex.models.cache import cache_folder
 from imgindex.models.frameworks import KERAS_SETTINGS, first_line, load_openvino, settled_keras
 from imgindex.models.openvino_rewrites import rewrite
 from imgindex.models.preprocess import PREPROCESSING
+from imgindex.models.saved_models import is_saved_model
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import trace
 from imgindex.sealed import seal, unseal
@@ -46,7 +47,7 @@ class OpenVinoEngine:
     name = "openvino"
 
     def __init__(self, converted: "ConvertedModel", precision: str, batch_size: int, threads: int) -> None:
-        """Compiles a converted model for this CPU. Raises MemoryError, and UsageError where it cannot."""
+        """Compiles a converted model for this CPU. Raises MemoryError, and UnsupportedModelError."""
         self.precision = precision
         self.batch_size = batch_size
         self.spec = converted.spec
@@ -104,8 +105,8 @@ def _memory_errors() -> Iterator[None]:
         raise
 
 
-def _unable(verb: str, backbone: str, error: Exception) -> UsageError:
-    return UsageError(
+def _unable(verb: str, backbone: str, error: Exception) -> UnsupportedModelError:
+    return UnsupportedModelError(
         f"OpenVINO cannot {verb} {backbone} ({first_line(error)}): set engine.name to tensorflow"
     )
 
@@ -118,19 +119,27 @@ class ConvertedModel:
     spec: Spec
 
 
-def converted_model(name: str, weights: str, pooling: str, image_size: int | None) -> ConvertedModel:
+def converted_model(
+    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+) -> ConvertedModel:
     """The converted backbone from the cache; where it is not there, or damaged, converts and keeps it.
 
     What is in the cache needs neither Keras nor TensorFlow, which take seconds to load.
 
     Raises:
       OutputError: the cache cannot be written.
-      UsageError: OpenVINO cannot convert the model; besides, whatever `load_backbone` raises.
+      UnsupportedModelError: OpenVINO cannot convert the model; besides, whatever `load_backbone` raises.
     """
-    folder = models_folder() / _cache_key(name, weights, pooling, image_size)
-    cached = _read(folder)
+    folder = models_folder() / _cache_key(name, weights, pooling, image_size, output)
+    try:
+        cached = _read(folder)
+    except OSError as error:
+        raise OutputError(
+            f"cannot read the converted model in {folder}: {error.strerror}; make it readable, or name "
+            "another cache folder with XDG_CACHE_HOME"
+        ) from error
     if cached is None:
-        backbone = load_backbone(name, weights, pooling, image_size)
+        backbone = load_backbone(name, weights, pooling, image_size, output)
         try:
             _convert(backbone, folder)
         except (OSError, _NotSavedError) as error:
@@ -144,14 +153,17 @@ def converted_model(name: str, weights: str, pooling: str, image_size: int | Non
 
 
 def _read(folder: Path) -> ConvertedModel | None:
-    """What `_convert` has left in `folder`; None where any byte of it is another, or missing."""
+    """What `_convert` has left in `folder`; None where any byte of it is another, or missing.
+
+    Raises OSError where that cannot be told, as when the process has too many files open.
+    """
     try:
         content = unseal((folder / _SPEC).read_bytes())
         fields = content["spec"]
         spec = Spec(**{**fields, "image_size": tuple(fields["image_size"])})
         if content["files"] != _digests(folder):
             return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
         return None
     return ConvertedModel(folder / _MODEL, spec)
 
@@ -165,12 +177,14 @@ def models_folder() -> Path:
     return cache_folder() / "openvino"
 
 
-def _cache_key(name: str, weights: str, pooling: str, image_size: int | None) -> str:
+def _cache_key(
+    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+) -> str:
     """Names all that the conversion depends on: files by their content, libraries by version.
 
     Keras's own settings are the same for every conversion.
     """
-    model_file = Path(name) if name.endswith(".keras") else None
+    model_file = Path(name) if is_saved_model(name) else None
     weights_file = None if weights in WEIGHTS_WORDS else Path(weights)
     if weights == "bundled":
         weights_file = BUNDLED_WEIGHTS
@@ -183,6 +197,7 @@ def _cache_key(name: str, weights: str, pooling: str, image_size: int | None) ->
         "weights": kernels or weights,
         "pooling": pooling,
         "image_size": image_size,
+        **({} if output is None else {"output": output}),
         "decoding": PREPROCESSING,
         "conversion": _CONVERSION,
         "keras": dict(KERAS_SETTINGS),

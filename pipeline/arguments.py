@@ -128,6 +128,9 @@ def _add_search(search: argparse.ArgumentParser) -> None:
         "--exclude_self", action="store_true", help="leave out the indexed image that the query is, by its "
         "path or its bytes, and its copies",
     )  # fmt: skip
+    search.add_argument(
+        "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
+    )
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
 

@@ -12,6 +12,7 @@ from imgindex.delta import DiffAgainstStore
 from imgindex.failure_lists import list_count_of
 from imgindex.failures import fingerprint
 from imgindex.fitting import FitPca
+from imgindex.generation import Output, tell_alive
 from imgindex.inputs import ListImages
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
@@ -40,6 +41,12 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
     units = delta.new | "EmbedImages" >> EmbedImages(
         plan.store, plan.engine, config.images, plan.threads, plan.spec.digest
     )
+    if plan.detached:
+        # These stages write to the store at most; the later ones write to the generation.
+        for stage, done in {
+            "List": listed.files, "Diff": delta.found, "Copy": delta.copied, "Embed": units,
+        }.items():  # fmt: skip
+            _ = done | f"TellAliveIn{stage}" >> beam.ParDo(_TellAlive(plan.output, plan.generation))
     # Every image of the listing whose feature the store holds.
     held = (
         delta.found,
@@ -153,6 +160,16 @@ def index_half(
         | "WriteBasis" >> beam.Map(_write_basis, plan.directory)
     )
     return written, shards
+
+
+class _TellAlive(beam.DoFn):  # type: ignore[misc]
+    """Gives nothing; see `tell_alive`."""
+
+    def __init__(self, output: Output, generation: str) -> None:
+        self._output, self._generation = output, generation
+
+    def process(self, _: object) -> None:
+        tell_alive(self._output, self._generation)
 
 
 def _tally_of_failure(failure: Failure) -> Tally:

@@ -19,6 +19,8 @@ from imgindex.models.backbones import check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines import ENGINES, PRECISIONS
 from imgindex.models.preprocess import LARGEST_MAX_PIXELS
+from imgindex.models.saved_models import is_saved_model
+from imgindex.paths import absolute
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,15 @@ class BackboneConfig:
     weights: str = "imagenet"  # imagenet | bundled | none | path
     pooling: str = "avg"
     image_size: int | None = None  # null: the backbone's own
+    output: str | None = None  # which output or layer of a saved model; null: its only output
 
     def __post_init__(self) -> None:
-        check_backbone(self.name, self.weights, self.pooling, self.image_size)
+        # A process elsewhere, or a search next year, has another current directory.
+        if is_saved_model(self.name):
+            object.__setattr__(self, "name", absolute(self.name))
+        if self.weights.endswith(".h5"):
+            object.__setattr__(self, "weights", absolute(self.weights))
+        check_backbone(self.name, self.weights, self.pooling, self.image_size, self.output)
 
 
 @dataclass(frozen=True)
@@ -224,7 +232,7 @@ def _brief(text: str) -> str:
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        data = storage.read_start(presets.config_path(str(path)), _MAX_FILE + 1)
+        data = storage.read_start(absolute(presets.config_path(str(path))), _MAX_FILE + 1)
         if len(data) > _MAX_FILE:
             raise UsageError(f"--config {path}: is longer than {_MAX_FILE} bytes, which no config is")
         text = data.decode()

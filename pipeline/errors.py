@@ -22,6 +22,10 @@ class UsageError(ImgindexError):
     exit_code = 2
 
 
+class UnsupportedModelError(UsageError):
+    """An engine cannot run a model that another engine may be able to run."""
+
+
 class InputError(ImgindexError):
     """The images cannot be listed or none of them could be indexed."""
 

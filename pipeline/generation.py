@@ -4,6 +4,7 @@ import hashlib
 import logging
 import platform
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +15,7 @@ from typing import Any
 from imgindex import interrupt, storage, written_files
 from imgindex import manifest as manifests
 from imgindex.errors import DamagedError, OutputError, PublishRefusedError, SupersededError, UsageError
+from imgindex.paths import absolute
 from imgindex.records import WrittenFile
 
 logger = logging.getLogger(__name__)
@@ -40,6 +42,9 @@ DETACHED = "detached"
 
 # A job that may still run has written something within this time. Without a write, it counts as dead.
 _ABANDONED_SECONDS = 24 * 3600.0
+# How often each of its processes says that it goes on. A job may have thousands of them, and some stores take
+# one write of an object a second.
+_TELLING_SECONDS = 4 * 3600.0
 
 _LIBRARIES = (
     "imgindex", "annoy", "apache-beam", "keras", "numpy", "openvino", "pillow", "pyarrow", "scipy",
@@ -48,9 +53,12 @@ _LIBRARIES = (
 
 @dataclass(frozen=True)
 class Output:
-    """The paths inside an output directory."""
+    """The paths inside an output directory, which may begin with ``~``."""
 
     root: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", absolute(self.root))
 
     @property
     def current(self) -> str:
@@ -194,6 +202,21 @@ def refused_name(output: Output) -> str | None:
 def mark_detached(output: Output, name: str) -> None:
     """Marks a generation in the making as one of a job that may outlive this process. Raises OutputError."""
     storage.write_bytes(storage.join(output.generation(name), DETACHED, "job"), b"")
+
+
+_told: dict[str, float] = {}  # when this process did so, or first was asked to; by a clock of its own
+
+
+def tell_alive(output: Output, name: str) -> None:
+    """Says from time to time that a detached job goes on: it may write to the store alone for days."""
+    now = time.monotonic()
+    if now - _told.setdefault(name, now) < _TELLING_SECONDS:
+        return
+    _told[name] = now
+    try:
+        mark_detached(output, name)
+    except OutputError as error:  # the others say it, too
+        logger.warning("could not say that the job of generation %s goes on: %s", name, error)
 
 
 def delete_unfinished(output: Output, now: float) -> None:

@@ -74,9 +74,9 @@ def refresh(
         manifest.
     """
     with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan, claim):
-        plan = replace(plan, claim=claim)
+        plan = replace(plan, claim=claim, detached=may_outlive(pipeline.options))
         delete_unfinished(plan.output, claim.taken)
-        if may_outlive(pipeline.options):
+        if plan.detached:
             mark_detached(plan.output, plan.generation)
         assemble(pipeline, plan)
         with _published_is_published(plan), undone(partial(note_if_live, plan.output, plan.generation)):
@@ -101,6 +101,7 @@ def submit(
     Raises what `refresh` raises.
     """
     with _planned(config, options, force, retry_failed, rehash) as (pipeline, plan, _):
+        plan = replace(plan, detached=True)
         mark_detached(plan.output, plan.generation)
         published = assemble(pipeline, plan)
         # Apart from publishing, so that a runner that retries a refusal does not publish again.

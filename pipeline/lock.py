@@ -185,7 +185,14 @@ class Lease:
         if found and not _is_free(found):
             logger.info("%s may be held by another writer: watching whether it is renewed", self._path)
             found = self._outwait(found)
-        self._version = storage.replace_version(self._path, self._content(), found.version if found else None)
+        version = found.version if found else None
+        try:
+            self._version = storage.replace_version(self._path, self._content(), version)
+        except OutputError:
+            # It may have arrived. A lease that nobody renews would have the next writer wait.
+            with _given_back(self._path):
+                self.release()
+            raise
         if self._version is None:
             winner = storage.read_versioned(self._path)
             raise _refuse(self._path, _parse(winner.data) if winner else {})

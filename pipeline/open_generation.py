@@ -13,15 +13,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.errors import DamagedError, UsageError
 from imgindex.generation import Output, files_of
 from imgindex.models.annoy_index import RECALL_K, first_items
-from imgindex.models.engines import Engine, EngineChoice, embed_all, load_engine
+from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
 from imgindex.models.resources import available_cores
 from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.opened import OpenedShard, contents_of, open_shard, read_basis
+from imgindex.paths import absolute
 from imgindex.queries import Loaded, Recipe, own_uris
+from imgindex.query_engine import query_engine
 from imgindex.results import Neighbor, QueryError, Result
 
 Vectors = npt.NDArray[np.float32]
@@ -47,11 +49,12 @@ class Wanted:
 class OpenGeneration:
     """The files of one generation, mapped or read."""
 
-    def __init__(self, output: Output, manifest: dict[str, Any], quick: bool) -> None:
-        """Opens every shard, `quick` as for `Index.open`. Raises DamagedError."""
+    def __init__(self, output: Output, manifest: dict[str, Any], quick: bool, model: str | None) -> None:
+        """Opens every shard, `quick` and `model` as for `Index.open`. Raises DamagedError."""
         self.output = output
         self.manifest = manifest
         self.quick = quick
+        self.model = None if model is None else absolute(model)
         # Annoy and Arrow map files; those of an object store are copied here first.
         self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
         files = files_of(output, manifest)
@@ -284,27 +287,4 @@ class OpenGeneration:
     @cached_property
     def engine(self) -> Engine:
         """What embeds queries. Raises OutputError where it would not do so as when the index was built."""
-        backbone = self.manifest["config"]["backbone"]
-        recorded = self.manifest["engine"]
-        choice = EngineChoice(
-            name=backbone["name"],
-            weights=backbone["weights"],
-            pooling=backbone["pooling"],
-            image_size=backbone["image_size"],
-            engine=recorded["name"],
-            precision=recorded["precision"],
-            batch_size=recorded["batch_size"],
-            color_profile=self.recipe.color_profile,
-        )
-        engine = load_engine(choice, available_cores())
-        spec = self.manifest["spec"]
-        if engine.spec.digest != spec["digest"]:
-            differing = " and ".join(engine.spec.differences(spec)) or "spec"
-            raise OutputError(
-                f"queries would not fit the index: the {differing} of {backbone['name']} with weights "
-                f"{backbone['weights']} differ from those that it was built with; bring back the file or the "
-                "version of imgindex, or build the index again"
-            )
-        if engine.feature_dim != self.manifest["feature_dim"]:
-            raise DamagedError(f"its manifest has features of {self.manifest['feature_dim']} values")
-        return engine
+        return query_engine(self.output.root, self.manifest, self.model)

@@ -45,6 +45,7 @@ class Plan:
     force: Collection[str] = ()  # names of the checks that may not refuse
     claim: Claim | None = None  # on the output; None: nobody holds it while the build runs
     retry_failed: bool = False  # whether images are tried again whose bytes are known to be bad
+    detached: bool = False  # whether the job may outlive the process that starts it
     rehash: bool = False  # whether every listed file is read, also where nothing says that it has changed
 
     @property

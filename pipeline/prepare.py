@@ -1,7 +1,6 @@
 """What a build checks and settles before its pipeline runs."""
 
 import logging
-import os
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from imgindex import storage, written_files
+from imgindex import written_files
 from imgindex.config import Config
 from imgindex.errors import DamagedError, InputError, UsageError
 from imgindex.generation import (
@@ -28,6 +27,7 @@ from imgindex.models.engines import EngineChoice, choose_engine, load_engine
 from imgindex.models.preprocess import Pixels
 from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
+from imgindex.paths import absolute
 from imgindex.plan import Plan, Previous
 from imgindex.records import Failure, ImageFile, WrittenFile
 
@@ -56,7 +56,7 @@ def _absolute(name: str, path: str | None) -> str:
         path.encode()
     except UnicodeEncodeError as error:
         raise UsageError(f"--{name} {path!r} is not valid UTF-8; rename it") from error
-    return os.path.abspath(os.path.expanduser(path)) if storage.is_local(path) else path
+    return absolute(path)
 
 
 def check_input(config: Config) -> None:
@@ -182,6 +182,7 @@ def engine_choice(config: Config) -> EngineChoice:
         batch_size=config.engine.batch_size,
         sample=lambda size, count: _first_images(config, size, count),
         color_profile=config.images.color_profile,
+        output=backbone.output,
     )
 
 

@@ -11,9 +11,17 @@ from typing import Any
 
 from imgindex import parts, storage
 from imgindex.checks import Finished, path_of, reasons, refusal
-from imgindex.errors import ImgindexError, InputError, PublishRefusedError, SupersededError
+from imgindex.errors import DamagedError, ImgindexError, InputError, PublishRefusedError, SupersededError
 from imgindex.failures import is_environmental
-from imgindex.generation import DETACHED, OUTCOME, current_name, library_versions, publish, read_manifest
+from imgindex.generation import (
+    DETACHED,
+    OUTCOME,
+    current_name,
+    generation_names,
+    library_versions,
+    publish,
+    read_manifest,
+)
 from imgindex.listing import input_root
 from imgindex.manifest import SCHEMA_VERSION
 from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
@@ -52,8 +60,7 @@ def finish(
       OutputError: a file cannot be written.
       SupersededError: another writer has published since an earlier attempt.
     """
-    is_first = not storage.exists(plan.output.manifest(plan.generation))
-    if not is_first and current_name(plan.output) == plan.generation:
+    if current_name(plan.output) == plan.generation:
         return
     storage.delete_tree(parts.directory(plan.directory))
     if nothing_changed(plan, tally):
@@ -139,11 +146,24 @@ def finish(
     except PublishRefusedError as error:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": str(error)})
     except SupersededError as error:
-        if not is_first:
-            raise  # the earlier attempt may have made it live, and another build a later one
+        # The answer to a write of CURRENT, or of an earlier attempt, may be lost: then another build may have
+        # followed it.
+        if _was_followed(plan):
+            raise
         if storage.exists(plan.output.manifest(plan.generation)):
             storage.delete(plan.output.manifest(plan.generation))
         _write_outcome(plan, {"error": SupersededError.__name__, "message": str(error)})
+
+
+def _was_followed(plan: Plan) -> bool:
+    """Whether a build has published a generation that follows this one, which was live then."""
+    for name in generation_names(plan.output):
+        try:
+            if read_manifest(plan.output, name)["previous"] == plan.generation:
+                return True
+        except DamagedError:
+            return True  # it may be the one
+    return False
 
 
 def _check_unsuperseded(plan: Plan) -> None:

@@ -36,17 +36,27 @@ class Index:
         self._opened = opened
 
     @classmethod
-    def open(cls, output: str | Path, generation: str | None = None, *, quick: bool = False) -> Self:
+    def open(
+        cls,
+        output: str | Path,
+        generation: str | None = None,
+        *,
+        quick: bool = False,
+        model: str | Path | None = None,
+    ) -> Self:
         """Opens a generation of `output`, the live one by default.
 
         Every byte is read and compared with its digest. With `quick` those of the Annoy files are not: of
         them only the size is compared. That is for large files that something else looks after: Annoy follows
         damaged ones wherever they lead, also out of its memory.
 
+        `model` is the file of the backbone, or of its weights, where it has moved since the index was built;
+        the first search for an image checks that its digest is that of the index's backbone.
+
         Raises:
           OutputError: there is no index, or it is damaged.
         """
-        return cls(_open(Output(str(output)), generation, quick))
+        return cls(_open(Output(str(output)), generation, quick, None if model is None else str(model)))
 
     def refresh(self) -> bool:
         """Moves to the live generation; says whether it is another than before.
@@ -59,7 +69,7 @@ class Index:
         live = current_name(self.output)
         if live == self.manifest["generation"]:
             return False
-        self._opened = _open(self.output, None, self._opened.quick)
+        self._opened = _open(self.output, None, self._opened.quick, self._opened.model)
         return True
 
     @property
@@ -209,11 +219,11 @@ def _as_vectors(vectors: npt.ArrayLike, dims: int) -> Vectors:
     return rows
 
 
-def _open(output: Output, generation: str | None, quick: bool) -> OpenGeneration:
+def _open(output: Output, generation: str | None, quick: bool, model: str | None) -> OpenGeneration:
     while True:
         name = generation or current_name(output)
         try:
-            return OpenGeneration(output, read_manifest(output, name), quick)
+            return OpenGeneration(output, read_manifest(output, name), quick, model)
         except OutputError:
             # It may have been pruned since its name was read; then another is live by now.
             if generation or current_name(output) in (None, name):

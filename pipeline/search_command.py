@@ -24,7 +24,7 @@ def run(known: argparse.Namespace) -> None:
 
     Raises InputError at the end where a query has no answer.
     """
-    index = Index.open(known.output)
+    index = Index.open(known.output, model=known.model)
     results = index.search_each(
         _queries(known.images, index),
         known.k,

@@ -68,7 +68,7 @@ def verify(output: str) -> Verified:
     layout = Output(output)
     manifest, problems = _check_live(layout)
     counted = rows = 0
-    for spec in storage.list_folders(storage.join(output, "store")):
+    for spec in storage.list_folders(storage.join(layout.root, "store")):
         folder = layout.store(spec)
         feature_dim = manifest["feature_dim"] if spec == manifest["spec"]["digest"] else None
         seen: set[str] = set()
@@ -140,7 +140,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
     """
     layout = Output(output)
     _live_or_none(layout, generation)  # the lock would make an output of what is none
-    with writer_lock(output) as claim:
+    with writer_lock(layout.root) as claim:
         # Only now, for until now another process may have published.
         live, names = _live_or_none(layout, generation), generation_names(layout)
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
@@ -200,12 +200,12 @@ def prune(output: str, keep: int, grace_seconds: float | None = None) -> Pruned:
     generation_grace = GENERATION_GRACE if grace_seconds is None else grace_seconds
     feature_grace = FEATURE_GRACE if grace_seconds is None else grace_seconds
     now = time.time()
-    with writer_lock(output) as claim:
+    with writer_lock(layout.root) as claim:
         # Only now, for until now another process may have made another generation the live one.
         live, names = live_name(layout), generation_names(layout)
         spare = [name for name in names[:-keep] if name != live]
         old = [name for name in spare if now - _created(name) > generation_grace]
-        specs = storage.list_folders(storage.join(output, "store"))
+        specs = storage.list_folders(storage.join(layout.root, "store"))
         # Read before anything is deleted: what is damaged here may make an old generation the best there is.
         try:
             images, known = _used(layout, [name for name in names if name not in old])

@@ -1,6 +1,7 @@
 """Engines: the same features as the Keras model's, whatever else is in the batch; and what the spec tells."""
 
 import dataclasses
+import errno
 import json
 import os
 import resource
@@ -447,6 +448,26 @@ class TestConvertedModel:
         assert converted_model("MobileNetV2", "none", "avg", SIZE).spec == Spec.of(backbone)
         assert path.exists()
         assert spec.read_text() not in ("", damage)
+
+    @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+    def test_an_entry_that_cannot_be_read_is_not_deleted(self, code, monkeypatch, tmp_path):
+        """Other processes may read it, and this one again later."""
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        path = converted_model("MobileNetV2", "none", "avg", SIZE).path
+        before = path.stat()
+        read_bytes = Path.read_bytes
+
+        def fail(file):
+            if file.name == "spec.json":
+                raise OSError(code, os.strerror(code), str(file))
+            return read_bytes(file)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", fail)
+            with pytest.raises(OutputError, match=f"cannot read the converted .*: {os.strerror(code)}"):
+                converted_model("MobileNetV2", "none", "avg", SIZE)
+        assert path.stat() == before
+        assert converted_model("MobileNetV2", "none", "avg", SIZE).path == path
 
     def test_what_a_killed_conversion_has_left_is_deleted_when_it_is_old(self, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -160,6 +160,25 @@ def test_a_lock_that_cannot_be_given_back_is_no_failure_of_what_was_done(
     assert "Input/output error" in caplog.text
 
 
+def test_a_lease_whose_answer_was_lost_keeps_nobody_waiting(
+    memory: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody renews it: the next writer would watch it until it lapses."""
+    replace_version = storage.replace_version
+
+    def lose_the_answer(path: str, data: bytes, version: str | None) -> str | None:
+        replace_version(path, data, version)
+        monkeypatch.setattr(storage, "replace_version", replace_version)
+        raise OutputError(f"cannot write {path}: Connection reset by peer")
+
+    monkeypatch.setattr(storage, "replace_version", lose_the_answer)
+    with pytest.raises(OutputError, match="reset by peer"), writer_lock("mem://bucket/out"):
+        pytest.fail("it does not hold the lease")
+    monkeypatch.setattr(lock.Lease, "_outwait", lambda *_: pytest.fail("it waits"))
+    with writer_lock("mem://bucket/out"):
+        pass
+
+
 def test_of_two_that_take_a_lease_at_once_one_gets_it(
     memory: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from imgindex import manifest, storage, written_files
+from imgindex import generation, manifest, storage, written_files
 from imgindex.checks import CHECKS
 from imgindex.config import Config, IndexConfig, PublishConfig
 from imgindex.errors import (
@@ -36,6 +36,7 @@ from imgindex.generation import (
     new_name,
     publish,
     read_manifest,
+    tell_alive,
 )
 from imgindex.lock import writer_lock
 from imgindex.models.annoy_index import EFFORTS
@@ -272,7 +273,7 @@ def test_a_manifest_names_every_list_of_failures_and_messages_their_folder(place
     lists = [storage.read_bytes(storage.join(plan.directory, path)) for path in manifest["failures"]]
     lines = b"".join(lists).splitlines()
     assert sorted(json.loads(line)["uri"] for line in lines) == sorted(one.uri for one in failures)
-    with pytest.raises(PublishRefusedError, match=f"those in {strict.directory}/failures, or raise"):
+    with pytest.raises(PublishRefusedError, match=f"those in {strict.directory}/failures, or go on with"):
         outcome(strict)
 
 
@@ -630,6 +631,64 @@ class TestASupersededBuild:
         assert whole(later)
         assert read_manifest(plan.output, plan.generation) == manifest
 
+    def test_when_an_attempt_that_did_not_get_to_make_it_live_is_tried_again(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its manifest would make a generation complete that was never live, to which a rollback may lead."""
+        late, first = plan_of(place), plan_of(place)
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "replace_version", unwritable)
+            with pytest.raises(OutputError, match="cannot write CURRENT"):
+                run(late, 100, 0, shards_of(100))
+        run(first, 100, 0, shards_of(100))
+        self.refused(late, f"{first.generation} is live")
+        assert generation_names(late.output) == [first.generation]
+        assert whole(first)
+
+    def test_when_only_the_answer_was_lost_and_another_has_followed(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Then it was live, and stays a generation: a later one names it as the one before."""
+        plan = plan_of(place)
+        replace_version, later = storage.replace_version, []
+
+        def lose_the_answer(path: str, data: bytes, version: str | None) -> str | None:
+            if later or path != plan.output.current:
+                return replace_version(path, data, version)
+            later.append(None)
+            assert replace_version(path, data, version)
+            later[0] = plan_of(place, plan.generation)
+            run(later[0], 100, 0, shards_of(100))
+            return replace_version(path, data, version)  # what is tried again
+
+        monkeypatch.setattr(storage, "replace_version", lose_the_answer)
+        monkeypatch.setattr("imgindex.interrupt.switching", contextlib.nullcontext)  # of another process
+        with pytest.raises(SupersededError, match="in the same moment"):
+            run(plan, 100, 0, shards_of(100))
+        assert generation_names(plan.output) == sorted([plan.generation, later[0].generation])
+        assert whole(later[0])
+
+    def test_when_the_answer_was_lost_and_nobody_has_followed(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plan = plan_of(place)
+        replace_version = storage.replace_version
+
+        def lose_every_answer(path: str, data: bytes, version: str | None) -> str | None:
+            replace_version(path, data, version)
+            unwritable()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(storage, "replace_version", lose_every_answer)
+            with pytest.raises(OutputError):
+                run(plan, 100, 0, shards_of(100))
+        run(plan, 100, 0, shards_of(100))
+        assert current_name(plan.output) == plan.generation
+
+
+def unwritable(*_: object) -> None:
+    raise OutputError("cannot write CURRENT: Input/output error")
+
 
 class TestUnfinishedGenerations:
     """What a build deletes of those before it."""
@@ -651,6 +710,34 @@ class TestUnfinishedGenerations:
         mark_detached(Output(str(tmp_path)), name)
         delete_unfinished(Output(str(tmp_path)), time.time() + hours * 3600)
         assert Path(path).exists() == stays
+
+    def test_a_job_that_writes_to_the_store_alone_for_days_says_that_it_goes_on(
+        self, place: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        name, clock = new_name("x"), [0.0]
+        output = Output(place)
+        mark_detached(output, name)
+        path = self.unfinished(place, name)
+        monkeypatch.setattr(generation.time, "monotonic", lambda: clock[0])
+        writes = []
+        mark = generation.mark_detached
+        monkeypatch.setattr(
+            generation, "mark_detached", lambda *given: (writes.append(clock[0]), mark(*given))
+        )
+        for minute in range(0, 3 * 24 * 60, 10):
+            clock[0] = minute * 60.0
+            tell_alive(output, name)
+        assert len(writes) == 17  # every four hours
+        delete_unfinished(output, storage.modified(f"{output.generation(name)}/detached/job") + 23 * 3600)
+        assert storage.exists(path)
+
+    def test_that_a_job_cannot_say_so_does_not_end_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(generation, "_TELLING_SECONDS", 0.0)
+        (tmp_path / "generations").write_bytes(b"")
+        tell_alive(Output(str(tmp_path)), new_name("x"))
+        assert "could not say that the job" in caplog.text
 
     @pytest.mark.parametrize(("hours", "stays"), [(23, True), (25, False)])
     def test_on_an_object_store_requests_may_arrive_late(

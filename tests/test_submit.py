@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from imgindex import launch
+from imgindex import assembly, launch
 from imgindex.cli import main
 from imgindex.lock import writer_lock
 from imgindex.publish import conclude
@@ -46,6 +46,16 @@ def test_a_refusal_fails_the_pipeline_and_keeps_its_failures(arguments, tmp_path
     left = {path.name for path in (tmp_path / "index" / "generations" / name).iterdir()}
     assert left == {"failures", "outcome.json"}
     assert not (tmp_path / "index" / "CURRENT").exists()
+
+
+def test_only_a_job_that_is_left_alone_says_that_it_goes_on(arguments, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(assembly, "tell_alive", lambda output, name: told.append((output.root, name)))
+    assert main(arguments) == 0
+    assert set(told) == {(str(tmp_path / "index"), *generations(tmp_path))}
+    told.clear()
+    assert main([*arguments[:-1], "--rehash"]) == 0
+    assert told == []
 
 
 def test_it_leaves_alone_what_another_build_has_half_written(arguments, tmp_path):
