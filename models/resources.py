@@ -44,10 +44,14 @@ def available_memory(proc: Path = _PROC, cgroup: Path = _CGROUP) -> int:
     return min(limits)
 
 
-def address_space() -> int | None:
-    """The bytes of address space that this process may reserve (``ulimit -v``); None without a limit."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return None if limit == resource.RLIM_INFINITY else limit
+def ulimits() -> dict[str, int]:
+    """The bytes that this process may reserve, by the flag of ``ulimit``, without those that are unlimited.
+
+    They are ``-v``, of address space, and ``-d``, of what it may write to.
+    """
+    limits = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
+    soft = {flag: resource.getrlimit(number)[0] for flag, number in limits.items()}
+    return {flag: limit for flag, limit in soft.items() if limit != resource.RLIM_INFINITY}
 
 
 def control_groups(controller: str, proc: Path = _PROC, cgroup: Path = _CGROUP) -> Iterator[Path]:

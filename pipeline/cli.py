@@ -33,23 +33,32 @@ _REPAIR = (
 def run() -> None:
     """The command ``imgindex``: runs as a process of its own, which signals end, and never returns."""
     prepare_standard_streams()
-    sys.exit(interrupt.run(main))
+    try:
+        code = interrupt.run(main)
+    except RuntimeError as error:  # not even its first thread can start
+        told = foreseen(error)
+        if told is None:
+            raise
+        print(f"imgindex: {told}", file=sys.stderr)
+        code = told.exit_code
+    sys.exit(code)
 
 
-# A build reserves 3.2 GB on two cores, most of which it never touches, and more on more.
-_ADDRESS_SPACE = 4 << 30
+# Bytes by the flag of ulimit. On two cores a build reserves 3.2 GB of address space, most of which it never
+# touches, and 2.0 GB of data; on more cores it reserves more.
+_NEEDED = {"-v": 4 << 30, "-d": 3 << 30}
 
 
-def _check_address_space() -> None:
+def _check_limits() -> None:
     """Raises MachineError where libraries would wait for ever for memory that they cannot reserve."""
-    from imgindex.models.resources import address_space
+    from imgindex.models.resources import ulimits
 
-    limit = address_space()
-    if limit is not None and limit < _ADDRESS_SPACE:
-        raise MachineError(
-            f"ulimit -v allows {limit / 2**30:.1f} GiB of address space, and running a model takes "
-            f"{_ADDRESS_SPACE >> 30} GiB; raise it, or limit the memory by a control group instead"
-        )
+    for flag, limit in ulimits().items():
+        if limit < _NEEDED[flag]:
+            raise MachineError(
+                f"ulimit {flag} allows {limit / 2**30:.1f} GiB, and running a model takes "
+                f"{_NEEDED[flag] >> 30} GiB; raise it, or limit the memory by a control group instead"
+            )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -65,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         verbose = known.verbose
         _set_up_logging(verbose)
         if known.command in ("build", "search", "doctor", "demo"):
-            _check_address_space()
+            _check_limits()
         commands: dict[str, Callable[[argparse.Namespace], None]] = {
             "build": partial(_build, rest=rest),
             "search": _search,

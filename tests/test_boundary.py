@@ -150,17 +150,40 @@ def test_a_list_with_a_nul(suffix: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["build", "search OUT x.jpg", "doctor", "demo"])
-def test_an_address_space_that_is_too_small(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("flag", "needed"), [("-v", 4), ("-d", 3)])
+def test_a_limit_under_which_libraries_would_wait_for_ever(
+    name: str, flag: str, needed: int, tmp_path: Path
+) -> None:
     done = subprocess.run(
-        ["sh", "-c", f'ulimit -v 2000000; exec "$0" -m imgindex {name}', sys.executable],
+        ["sh", "-c", f'ulimit {flag} 2000000; exec "$0" -m imgindex {name}', sys.executable],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 3
     assert done.stderr == (
-        "imgindex: ulimit -v allows 1.9 GiB of address space, and running a model takes 4 GiB; raise it, or "
-        "limit the memory by a control group instead\n"
+        f"imgindex: ulimit {flag} allows 1.9 GiB, and running a model takes {needed} GiB; raise it, or limit "
+        "the memory by a control group instead\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_that_may_have_no_second_thread(tmp_path: Path) -> None:
+    code = """
+import threading
+from imgindex import cli
+
+def start(self):
+    raise RuntimeError("can't start new thread")
+
+threading.Thread.start = start
+cli.run()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "inspect", str(tmp_path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (
+        3,
+        "imgindex: cannot start another thread; raise the limit (ulimit -u and -v, or the container's)\n",
+    )
 
 
 # What runs a model has threads, which a fork lacks: it would wait for them for ever.
