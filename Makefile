@@ -14,6 +14,7 @@ WORKERS ?= 2
 PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile
 
 test: $(VENV)/installed-test
+	@echo 'The tests take many minutes. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
 	$(PYTEST) --cov=imgindex --cov-report=term
 
 # What takes minutes: builds that are killed, writes that fail, readers under ten publishes. KILLS says how many.

@@ -269,10 +269,10 @@ def estimate_bytes(items: int, dims: int, trees: int) -> int:
     """About the size of an Annoy file, in bytes.
 
     A leaf holds at most dims + 2 items; random splits leave leaves about two thirds full, and a tree has
-    about as many inner nodes as leaves.
+    about as many inner nodes as leaves, with the copy of its root.
     """
     node = 12 + 4 * dims
-    leaves = max(1.0, 1.5 * items / (dims + 2))
+    leaves = 1.5 * items / (dims + 2) if items > dims + 2 else 1.0
     return round(node * (items + 2 * trees * leaves))
 
 

@@ -152,9 +152,9 @@ def _settle_precision(
     cosine = _least_cosine(exact, candidate, sample)
     if cosine is None or cosine >= MIN_COSINE:
         return replace(candidate, cosine=cosine)
-    logger.info(
-        "using float32: with %s the first images' features agree with float32's to a cosine of only %.4f",
-        smaller, cosine,
+    logger.debug(
+        "computing in float32: %s would be faster, but its features differ too much (cosine %.4f, and "
+        "at least %s is wanted)", smaller, cosine, MIN_COSINE,
     )  # fmt: skip
     return replace(exact, cosine=cosine)
 

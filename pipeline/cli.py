@@ -108,7 +108,7 @@ def _set_up_logging(verbose: bool) -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     # Beam logs what a worker raises, with its traceback, before the launcher can say it in one line.
     logging.getLogger().setLevel(logging.INFO if verbose else logging.CRITICAL)
-    logging.getLogger("imgindex").setLevel(logging.INFO)
+    logging.getLogger("imgindex").setLevel(logging.DEBUG if verbose else logging.INFO)
     # Pillow warns of files that it reads nevertheless.
     logging.captureWarnings(True)
 

@@ -1,5 +1,7 @@
 """The demo: sample images, an index of them, a few searches and a page to look at."""
 
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -43,9 +45,19 @@ def run(folder: Path) -> None:
     write_page(page, index, results)
     print(f"{result_table(results[:3], index.manifest['metric'])}\n")
     print(f"Look at {page.resolve()} in a browser.")
-    print(f"Search by yourself:  imgindex search {index_directory} {queries[0]} -k 5")
-    print("Index your own:      imgindex build --input DIR --output OUT\n")
+    print("Search by yourself:")
+    print(f"  {_command('search', index_directory, queries[0], '-k', 5)}")
+    print("Index images, with your own folder in place of the demo's:")
+    own = folder.with_name(f"{folder.name}-index")
+    print(f"  {_command('build', '--config', 'mobilenetv2', '--input', images, '--output', own)}\n")
     print(f"The demo took {time.monotonic() - started:.0f} seconds.")
+
+
+def _command(*arguments: object) -> str:
+    """A command line of imgindex that a shell runs, also where the environment is not active."""
+    beside = Path(sys.executable).with_name("imgindex")
+    start = [str(beside)] if beside.exists() else [sys.executable, "-m", "imgindex"]
+    return shlex.join([*start, *map(str, arguments)])
 
 
 def _is_new_or_a_demo(folder: Path) -> bool:

@@ -45,6 +45,19 @@ def check_cores() -> Finding:
     return Finding("ok", "cores", f"{available_cores()} of {os.cpu_count()} may be used")
 
 
+def _page_cache(group: Path) -> int:
+    """Bytes that a control group's use counts and that the kernel gives back when they are needed."""
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    fields = dict(line.split() for line in lines)
+    # Version 1 of control groups gives sums with the groups below under names of their own.
+    return sum(
+        int(fields.get(f"total_{name}", fields.get(name, "0"))) for name in ("inactive_file", "active_file")
+    )
+
+
 def check_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> Finding:
     """How much memory is left, of the machine's and of its control groups'."""
     fields = dict(line.split(":", 1) for line in (proc / "meminfo").read_text().splitlines())
@@ -56,7 +69,8 @@ def check_memory(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),
         ):
             with contextlib.suppress(OSError, ValueError):  # not there, or "max"
-                unused = max(0, int((group / limit).read_text()) - int((group / used).read_text()))
+                taken = int((group / used).read_text()) - _page_cache(group)
+                unused = max(0, int((group / limit).read_text()) - taken)
                 if unused < left:
                     left, whose = unused, "within the control group's limit"
     found = f"{left / 2**30:.1f} GiB are free {whose}"

@@ -16,7 +16,7 @@ from imgindex.errors import DamagedError
 from imgindex.generation import Output, current_name
 from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.listing import list_images
-from imgindex.models.annoy_index import AUTO_TREES, USUAL_EFFORTS
+from imgindex.models.annoy_index import AUTO_TREES, EFFORTS
 from imgindex.models.engines import Engine, EngineChoice, load_engine, load_smaller_engine
 from imgindex.models.resources import available_cores
 from imgindex.prepare import check_input, engine_choice, resolve
@@ -168,7 +168,8 @@ def _workload(config: Config, counted: Counted, engine: Engine, rate: float | No
         new=counted.missing,
         embed_seconds=available_cores() / rate if rate else 0.0,
         feature_dim=engine.feature_dim,
-        dims=min(dims, engine.feature_dim, counted.files),
+        # As many components as the rank of the features, less their mean.
+        dims=max(1, min(dims, engine.feature_dim, counted.files - 1)),
         trees=config.index.trees if isinstance(config.index.trees, int) else max(AUTO_TREES),
         items_per_shard=config.index.items_per_shard,
         uri_bytes=counted.uri_bytes / counted.files,
@@ -184,19 +185,22 @@ def _costs(work: Workload, rate: float | None) -> list[tuple[str, str]]:
     stored = costs.stored_bytes(work)
     new = stored["store"] * work.new // work.images
     needed = costs.worker_bytes(work)
-    asked = [costs.nodes_asked(work, search_k) for search_k in (USUAL_EFFORTS[0], USUAL_EFFORTS[-1])]
+    asked = [costs.nodes_asked(work, search_k) for search_k in (EFFORTS[0], EFFORTS[-1])]
     worker, shard, on_disk = (
         human_bytes(size)
         for size in (max(needed["embed"], needed["join"]), needed["shard"], needed["shard on disk"])
     )
-    index, metadata, parts = (human_bytes(stored[kind]) for kind in ("index", "metadata", "parts"))
+    index, metadata, basis, parts = (
+        human_bytes(stored[kind]) for kind in ("index", "metadata", "basis", "parts")
+    )
     return [
         ("stages", f"about {sum(elapsed.values()):.0f} s in this process: {stages}"),
         ("store", f"about {human_bytes(new)} more, {human_bytes(stored['store'])} in all"),
-        ("index", f"{work.shards} shards of {work.dims} dimensions, about {index}; {metadata} of metadata"),
+        ("index", f"{work.shards} shards of {work.dims} dimensions, about {index}; {metadata} of metadata, "
+                  f"{basis} of basis"),
         ("on the way", f"{parts} of projected vectors, until it is published"),
         ("shuffle", f"about {human_bytes(costs.shuffled_bytes(work))} between workers"),
-        ("queries", f"each inspects {asked[0]} to {asked[1]} nodes, search_k in every shard"),
+        ("queries", f"each inspects {asked[0]:,} to {asked[1]:,} nodes, as many as the recall needs"),
         ("memory", f"about {human_bytes(costs.in_process_bytes(work))} in this process, and its shards"),
         ("  a worker", f"of a cluster {worker}, and its shards"),
         ("  a shard", f"{shard}, or where that is too much {on_disk}, on disk"),

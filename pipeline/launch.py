@@ -135,7 +135,7 @@ def _planned(
     check_input(config)
     with writer_lock(str(config.output)) as claim:
         plan = make_plan(config, worker_threads(options), force, retry_failed, rehash)
-        logger.info("building generation %s in %s", plan.generation, config.output)
+        logger.info("building the index in %s", config.output)
         yield pipeline, plan, claim
 
 

@@ -104,7 +104,7 @@ def test_the_good_are_indexed_and_the_bad_are_named(photos: Path, output: Path) 
     assert peaks.keys() == MAX_MIB.keys()
     assert all(peaks[kind] < most for kind, most in MAX_MIB.items())
     # What they have to say is in the list.
-    progress = re.compile("building generation|embedded [0-9]+ of")
+    progress = re.compile("building the index|embedded [0-9]+ of")
     assert [line for line in lines if not progress.search(line)] == []
 
 

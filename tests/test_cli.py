@@ -44,7 +44,7 @@ def test_build_prints_a_summary(photos, tmp_path, capsys, caplog):
     printed = capsys.readouterr()
     assert "5 listed, 5 indexed, 0 failed" in printed.out
     assert "seconds" in printed.out
-    assert "building generation" in caplog.text
+    assert "building the index" in caplog.text
     assert not list((tmp_path / "o").rglob("*.partial"))
 
 
@@ -184,7 +184,7 @@ def test_errors_are_one_clear_message_and_publish_nothing(
     filled = [argument.format(photos=photos, tmp=tmp_path) for argument in arguments]
     assert main(filled) == code
     captured = capsys.readouterr()
-    lines = [line for line in captured.err.splitlines() if "building generation" not in line]
+    lines = [line for line in captured.err.splitlines() if "building the index" not in line]
     assert len(lines) == 1
     assert expected in lines[0]
     assert captured.out == ""
@@ -381,6 +381,11 @@ def test_demo(tmp_path, capsys):
     folder = tmp_path / "demo"
     assert main(["demo", str(folder)]) == 0
     printed = capsys.readouterr().out
+    commands = [line for line in printed.splitlines() if line.startswith("  /")]
+    assert len(commands) == 2
+    for command in commands:
+        assert subprocess.run(["env", "-i", "HOME=/tmp", "sh", "-c", command], cwd=tmp_path).returncode == 0
+    assert (tmp_path / "demo-index" / "CURRENT").exists()
     assert "312 indexed, 0 failed" in printed
     assert str((folder / "search.html").resolve()) in printed
     assert (folder / "search.html").read_text().count("data:image/") > 50

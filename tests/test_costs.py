@@ -144,3 +144,22 @@ def test_a_listing_is_counted_as_the_diff_would_split_it(
     assert counted.failed == len((bad - stored) & set(listed))
     assert counted.missing == len(missing)
     assert counted.trial == missing[:trial]
+
+
+@pytest.mark.parametrize(
+    ("images", "feature_dim", "dims", "index", "basis", "store"),
+    [  # as built of synthetic features, 40 trees, paths of 17 bytes
+        (60, 1280, 59, 34_720, 309_225, 162_627),
+        (600, 1280, 150, 626_688, 775_873, 1_609_392),
+        (600, 2048, 150, 636_480, 1_239_745, 2_530_996),
+        (60_000, 2048, 150, 62_646_768, 1_239_745, 252_924_004),
+    ],
+)
+def test_sizes_are_those_of_builds(
+    images: int, feature_dim: int, dims: int, index: int, basis: int, store: int
+) -> None:
+    work = Workload(images, images, 0.1, feature_dim=feature_dim, dims=dims, uri_bytes=17)
+    stored = costs.stored_bytes(work)
+    assert stored["index"] == pytest.approx(index, rel=0.1)
+    assert stored["basis"] == pytest.approx(basis, rel=0.01)
+    assert stored["store"] == pytest.approx(store, rel=0.02)

@@ -152,7 +152,7 @@ class Soak:
         number = self.chance.choice([signal.SIGINT, signal.SIGTERM])
         build = self.start()
         self._wait_a_while(0.3, 1.1)
-        if "building generation" in build.said():
+        if "building the index" in build.said():
             build.process.send_signal(number)
             # When Python is about to exit, signals are no longer its own; shells say the same of both.
             build.end(128 + number, -number, 0)
