@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 from PIL import Image, ImageCms
 
@@ -124,6 +125,14 @@ def unwritten() -> Iterator[bytes]:
     rgb = image("RGB").tobytes()
     grey = image("L").tobytes()
     area = WIDTH * HEIGHT
+    for mode in ("L", "LA", "RGB", "RGBA"):
+        for container in (False, True):
+            pixels = np.asarray(image(mode))
+            yield imagecodecs.jpegxl_encode(pixels, lossless=container, usecontainer=container)
+    yield imagecodecs.jpegxl_encode(np.asarray(image("RGB"), np.uint16), lossless=True)
+    yield imagecodecs.jpegxl_encode_jpeg(
+        bad_inputs.encoded(image("RGB"), "JPEG", exif=EXIF, icc_profile=PROFILE)
+    )
     # Sun raster: depth 24, uncompressed and run-length encoded.
     for kind, body in ((1, rgb), (2, rgb.replace(b"\x80", b"\x80\x00"))):
         yield struct.pack(">8I", 0x59A66A95, WIDTH, HEIGHT, 24, len(body), kind, 0, 0) + body

@@ -63,7 +63,7 @@ def levels_of(image: Image.Image, strips: Callable[[], Iterator[Values]]) -> Lev
     inverted = tags.get(_PHOTOMETRIC) == 0
     nodata = _nodata(tags)
     # Their readers have scaled it by the white or the depth that the file names.
-    if image.format == "PPM" or (image.format in ("HEIF", "JXL") and image.mode == "I;16"):
+    if image.format == "PPM" or (image.format == "HEIF" and image.mode == "I;16"):
         return Levels(0, 65535)
     ranked = _ranked(strips, nodata)
     if image.mode.startswith("I;16"):

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from imgindex.models import deep_colors, mending, plugins, repair
+from imgindex.models import deep_colors, jpeg_xl, mending, plugins, repair
 from imgindex.models.color import conversion_to_srgb
 from imgindex.models.levels import Levels, is_deep, levels_of
 
@@ -130,7 +130,7 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
         )
     try:
         if plugin is plugins.JXL:
-            _check_pixels(*plugins.jxl_size(data), max_pixels)
+            return _decode_jpeg_xl(data, size, max_pixels, color_profile)
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_pixels(*image.size, max_pixels)
             mending.mend(image, data)
@@ -160,10 +160,15 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
         raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}") from error
-    except BaseException as error:
-        if plugins.is_panic(error):
-            raise DecodeError("undecodable", f"its decoder gave up: {error}") from error
-        raise
+
+
+def _decode_jpeg_xl(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
+    _check_pixels(*jpeg_xl.size(data), max_pixels)
+    jpeg = jpeg_xl.original_jpeg(data)
+    if jpeg is not None:
+        return _decode(jpeg, size, max_pixels, color_profile)
+    image = jpeg_xl.open_image(data)
+    return DecodedImage(upright_rgb(image, size, color_profile), image.width, image.height)
 
 
 # The beginnings of TIFF and BigTIFF.
@@ -184,7 +189,8 @@ def _reason(error: Exception, data: bytes) -> str:
     out_of_memory = isinstance(error, OSError) and ("out of memory" in said or said == "decoder error -9")
     if isinstance(error, MemoryError) or out_of_memory:
         return "out_of_memory"
-    return "truncated" if "truncated" in said or _is_cut_off(data) else "undecodable"
+    is_truncated = "truncated" in said or "need_more_input" in said or _is_cut_off(data)
+    return "truncated" if is_truncated else "undecodable"
 
 
 @functools.cache
@@ -228,8 +234,6 @@ def upright_rgb(image: Image.Image, size: tuple[int, int], color_profile: str = 
 
 def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1, upright, where there is none or the EXIF block is damaged."""
-    if plugins.is_upright(image):
-        return 1
     bare = Image.Image()
     bare.info = {key: value for key, value in image.info.items() if key not in mending.XMP}
     try:
