@@ -8,7 +8,8 @@ import threading
 import types
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ KERAS_SETTINGS: Mapping[str, Any] = types.MappingProxyType(
     {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last", "dtype_policy": "float32"}
 )
 _BACKEND = "tensorflow"
+# Any of them provides the module.
+_TENSORFLOW_DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
 
 # Keras has one floatx for all threads.
 _lock = threading.RLock()
@@ -105,6 +108,17 @@ def load_openvino() -> Any:
             if telemetry is not None:
                 sys.modules["openvino_telemetry"] = telemetry
     return openvino
+
+
+def tensorflow_version() -> str:
+    """TensorFlow's version, without loading it. Raises MachineError where it is not installed."""
+    for distribution in _TENSORFLOW_DISTRIBUTIONS:
+        with suppress(PackageNotFoundError):
+            return version(distribution)
+    raise MachineError(
+        f"TensorFlow is not installed, neither as {' nor as '.join(_TENSORFLOW_DISTRIBUTIONS)}: "
+        "pip install tensorflow"
+    )
 
 
 def _cannot_load(library: str, error: Exception) -> Exception:

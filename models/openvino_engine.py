@@ -21,7 +21,13 @@ import numpy.typing as npt
 from imgindex.errors import MachineError, OutputError, UnsupportedModelError, UsageError
 from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
 from imgindex.models.cache import cache_folder
-from imgindex.models.frameworks import KERAS_SETTINGS, first_line, load_openvino, settled_keras
+from imgindex.models.frameworks import (
+    KERAS_SETTINGS,
+    first_line,
+    load_openvino,
+    settled_keras,
+    tensorflow_version,
+)
 from imgindex.models.openvino_rewrites import rewrite
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.saved_models import is_saved_model
@@ -35,7 +41,7 @@ _PARTIAL = ".partial-"
 # either is a change of this name.
 _CONVERSION = "rewritten-3"
 # What a conversion depends on, and random weights, which NumPy draws.
-_LIBRARIES = ("imgindex", "keras", "numpy", "openvino", "tensorflow")
+_LIBRARIES = ("imgindex", "keras", "numpy", "openvino")
 # No conversion takes so long: one that is older has died.
 _DEAD_SECONDS = 3600.0
 _HINTS = {"float32": "f32", "bfloat16": "bf16"}
@@ -201,7 +207,10 @@ def _cache_key(
         "decoding": PREPROCESSING,
         "conversion": _CONVERSION,
         "keras": dict(KERAS_SETTINGS),
-        "versions": {library: version(library) for library in _LIBRARIES},
+        "versions": {
+            **{library: version(library) for library in _LIBRARIES},
+            "tensorflow": tensorflow_version(),
+        },
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 

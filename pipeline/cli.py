@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -32,6 +33,10 @@ _REPAIR = (
 
 def run() -> None:
     """The command ``imgindex``: runs as a process of its own, which signals end, and never returns."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        from imgindex.completion import answer
+
+        answer(parser())
     prepare_standard_streams()
     try:
         code = interrupt.run(main)
@@ -258,7 +263,7 @@ def _doctor(known: argparse.Namespace) -> None:
 def _completion(known: argparse.Namespace) -> None:
     from imgindex.completion import script
 
-    print(script(parser(), known.shell))
+    print(script(known.shell))
 
 
 def _demo(known: argparse.Namespace) -> None:

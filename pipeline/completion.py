@@ -1,27 +1,30 @@
-"""Completion in a shell: a script of every command and flag, made once; no Python runs while one types."""
+"""Completion in a shell, by argcomplete: the shell asks the command itself what may come next."""
 
 import argparse
 
 from imgindex.errors import MachineError
 
-# What an argument takes that is a path, by how the help names it.
-_FILES = ("FILE", "FILE|NAME", "IMAGE", "DIR|GLOB|LIST")
-_DIRECTORIES = ("OUT",)
 
-
-def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script that completes what `parser` takes, for bash or zsh. Raises MachineError without shtab."""
+def script(shell: str) -> str:
+    """What bash or zsh runs at its start to complete `imgindex`. Raises MachineError without argcomplete."""
     try:
-        import shtab
+        from argcomplete.shell_integration import shellcode
     except ImportError as error:
         raise MachineError(
-            "completion needs the library shtab, which is not installed; pip install 'imgindex[completion]'"
+            "completion needs the library argcomplete, which is not installed; "
+            "pip install 'imgindex[completion]'"
         ) from error
+    return shellcode(["imgindex"], shell=shell)
+
+
+def answer(parser: argparse.ArgumentParser) -> None:
+    """Tells the shell that asks what `parser` takes at the cursor, and ends the process."""
+    import argcomplete
+    from argcomplete.completers import DirectoriesCompleter
+
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for command in commands.choices.values():
         for action in command._actions:
-            if action.metavar in _FILES:
-                action.complete = shtab.FILE  # where shtab looks for it
-            elif action.metavar in _DIRECTORIES:
-                action.complete = shtab.DIRECTORY
-    return str(shtab.complete(parser, shell))
+            if action.metavar == "OUT":
+                action.completer = DirectoriesCompleter()  # where argcomplete looks for it
+    argcomplete.autocomplete(parser)

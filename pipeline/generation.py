@@ -6,6 +6,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +15,15 @@ from typing import Any
 
 from imgindex import interrupt, storage, written_files
 from imgindex import manifest as manifests
-from imgindex.errors import DamagedError, OutputError, PublishRefusedError, SupersededError, UsageError
+from imgindex.errors import (
+    DamagedError,
+    MachineError,
+    OutputError,
+    PublishRefusedError,
+    SupersededError,
+    UsageError,
+)
+from imgindex.models.frameworks import tensorflow_version
 from imgindex.paths import absolute
 from imgindex.records import WrittenFile
 
@@ -288,11 +297,6 @@ def library_versions() -> dict[str, str]:
     """The versions that an index may depend on."""
     versions = {"python": platform.python_version()}
     versions.update({name: metadata.version(name) for name in _LIBRARIES})
-    # tensorflow-cpu and other builds carry the module under other names.
-    for name in ("tensorflow", "tensorflow-cpu"):
-        try:
-            versions["tensorflow"] = metadata.version(name)
-            break
-        except metadata.PackageNotFoundError:
-            continue
+    with suppress(MachineError):  # other builds carry the module under names of their own
+        versions["tensorflow"] = tensorflow_version()
     return versions

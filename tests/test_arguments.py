@@ -58,4 +58,4 @@ def test_a_wrong_name_lists_the_shipped_ones() -> None:
 def test_help_loads_no_library() -> None:
     script = "import sys, imgindex.arguments as a; a.parser(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert not {"apache_beam", "keras", "numpy", "shtab", "yaml"} & set(done.stdout.split())
+    assert not {"apache_beam", "argcomplete", "keras", "numpy", "yaml"} & set(done.stdout.split())

@@ -1,7 +1,10 @@
-"""What bash offers after `imgindex` and TAB, asked of bash itself."""
+"""What a shell offers after `imgindex` and TAB, asked of the shell itself."""
 
+import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -11,10 +14,10 @@ from imgindex.cli import main
 ASK = """
 source "$1"
 shift
-COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMP_LINE="$*"; COMP_POINT=${#COMP_LINE}; COMP_TYPE=9
 function=$(complete -p imgindex | sed 's/.*-F \\([^ ]*\\).*/\\1/')
-"$function" imgindex "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" 2>/dev/null
-printf '%s\n' "${COMPREPLY[@]}"
+"$function" imgindex "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD-1]}" || exit
+printf '%s\\n' "${COMPREPLY[@]}"
 """
 
 
@@ -23,11 +26,20 @@ def offered(tmp_path, capsys):
     assert main(["completion", "bash"]) == 0
     (tmp_path / "script").write_text(capsys.readouterr().out)
     (tmp_path / "index").mkdir()
+    (tmp_path / "indoors.jpg").touch()
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
     def ask(*words: str) -> set[str]:
         command = ["bash", "--norc", "-c", ASK, "bash", "./script", "imgindex", *words]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
-        return set(done.stdout.split())
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return {name.rstrip("/") for name in done.stdout.split()}
 
     return ask
 
@@ -42,12 +54,21 @@ def test_flags(offered):
     assert offered("build", "--retry") == {"--retry_failed"}
 
 
-def test_directories_where_an_index_is_expected(offered):
-    assert "index" in {name.rstrip("/") for name in offered("search", "ind")}
+def test_only_directories_where_an_index_is_expected(offered):
+    assert offered("search", "ind") == {"index"}
+    assert offered("search", "index", "ind") == {"index", "indoors.jpg"}
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="no zsh here")
 def test_zsh_reads_its_script(tmp_path, capsys):
     assert main(["completion", "zsh"]) == 0
-    (tmp_path / "_imgindex").write_text(capsys.readouterr().out)
-    subprocess.run(["zsh", "-n", str(tmp_path / "_imgindex")], check=True)
+    (tmp_path / "script").write_text(capsys.readouterr().out)
+    told = "autoload -Uz compinit; compinit -u -D; source ./script; print $_comps[imgindex]"
+    done = subprocess.run(["zsh", "-f", "-c", told], cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "argcomplete" in done.stdout
+
+
+def test_a_library_that_is_not_there_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "argcomplete.shell_integration", None)
+    assert main(["completion", "bash"]) == 3
+    assert "pip install 'imgindex[completion]'" in capsys.readouterr().err

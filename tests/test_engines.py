@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.errors import OutputError, UsageError
-from imgindex.models import engines, openvino_engine
+from imgindex.models import engines, frameworks, openvino_engine
 from imgindex.models.backbones import Backbone, load_backbone
 from imgindex.models.engines import (
     Engine,
@@ -403,7 +403,8 @@ class TestCacheKey:
     def test_of_another_version(self, library, monkeypatch):
         before = self.key()
         real = openvino_engine.version
-        monkeypatch.setattr(openvino_engine, "version", lambda name: "9" if name == library else real(name))
+        for module in (openvino_engine, frameworks):
+            monkeypatch.setattr(module, "version", lambda name: "9" if name == library else real(name))
         assert self.key() != before
 
     @pytest.mark.parametrize(

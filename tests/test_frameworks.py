@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
 
+from imgindex.doctor_machine import check_libraries
 from imgindex.errors import MachineError, UsageError
+from imgindex.generation import library_versions
 from imgindex.models import frameworks
 from imgindex.models.backbones import load_backbone
 from imgindex.models.cache import cache_folder
@@ -184,3 +187,22 @@ class TestCache:
         monkeypatch.delenv("XDG_CACHE_HOME")
         with pytest.raises(MachineError, match=r"has no home directory .* set XDG_CACHE_HOME"):
             converted_model("MobileNet", "none", "avg", SIZE)
+
+
+class TestTensorFlowVersion:
+    @pytest.mark.parametrize("name", ["tensorflow", "tensorflow-cpu"])
+    def test_is_that_of_whichever_distribution_is_installed(self, name, monkeypatch):
+        def version(asked):
+            if asked != name:
+                raise PackageNotFoundError(asked)
+            return "2.99"
+
+        monkeypatch.setattr(frameworks, "version", version)
+        assert frameworks.tensorflow_version() == "2.99"
+        assert library_versions()["tensorflow"] == "2.99"
+
+    def test_none_is_named(self, monkeypatch):
+        monkeypatch.setattr(frameworks, "_TENSORFLOW_DISTRIBUTIONS", ("no-such-tensorflow",))
+        with pytest.raises(MachineError, match=r"not installed, .* no-such-tensorflow: pip"):
+            frameworks.tensorflow_version()
+        assert check_libraries().found == "tensorflow is not installed"

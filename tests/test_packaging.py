@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -86,3 +87,11 @@ def test_imports_run_one_way():
 def test_modules_stay_readable():
     for path in [*(ROOT / "pipeline").glob("*.py"), *(ROOT / "models").glob("*.py")]:
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_the_smaller_install_names_every_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = {re.split("[<>=]", dependency)[0] for dependency in project["dependencies"]}
+    page = (ROOT / "docs/install.md").read_text()
+    named = page.partition("pip install tensorflow-cpu ")[2].partition("\n.venv")[0]
+    assert set(named.replace("\\", "").split()) == needed - {"tensorflow"}
