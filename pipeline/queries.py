@@ -1,7 +1,7 @@
 """Queries: what people give to search for, found in folders and lists, read and decoded."""
 
-import glob
 import hashlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,9 @@ Query = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
 
 # What a listing gives, whose uri is here the whole path.
 Found = ImageFile | Failure
+
+# A bracket that is not closed is a character of a name.
+_PATTERN = re.compile(r"[*?]|\[.+\]", re.DOTALL)
 
 _KINDS = str | Path | bytes | Image.Image | np.ndarray
 
@@ -110,7 +113,7 @@ def is_several(source: str) -> bool:
             return True
         if path.exists():
             return source.lower().endswith(members.SUFFIX)
-    return source.endswith(("/", members.SUFFIX)) or glob.has_magic(source)
+    return source.endswith(("/", members.SUFFIX)) or bool(_PATTERN.search(source))
 
 
 def name_of_query(query: Query | Found) -> str:
