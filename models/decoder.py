@@ -71,7 +71,9 @@ _MAX_MESSAGE = 1000
 class Decoder(Protocol):
     """What decodes images."""
 
-    def decode(self, data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
+    def decode(
+        self, data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str, truncated: str
+    ) -> DecodedImage:
         """See `DecoderProcess.decode`."""
 
 
@@ -93,6 +95,7 @@ class DecoderProcess:
         size: tuple[int, int],
         max_pixels: int = LARGEST_MAX_PIXELS,
         color_profile: str = "srgb",
+        truncated: str = "fail",
     ) -> DecodedImage:
         """See `preprocess.decode`.
 
@@ -103,7 +106,12 @@ class DecoderProcess:
         """
         child = self._running_child()
         try:
-            question = {"size": size, "max_pixels": max_pixels, "color_profile": color_profile}
+            question = {
+                "size": size,
+                "max_pixels": max_pixels,
+                "color_profile": color_profile,
+                "truncated": truncated,
+            }
             answer = child.ask((question, data), 3 * size[0] * size[1])
             outcome = _outcome(answer, size)
         except _OutOfTimeError as error:
@@ -296,7 +304,13 @@ def _shortage(data_limits: Sequence[int]) -> str:
 
 def _answer(question: dict[str, Any], data: bytes) -> Message:
     try:
-        image = decode(data, tuple(question["size"]), question["max_pixels"], question["color_profile"])
+        image = decode(
+            data,
+            tuple(question["size"]),
+            question["max_pixels"],
+            question["color_profile"],
+            question["truncated"],
+        )
     except DecodeError as error:
         return {"reason": error.reason, "message": str(error)[:_MAX_MESSAGE]}, b""
     return {"width": image.width, "height": image.height}, image.pixels.tobytes()

@@ -30,11 +30,12 @@ class DecoderPool:
         size: tuple[int, int],
         max_pixels: int = LARGEST_MAX_PIXELS,
         color_profile: str = "srgb",
+        truncated: str = "fail",
     ) -> DecodedImage:
         """See `DecoderProcess.decode`; waits while all decoders are busy."""
         decoder = self._idle.get()
         try:
-            return decoder.decode(data, size, max_pixels, color_profile)
+            return decoder.decode(data, size, max_pixels, color_profile, truncated)
         finally:
             self._idle.put(decoder)
 

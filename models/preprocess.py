@@ -54,6 +54,7 @@ def decode(
     size: tuple[int, int],
     max_pixels: int = LARGEST_MAX_PIXELS,
     color_profile: str = "srgb",
+    truncated: str = "fail",
 ) -> DecodedImage:
     """Decodes an encoded image to upright RGB and stretches it to `size` (height, width).
 
@@ -61,7 +62,8 @@ def decode(
     transparency in an alpha channel or a palette is laid on white, the first frame stands for an animation.
     JPEGs are decoded at a reduced size that still has twice the pixels asked for in each direction. The
     resize is bilinear and antialiased. With the `color_profile` srgb an embedded ICC profile is applied, with
-    ignore it is not. docs/formats.md says more.
+    ignore it is not. A JPEG that was cut off fails, unless `truncated` is accept and it holds part of the
+    picture: then the rest is grey. docs/formats.md says more.
 
     Raises:
       DecodeError: `empty`, `not_an_image`, `needs_extra`, `too_many_pixels`, `truncated`, `out_of_memory` or
@@ -75,6 +77,8 @@ def decode(
         if error.reason not in _REPAIRABLE:
             raise
         better = _decode_repaired(data, size, max_pixels, color_profile)
+        if better is None and truncated == "accept" and error.reason == "truncated":
+            better = _decode_part(data, size, max_pixels, color_profile)
         if better is None:
             raise
         return better
@@ -118,6 +122,22 @@ def _decode_without_end(
         with contextlib.suppress(DecodeError):
             decoded.append(_decode(data + fill + repair.JPEG_END, size, max_pixels, color_profile))
     if len(decoded) == 2 and np.array_equal(decoded[0].pixels, decoded[1].pixels):
+        return decoded[0]
+    return None
+
+
+def _decode_part(
+    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
+) -> DecodedImage | None:
+    """Decodes what there is of a JPEG that was cut off; None where it holds nothing of the picture."""
+    start = repair.jpeg_pixels_start(data)
+    if start is None:
+        return None
+    decoded = []
+    for part in (data.rstrip(b"\xff"), data[:start]):  # the first without half a marker
+        with contextlib.suppress(DecodeError):
+            decoded.append(_decode(part + repair.JPEG_END, size, max_pixels, color_profile))
+    if len(decoded) == 2 and not np.array_equal(decoded[0].pixels, decoded[1].pixels):
         return decoded[0]
     return None
 

@@ -165,6 +165,20 @@ def repaired_bigtiff(data: bytes) -> bytes | None:
     return header + data[8:].ljust(body - 8, b"\0") + bytes(tail) + directory
 
 
+def jpeg_pixels_start(data: bytes) -> int | None:
+    """Where the first data of pixels begin in a JPEG; None in others, and where it ends before."""
+    position = 2
+    while data[:2] == b"\xff\xd8" and data[position : position + 1] == b"\xff":
+        marker = data[position + 1 : position + 2]
+        if marker == b"\xff":  # markers may have any number of these before them
+            position += 1
+            continue
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == b"\xda":
+            return position if position < len(data) else None
+    return None
+
+
 def is_cut_jpeg(data: bytes) -> bool:
     """Whether this may be a JPEG whose end marker alone is missing."""
     return data[:3] == b"\xff\xd8\xff" and not data.endswith(JPEG_END)

@@ -57,6 +57,9 @@ class EngineConfig:
             _check_range("engine.batch_size", self.batch_size, 1, 4096)
 
 
+TRUNCATED = ("fail", "accept")
+
+
 @dataclass(frozen=True)
 class ImagesConfig:
     """Which files are images, and how large one may be."""
@@ -68,6 +71,7 @@ class ImagesConfig:
     max_pixels: int = LARGEST_MAX_PIXELS
     max_bytes: int = 268_435_456
     color_profile: str = "srgb"
+    truncated: str = "fail"
 
     def __post_init__(self) -> None:
         if not self.extensions:
@@ -80,6 +84,7 @@ class ImagesConfig:
         _check_range("images.max_pixels", self.max_pixels, 1, LARGEST_MAX_PIXELS)
         _check_range("images.max_bytes", self.max_bytes, 1, 2**40)
         _check_choice("images.color_profile", self.color_profile, COLOR_PROFILES)
+        _check_choice("images.truncated", self.truncated, TRUNCATED)
         if self.color_profile == "srgb" and not can_convert():
             raise UsageError(
                 "images.color_profile is 'srgb', but this Pillow is built without LittleCMS: install "

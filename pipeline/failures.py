@@ -104,7 +104,9 @@ def holds(name: str) -> bool:
 
 
 def read(directory: str, name: str, limits: ImagesConfig | None = None) -> Iterator[KnownFailure]:
-    """The failures in a file, but for those of images beyond `limits`, which have another reason now.
+    """The failures in a file, but for those that `limits` change.
+
+    Those are images of too many bytes, which have another reason now, and cut ones where these are accepted.
 
     Raises what `chunks.read` does before the first.
     """
@@ -113,7 +115,8 @@ def read(directory: str, name: str, limits: ImagesConfig | None = None) -> Itera
         table = table.append_column("tries", pa.nulls(len(table), pa.int32()))
     columns = table.select(list(_COLUMNS)).to_pydict()
     for uri, size, version, sha256, stage, reason, message, tries in zip(*columns.values(), strict=True):
-        if limits is None or size <= limits.max_bytes:
+        is_accepted = limits is not None and limits.truncated == "accept" and reason == "truncated"
+        if not is_accepted and (limits is None or size <= limits.max_bytes):
             yield KnownFailure(Failure(uri, stage, reason, message, sha256), size, version, tries)
 
 

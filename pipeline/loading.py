@@ -49,13 +49,14 @@ def load_image(
 
 
 def _decode(data: bytes, image_size: tuple[int, int], limits: ImagesConfig, decoder: Decoder) -> DecodedImage:
+    how = limits.max_pixels, limits.color_profile, limits.truncated
     try:
-        return decoder.decode(data, image_size, limits.max_pixels, limits.color_profile)
+        return decoder.decode(data, image_size, *how)
     except DecodeError as error:
         if error.reason not in ("crashed", "killed"):
             raise
     # Something else may have ended it, as Linux does where memory runs out.
-    return decoder.decode(data, image_size, limits.max_pixels, limits.color_profile)
+    return decoder.decode(data, image_size, *how)
 
 
 def hashed(file: ImageFile, limits: ImagesConfig) -> ImageFile | None:

@@ -38,14 +38,16 @@ class Recipe:
     size: tuple[int, int]  # height, width
     color_profile: str
     max_bytes: int
+    truncated: str = "fail"
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> "Recipe":
         """The recipe of the generation that has `manifest`."""
         images = manifest["config"]["images"]
         height, width = manifest["spec"]["image_size"]
-        # Manifests of before the key have none.
-        return cls((height, width), str(images.get("color_profile", "srgb")), images["max_bytes"])
+        # Manifests of before these two keys have none.
+        color_profile, truncated = images.get("color_profile", "srgb"), images.get("truncated", "fail")
+        return cls((height, width), str(color_profile), images["max_bytes"], str(truncated))
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
                 _read(query, recipe.max_bytes) if isinstance(query, ImageFile) else members.read_image(path)
             )
         sha256 = hashlib.sha256(data).hexdigest()
-        pixels = decode(data, recipe.size, color_profile=recipe.color_profile).pixels
+        pixels = decode(
+            data, recipe.size, color_profile=recipe.color_profile, truncated=recipe.truncated
+        ).pixels
         return Loaded(name, pixels, path, sha256)
     except DecodeError as error:
         return Loaded(name, QueryError("decode", error.reason, str(error)))

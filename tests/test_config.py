@@ -25,6 +25,7 @@ images:
   max_pixels: 178956970
   max_bytes: 268435456
   color_profile: srgb
+  truncated: fail
 pca: {dims: 150, whiten: false, refit: auto}
 index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_recall: 0.95, memory: auto}
 publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, check_live: 4294967296}
@@ -34,7 +35,8 @@ publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, check_live: 
 CHANGES = """
 backbone: {name: MobileNetV2, weights: none, pooling: max, image_size: 96}
 engine: {name: tensorflow, precision: float32, batch_size: 8}
-images: {extensions: [.JPG, .x], max_pixels: 1000, max_bytes: 2000, color_profile: ignore}
+images: {extensions: [.JPG, .x], max_pixels: 1000, max_bytes: 2000, color_profile: ignore,
+  truncated: accept}
 pca: {dims: 0.9, whiten: true, refit: never}
 index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1, memory: 4294967296}
 publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5, check_live: 0}

@@ -279,6 +279,26 @@ def test_what_fails_for_a_limit_is_tried_again(build: Build, image_bytes: Callab
     assert outcome.ledger["indexed"] == GOOD + 2
 
 
+def test_cut_photos_are_taken_where_they_are_accepted(build: Build) -> None:
+    (build.photos / "cut.png").write_bytes((build.photos / "00.png").read_bytes()[:-30])
+    build.run()
+    accepting = replace(build.config, images=imgindex.ImagesConfig(truncated="accept"))
+    outcome, read = build.run(accepting)
+    assert read == ["cut.jpg", "cut.png"]
+    assert outcome.ledger["indexed"] == GOOD + 1
+    assert build.listed()["cut.png"] == "decode/truncated"
+    outcome, read = build.run(accepting)  # what is still no image is tried each time
+    assert (outcome.published, read) == (False, ["cut.png"])
+    outcome, read = build.run()  # the features of the other stay
+    assert (outcome.ledger["indexed"], read) == (GOOD + 1, [])
+    outcome, read = build.run(rehash=True)
+    assert outcome.ledger["indexed"] == GOOD + 1
+    (build.photos / "cut.jpg").write_bytes((build.photos / "cut.jpg").read_bytes()[:-9])
+    outcome, read = build.run()
+    assert (outcome.ledger["indexed"], read) == (GOOD, ["cut.jpg"])
+    assert build.listed()["cut.jpg"] == "decode/truncated"
+
+
 def test_what_is_beyond_a_limit_that_was_lowered_fails(
     build: Build, image_bytes: Callable[..., bytes]
 ) -> None:
