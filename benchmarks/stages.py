@@ -22,6 +22,7 @@ from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
 from imgindex.parts import Parts, PartWriter
 from imgindex.records import ImageFile, ImageRow, VectorRows
+from imgindex.selection import Selection
 from imgindex.shards import write_shard
 
 FEATURE_DIM = 2048
@@ -46,7 +47,7 @@ def listing(folder: Path) -> float:
         path = folder / f"{number % 100:02}" / f"{number:06}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    return seconds(lambda: sum(1 for _ in list_images(str(folder), [".jpg"]))) / LISTED
+    return seconds(lambda: sum(1 for _ in list_images(str(folder), Selection((".jpg",))))) / LISTED
 
 
 def joins(folder: Path) -> float:

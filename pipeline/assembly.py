@@ -34,7 +34,10 @@ from imgindex.transforms import (
 def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
     """Adds the build that `plan` describes to `pipeline`; gives one None when it has published or refused."""
     config = plan.config
-    listed = pipeline | "ListImages" >> ListImages(plan.input, config.images.extensions)
+    wanted = config.images.selection
+    listed = pipeline | "ListImages" >> ListImages(
+        plan.input, wanted.extensions, wanted.include, wanted.exclude
+    )
     delta = listed.files | "DiffAgainstStore" >> DiffAgainstStore(
         plan.store, config.images, plan.threads, plan.retry_failed, plan.feature_dim, plan.rehash
     )
@@ -65,6 +68,7 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
         | "CountFiles" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
         | "TallyFiles" >> beam.Map(lambda count: Tally({"listed": count})),
         listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1})),
+        listed.skipped | "TallySkipped" >> beam.Map(lambda skipped: Tally(skipped=skipped.counts)),
         failures | "TallyFailures" >> beam.Map(_tally_of_failure),
         delta.found | "TallyReused" >> beam.Map(_tally_of_found),
         delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),

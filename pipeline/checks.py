@@ -9,6 +9,7 @@ from imgindex import storage, written_files
 from imgindex.models.annoy_index import RECALL_K
 from imgindex.plan import Plan
 from imgindex.records import FailureList, ShardSummary, WrittenBasis
+from imgindex.skipped import EXCLUDED_FILES, EXCLUDED_FOLDERS, HIDDEN_FILES, HIDDEN_FOLDERS, described
 
 
 @dataclass(frozen=True)
@@ -88,8 +89,17 @@ def _max_shrink(finished: Finished) -> str | None:
     return (
         f"{indexed} images where the live generation has {before}, fewer than publish.max_shrink={limit} "
         f"allows; is all of {finished.plan.input} there? If so, go on with --set publish.max_shrink="
-        f"{-(-100 * (before - indexed) // before) / 100} or --force max_shrink"
+        f"{-(-100 * (before - indexed) // before) / 100} or --force max_shrink{_left_out(finished)}"
     )
+
+
+def _left_out(finished: Finished) -> str:
+    """What patterns leave out, for a message: they may be new."""
+    kinds = (HIDDEN_FILES, HIDDEN_FOLDERS, EXCLUDED_FILES, EXCLUDED_FOLDERS)
+    counts = {kind: count for kind, count in finished.ledger["skipped"].items() if kind in kinds}
+    if not counts:
+        return ""
+    return f". This build left out {described(counts)}, as images.include and images.exclude say"
 
 
 def _min_recall(finished: Finished) -> str | None:

@@ -18,9 +18,11 @@ from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines import ENGINES, PRECISIONS
+from imgindex.models.plugins import missing_extra
 from imgindex.models.preprocess import LARGEST_MAX_PIXELS
 from imgindex.models.saved_models import is_saved_model
 from imgindex.paths import absolute
+from imgindex.selection import Selection, compiled
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,18 @@ class ImagesConfig:
         ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".jfif", ".jpe", ".jpeg", ".jpg", ".jxl", ".png",
         ".tif", ".tiff", ".webp",
     )  # fmt: skip
+    include: tuple[str, ...] = ()  # patterns as of .gitignore; only what they match, where there are any
+    exclude: tuple[str, ...] = ()  # and not what these match
     max_pixels: int = LARGEST_MAX_PIXELS
     max_bytes: int = 268_435_456
     color_profile: str = "srgb"
     truncated: str = "fail"
+
+    @property
+    def selection(self) -> Selection:
+        """Which files of an input are taken: of the extensions those that this machine can read."""
+        readable = tuple(extension for extension in self.extensions if missing_extra(extension) is None)
+        return Selection(readable, self.include, self.exclude)
 
     def __post_init__(self) -> None:
         if not self.extensions:
@@ -81,6 +91,9 @@ class ImagesConfig:
                 raise UsageError(
                     f"images.extensions: {extension!r} has no leading dot; write {'.' + extension!r}"
                 )
+        for key, patterns in (("images.include", self.include), ("images.exclude", self.exclude)):
+            for pattern in patterns:
+                _check_pattern(key, pattern)
         _check_range("images.max_pixels", self.max_pixels, 1, LARGEST_MAX_PIXELS)
         _check_range("images.max_bytes", self.max_bytes, 1, 2**40)
         _check_choice("images.color_profile", self.color_profile, COLOR_PROFILES)
@@ -90,6 +103,15 @@ class ImagesConfig:
                 "images.color_profile is 'srgb', but this Pillow is built without LittleCMS: install "
                 "Pillow's own wheel, or set images.color_profile=ignore"
             )
+
+
+def _check_pattern(key: str, pattern: str) -> None:
+    try:
+        compiled([pattern])
+    except ValueError as error:
+        raise UsageError(
+            f"{key}: {_shown(pattern)} is no pattern; write one as in a .gitignore, such as drafts/ or *.gif"
+        ) from error
 
 
 REFITS = ("auto", "always", "never")

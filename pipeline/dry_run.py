@@ -1,6 +1,7 @@
 """What a build would do and cost, without doing it."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +22,7 @@ from imgindex.models.engines import Engine, EngineChoice, load_engine, load_smal
 from imgindex.models.resources import available_cores
 from imgindex.prepare import check_input, engine_choice, resolve
 from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
+from imgindex.skipped import described, most_frequent
 from imgindex.summary import human_bytes
 
 # How many images are embedded to tell how fast this machine is.
@@ -66,13 +68,15 @@ def describe_build(config: Config, retry_failed: bool = False, rehash: bool = Fa
     known = _keys_in(
         remembered, lambda name: filter(failures.is_final, failures.read(directory, name, limits)), damaged
     )
-    listed = list_images(str(config.input), limits.extensions)
+    skipped: Counter[str] = Counter()
+    listed = list_images(str(config.input), limits.selection, skipped)
     counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
     rate, embedding = _trial(choice, counted, config)
     work = _workload(config, counted, engine, rate)
     lines = [
         ("input", f"{config.input}: {counted.files} images, {human_bytes(counted.bytes)}"),
         ("unusable", f"{counted.unusable} found by listing"),
+        *((("skipped", described(most_frequent(skipped))),) if skipped else ()),
         ("live", current_name(output) or f"nothing is published in {config.output} yet"),
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),

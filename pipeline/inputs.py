@@ -14,6 +14,8 @@ from imgindex.members import TarFile, images_of, split
 from imgindex.metrics import count_failure
 from imgindex.names import name_of, uri_of
 from imgindex.records import Failure, ImageFile, bucket_of
+from imgindex.selection import Selection
+from imgindex.skipped import Skipped
 
 # Into how many parts a list is cut where what it names twice is dropped.
 _BUCKETS = 256
@@ -24,6 +26,7 @@ class Listed(NamedTuple):
 
     files: Any  # `ImageFile`s
     failures: Any  # `Failure`s
+    skipped: Any  # `Skipped`s: how many other files the input holds
 
 
 @dataclass
@@ -35,13 +38,18 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
 
     source: str
     extensions: Sequence[str] = ImagesConfig.extensions
+    include: Sequence[str] = ()
+    exclude: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         super().__init__()
 
     def expand(self, pbegin: Any) -> Any:
         """Applies the transform."""
+        selection = Selection(tuple(self.extensions), tuple(self.include), tuple(self.exclude))
+        selection = listing.settled(selection, self.source)
         located = pbegin | "LocateInput" >> beam.Create([self.source])
+        skipped = []
         if listing.is_list(self.source):
             pieces = (
                 located
@@ -51,23 +59,29 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
                 | "DropRepeats" >> beam.FlatMap(_without_repeats)
             )
         else:
-            pieces = located | "CutListing" >> beam.FlatMap(listing.cut, self.extensions)
+            cut = located | "CutListing" >> beam.FlatMap(_cut, selection).with_outputs(
+                "skipped", main="pieces"
+            )
+            pieces = cut.pieces
+            skipped.append(cut.skipped)
         found = (
             pieces
             | "SpreadPieces" >> beam.Reshuffle()
             | "LookUp"
-            >> beam.FlatMap(_look_up, self.source, self.extensions).with_outputs(
-                "failures", "tars", main="files"
+            >> beam.FlatMap(_look_up, self.source, selection).with_outputs(
+                "failures", "tars", "skipped", main="files"
             )
         )
         members = (
             found.tars
             | "SpreadTars" >> beam.Reshuffle()
-            | "ListTars" >> beam.FlatMap(_list_tar, self.extensions).with_outputs("failures", main="files")
+            | "ListTars"
+            >> beam.FlatMap(_list_tar, selection).with_outputs("failures", "skipped", main="files")
         )
         return Listed(
             (found.files, members.files) | "FlattenFiles" >> beam.Flatten(),
             (found.failures, members.failures) | "FlattenFailures" >> beam.Flatten(),
+            (*skipped, found.skipped, members.skipped) | "FlattenSkipped" >> beam.Flatten(),
         )
 
 
@@ -87,17 +101,24 @@ def _without_repeats(
     return listing.without_repeats((uri, name_of(path)) for files in bucket[1] for uri, path in files)
 
 
-def _look_up(piece: listing.Piece, source: str, extensions: Sequence[str]) -> Iterator[Any]:
-    for found in listing.look_up(piece, source, extensions):
-        if isinstance(found, TarFile):
-            yield TaggedOutput("tars", found)
-        else:
-            yield _tagged(found)
+def _cut(source: str, selection: Selection) -> Iterator[Any]:
+    return map(_tagged, listing.cut(source, selection))
 
 
-def _list_tar(tar: TarFile, extensions: Sequence[str]) -> Iterator[Any]:
-    return map(_tagged, images_of(tar, extensions))
+def _look_up(piece: listing.Piece, source: str, selection: Selection) -> Iterator[Any]:
+    return map(_tagged, listing.look_up(piece, source, selection))
 
 
-def _tagged(listed: ImageFile | Failure) -> Any:
-    return TaggedOutput("failures", count_failure(listed)) if isinstance(listed, Failure) else listed
+def _list_tar(tar: TarFile, selection: Selection) -> Iterator[Any]:
+    return map(_tagged, images_of(tar, selection.rules()))
+
+
+def _tagged(listed: ImageFile | Failure | TarFile | Skipped | listing.Piece) -> Any:
+    match listed:
+        case Failure():
+            return TaggedOutput("failures", count_failure(listed))
+        case TarFile():
+            return TaggedOutput("tars", listed)
+        case Skipped():
+            return TaggedOutput("skipped", listed)
+    return listed

@@ -7,7 +7,7 @@ are looked up, which takes a system call or a request a file or for a thousand a
 import itertools
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,8 +19,9 @@ from imgindex.key_ranges import KeyRange
 from imgindex.members import TarFile
 from imgindex.names import uri_of
 from imgindex.records import Failure, ImageFile
-
-_WILDCARD = re.compile(r"[*?\[]")
+from imgindex.selection import Selection, spelled_out
+from imgindex.skipped import Skipped, count
+from imgindex.walking import WILDCARD
 
 # Files of a piece that names them, and how many of an object store are asked for at once.
 _PIECE_FILES = 1000
@@ -32,24 +33,58 @@ class NamedFiles:
     """Files to look at one by one."""
 
     files: tuple[tuple[str, str], ...]  # the uri and the path of each
+    in_list: bool = False  # whether a list names them
 
 
-Piece = NamedFiles | KeyRange
+@dataclass(frozen=True)
+class Objects:
+    """Objects of a store: those in a range that a glob matches below a folder, or all."""
 
-_Found = ImageFile | Failure | TarFile
+    keys: KeyRange
+    root: str
+    pattern: str  # empty for all
+
+
+Piece = NamedFiles | Objects
+
+_Found = ImageFile | Failure | TarFile | Skipped
 
 
 def input_root(source: str) -> str:
-    """The directory that uris are relative to: `source`, a tar's, a list's, or what precedes a wildcard."""
-    source = _absolute(source)
-    if storage.is_local(source) and os.path.isdir(source):
+    """The directory that uris are relative to: `source`, a tar's, a list's, or what precedes a wildcard.
+
+    What is there under the name that looks like a glob is no glob. Raises InputError as `cut` does.
+    """
+    source, pattern = _split(source)
+    if pattern or (storage.is_local(source) and os.path.isdir(source)):
         return source
-    wildcard = _WILDCARD.search(source)
-    if wildcard:
-        return source[: wildcard.start()].rpartition("/")[0] or "/"
     if source.lower().endswith((members.SUFFIX, *uri_lists.SUFFIXES)):
         return source.rpartition("/")[0] or "/"
     return source.rstrip("/")
+
+
+def _split(source: str) -> tuple[str, str]:
+    """What is there as `source` is written, and the glob below it; empty where `source` is none."""
+    source = _absolute(source)
+    parts = source.split("/")
+    for number, part in enumerate(parts):
+        if WILDCARD.search(part) and not _is_there("/".join(parts[: number + 1]), source):
+            return "/".join(parts[:number]) or "/", "/".join(parts[number:])
+    return source, ""
+
+
+def _is_there(path: str, source: str) -> bool:
+    if storage.is_local(path):
+        return os.path.lexists(path)
+    try:
+        if storage.page(storage.join(path, ""), limit=1).found:
+            return True
+        storage.find(path)
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unlisted(source, error) from error
 
 
 def _absolute(source: str) -> str:
@@ -58,72 +93,93 @@ def _absolute(source: str) -> str:
 
 def is_list(source: str) -> bool:
     """Whether `source` is a file that names images."""
-    if not source.lower().endswith(uri_lists.SUFFIXES) or _WILDCARD.search(source):
+    if not source.lower().endswith(uri_lists.SUFFIXES):
         return False
-    return not (storage.is_local(source) and os.path.isdir(_absolute(source)))
+    path, pattern = _split(source)
+    return not (pattern or (storage.is_local(path) and os.path.isdir(path)))
 
 
-def list_images(source: str, extensions: Sequence[str]) -> Iterator[ImageFile | Failure]:
+def settled(selection: Selection, source: str) -> Selection:
+    """A selection with the hidden names that `source` spells out, where it is a glob."""
+    return replace(selection, spelled=tuple(spelled_out(_split(source)[1])))
+
+
+def list_images(
+    source: str, selection: Selection, skipped: Counter[str] | None = None
+) -> Iterator[ImageFile | Failure]:
     """Yields the images of `source`, in no set order, a page at a time: who stops early has read little.
 
-    They are the files whose names end in one of `extensions`, also as members of tars, and whatever a list
-    names. A file that cannot be looked at, or is no regular file, comes as a `Failure`.
+    They are the files that `selection` takes, also as members of tars, and whatever a list names that no
+    pattern leaves out. A file that cannot be looked at, or is no regular file, comes as a `Failure`. Whoever
+    goes to the end has in `skipped` how many others there are.
 
     Raises:
       InputError: there is no such directory, it cannot be read, or its storage is out of order.
     """
+    selection = settled(selection, source)
+    skipped = Counter() if skipped is None else skipped
     repeats = is_list(source)
     seen: set[str] = set()
-    for piece in cut(source, extensions, parts=1):
-        for found in look_up(piece, source, extensions):
-            images = members.each_image(found, extensions) if isinstance(found, TarFile) else (found,)
+    for piece in cut(source, selection, parts=1):
+        for found in (piece,) if isinstance(piece, Skipped) else look_up(piece, source, selection):
+            images = members.each_image(found, selection.rules()) if isinstance(found, TarFile) else (found,)
             for image in images:
+                if isinstance(image, Skipped):
+                    for kind, files in image.counts.items():
+                        count(skipped, kind, files)
+                    continue
                 if image.uri not in seen:
                     yield image
                 if repeats or isinstance(found, TarFile):
                     seen.add(image.uri)
 
 
-def cut(source: str, extensions: Sequence[str], parts: int = key_ranges.PARTS) -> Iterator[Piece]:
+def cut(source: str, selection: Selection, parts: int = key_ranges.PARTS) -> Iterator[Piece | Skipped]:
     """Cuts `source` into pieces, an object store's into about `parts`.
 
     Raises InputError where it does not exist or cannot be read.
     """
     if is_list(source):
         yield from cut_list(source)
-    elif storage.is_local(source):
-        root = f"{input_root(source).rstrip('/')}/"
-        suffixes = (*_lower(extensions), *members.SUFFIXES)
-        paths = (path for path in _local_paths(source) if path.lower().endswith(suffixes))
-        yield from _pieces((uri_of(path.removeprefix(root)), path) for path in paths)
-    elif source.lower().endswith(members.SUFFIX) and not _WILDCARD.search(source):
-        yield NamedFiles(((uri_of(source.rpartition("/")[2]), source),))
+        return
+    root, pattern = _split(source)
+    if storage.is_local(source):
+        below = f"{input_root(source).rstrip('/')}/"
+        skipped: Counter[str] = Counter()
+        paths = _local_paths(source, selection, skipped)
+        yield from _pieces((uri_of(path.removeprefix(below)), path) for path in paths)
+        yield Skipped(skipped)
+    elif root.lower().endswith(members.SUFFIX) and not pattern:
+        yield NamedFiles(((uri_of(root.rpartition("/")[2]), root),))
     else:
-        wildcard = _WILDCARD.search(source)
-        prefix = source[: wildcard.start()] if wildcard else storage.join(source, "")
+        wildcard = WILDCARD.search(pattern)
+        prefix = storage.join(root, pattern[: wildcard.start()] if wildcard else "")
         try:
-            yield from key_ranges.cut(KeyRange(prefix), parts)
+            for keys in key_ranges.cut(KeyRange(prefix), parts):
+                yield Objects(keys, root, pattern)
         except OSError as error:
             raise _unlisted(source, error) from error
 
 
 def cut_list(source: str) -> Iterator[NamedFiles]:
     """Cuts a list into pieces. Raises InputError where it cannot be read."""
-    return _pieces(uri_lists.read_list(_absolute(source)))
+    return _pieces(uri_lists.read_list(_absolute(source)), in_list=True)
 
 
-def _pieces(files: Iterable[tuple[str, str]]) -> Iterator[NamedFiles]:
+def _pieces(files: Iterable[tuple[str, str]], in_list: bool = False) -> Iterator[NamedFiles]:
     files = iter(files)
     while batch := tuple(itertools.islice(files, _PIECE_FILES)):
-        yield NamedFiles(batch)
+        yield NamedFiles(batch, in_list)
 
 
-def _local_paths(source: str) -> Iterator[str]:
-    path = _absolute(source)
+def _local_paths(source: str, selection: Selection, skipped: Counter[str]) -> Iterator[str]:
+    path, pattern = _split(source)
+    rules = selection.rules()
+    suffixes = (*rules.suffixes, *members.SUFFIXES)
+    if pattern:
+        return walking.matches(path, pattern, rules, suffixes, skipped)
     if os.path.isdir(path):
-        return walking.walk(path)
-    if _WILDCARD.search(path):
-        return walking.matches(path)
+        return walking.walk(path, rules, suffixes, skipped)
     if path.lower().endswith(members.SUFFIX) and os.path.isfile(path):
         return iter([path])
     what = "is a file" if os.path.exists(path) else "does not exist"
@@ -137,13 +193,18 @@ def _unlisted(source: str, error: OSError) -> InputError:
     return InputError(f"cannot list {source}: {error.strerror or error}")
 
 
-def look_up(piece: Piece, source: str, extensions: Sequence[str]) -> Iterator[_Found]:
+def look_up(piece: Piece, source: str, selection: Selection) -> Iterator[_Found]:
     """What a piece of `source` holds. Raises InputError where its storage is out of order."""
-    if isinstance(piece, KeyRange):
-        yield from _of_range(piece, source, _lower(extensions))
+    if isinstance(piece, Objects):
+        yield from _of_range(piece, source, selection)
         return
+    files: Sequence[tuple[str, str]] = piece.files
+    if piece.in_list:
+        skipped: Counter[str] = Counter()
+        files = [file for file in files if _is_wanted(file[0], selection, skipped)]
+        yield Skipped(skipped)
     in_tars: dict[str, list[str]] = defaultdict(list)
-    for (uri, path), entry in zip(piece.files, _look_at(piece.files), strict=True):
+    for (uri, path), entry in zip(files, _look_at(files), strict=True):
         parts = members.split(path)
         if parts is not None and isinstance(entry, FileNotFoundError | NotADirectoryError):
             in_tars[parts[0]].append(uri)
@@ -158,6 +219,13 @@ def look_up(piece: Piece, source: str, extensions: Sequence[str]) -> Iterator[_F
             yield from (Failure(uri, "list", "vanished", f"{tar} is not there") for uri in uris)
 
 
+def _is_wanted(uri: str, selection: Selection, skipped: Counter[str]) -> bool:
+    """Whether no pattern leaves out what a list names; counts it where one does."""
+    rules = replace(selection, hidden=True).rules()
+    # Whatever it ends in: every name ends in nothing.
+    return rules.takes_below(uri, 0, ("",), skipped)
+
+
 def _look_at(files: Sequence[tuple[str, str]]) -> list[walking.Entry]:
     paths = [path for _, path in files]
     if all(map(storage.is_local, paths)):
@@ -166,23 +234,26 @@ def _look_at(files: Sequence[tuple[str, str]]) -> list[walking.Entry]:
         return list(pool.map(walking.look_at, paths))
 
 
-def _of_range(keys: KeyRange, source: str, suffixes: tuple[str, ...]) -> Iterator[_Found]:
+def _of_range(piece: Objects, source: str, selection: Selection) -> Iterator[_Found]:
     from apache_beam.io.filesystem import FileSystem
 
-    wildcard = _WILDCARD.search(source)
-    matches = re.compile(FileSystem.translate_pattern(source)).match if wildcard else None
-    below = len(storage.join(input_root(source), ""))
+    rules = selection.rules()
+    suffixes = (*rules.suffixes, *members.SUFFIXES)
+    matches = re.compile(FileSystem.translate_pattern(piece.pattern)).match if piece.pattern else None
+    below = len(storage.join(piece.root, ""))
+    skipped: Counter[str] = Counter()
     try:
-        for found in key_ranges.objects_of(keys):
-            path = found.path
-            if path.lower().endswith((*suffixes, *members.SUFFIXES)) and (matches is None or matches(path)):
-                yield _classify(uri_of(path[below:]), path, (found.size, found.version))
+        for found in key_ranges.objects_of(piece.keys):
+            name = found.path[below:]
+            # Some tools write an empty object that stands for a folder.
+            if name.endswith("/") or (matches is not None and not matches(name)):
+                continue
+            uri = uri_of(name)
+            if rules.takes_below(uri, 0, suffixes, skipped):
+                yield _classify(uri, found.path, (found.size, found.version))
     except OSError as error:
         raise _unlisted(source, error) from error
-
-
-def _lower(extensions: Sequence[str]) -> tuple[str, ...]:
-    return tuple(extension.lower() for extension in extensions)
+    yield Skipped(skipped)
 
 
 def _classify(uri: str, path: str, entry: walking.Entry) -> _Found:
@@ -199,7 +270,8 @@ def without_repeats(files: Iterable[tuple[str, str]]) -> Iterator[NamedFiles]:
     """Pieces of `files`, each once however often it is named, also as a member of a tar that is named."""
     once = dict(files)
     inside = {uri: members.split(uri) for uri in once}
-    return _pieces((uri, once[uri]) for uri, tar in inside.items() if tar is None or tar[0] not in once)
+    kept = ((uri, once[uri]) for uri, tar in inside.items() if tar is None or tar[0] not in once)
+    return _pieces(kept, in_list=True)
 
 
 def is_inside(path: str, root: str) -> bool:

@@ -164,6 +164,7 @@ _SHAPE = {
 
 # What older builds do not write.
 _NEWER: dict[str, dict[str, _Check]] = {
+    "ledger": {"skipped": _each(_count)},
     "recall": {"queries": _count, "distinct": _count},
     "pca": {"cut": _count, "scale_ratio": _number},
 }

@@ -2,7 +2,8 @@
 
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imgindex import storage, walking
@@ -10,6 +11,8 @@ from imgindex.names import uri_of
 from imgindex.outage import READS
 from imgindex.ranges import read_range, reader
 from imgindex.records import Failure, ImageFile
+from imgindex.selection import Rules
+from imgindex.skipped import Skipped
 from imgindex.tars import COMPRESSED_MESSAGE, Member, TarError, each_member
 
 SUFFIX = ".tar"
@@ -38,27 +41,27 @@ def refused(uri: str, path: str) -> Failure | None:
     return None
 
 
-def images_of(tar: TarFile, extensions: Sequence[str]) -> Iterator[ImageFile | Failure]:
-    """The images in a tar: members of a uri that is wanted, else of a name that ends in one of `extensions`.
+def images_of(tar: TarFile, rules: Rules) -> Iterator[ImageFile | Failure | Skipped]:
+    """The images in a tar: members of a uri that is wanted, else those that `rules` take; then a `Skipped`.
 
     Of several members of one name the last one counts, as if they were unpacked. A tar that cannot be read on
     gives what is before that, and a `Failure` of its own. All names are held at once.
 
     Raises InputError where the storage is out of order.
     """
-    yield from {image.uri: image for image in each_image(tar, extensions)}.values()
+    yield from {getattr(image, "uri", None): image for image in each_image(tar, rules)}.values()
 
 
-def each_image(tar: TarFile, extensions: Sequence[str]) -> Iterator[ImageFile | Failure]:
+def each_image(tar: TarFile, rules: Rules) -> Iterator[ImageFile | Failure | Skipped]:
     """As `images_of`, but one by one, also those that a later member replaces."""
-    suffixes = tuple(extension.lower() for extension in extensions)
+    skipped: Counter[str] = Counter()
     missing = set(tar.wanted or ())
     try:
         with READS.watched(tar.path), reader(tar.path) as file:
             for member in each_member(file, tar.size):
                 uri = f"{tar.uri}/{uri_of(member.name)}"
                 if tar.wanted is None:
-                    is_wanted = member.name.lower().endswith(suffixes)
+                    is_wanted = rules.takes_below(uri, len(tar.uri) + 1, rules.suffixes, skipped)
                 else:
                     is_wanted = uri in tar.wanted
                 missing.discard(uri)
@@ -73,6 +76,7 @@ def each_image(tar: TarFile, extensions: Sequence[str]) -> Iterator[ImageFile | 
         yield Failure(tar.uri, "list", *walking.fault_of(tar.path, error))
     for uri in missing:
         yield Failure(uri, "list", "vanished", f"there is no such member in {tar.path}")
+    yield Skipped(skipped)
 
 
 def split(path: str) -> tuple[str, str] | None:

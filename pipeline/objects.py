@@ -9,6 +9,7 @@ import errno
 import hashlib
 import logging
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -187,14 +188,20 @@ def _delete_from_gcs(path: str) -> None:
 _KINDS: dict[str, Callable[[Any], ObjectStore]] = {"s3": S3, "gs": _Gcs}
 
 
+def _literally(path: str) -> str:
+    """The glob that matches `path` alone, as Beam reads globs."""
+    return re.sub(r"[*?[]", r"[\g<0>]", path)
+
+
 class _BeamFiles:
     """Any other filesystem of Beam's."""
 
     def find(self, path: str) -> Found | None:
-        return next(iter(self._match(path)), None)
+        return next(iter(self._match(_literally(path))), None)
 
     def page(self, prefix: str, after: str, limit: int | None = None) -> Page:
-        return Page(sorted(found for found in self._match(f"{prefix}**") if found.path > after), False)
+        matched = self._match(f"{_literally(prefix)}**")
+        return Page(sorted(found for found in matched if found.path > after), False)
 
     def read(self, path: str, start: int, size: int | None) -> bytes:
         from apache_beam.io.filesystem import CompressionTypes

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 
 from imgindex import written_files
 from imgindex.config import Config
-from imgindex.errors import DamagedError, InputError, UsageError
+from imgindex.errors import DamagedError, InputError, UsageError, printable
 from imgindex.generation import (
     Output,
     current_name,
@@ -30,6 +31,7 @@ from imgindex.models.spec import Spec
 from imgindex.paths import absolute
 from imgindex.plan import Plan, Previous
 from imgindex.records import Failure, ImageFile, WrittenFile
+from imgindex.skipped import described, most_frequent
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +63,22 @@ def _absolute(name: str, path: str | None) -> str:
 
 def check_input(config: Config) -> None:
     """Raises InputError where the input does not exist or holds no images."""
-    source, extensions = str(config.input), config.images.extensions
-    if not any(isinstance(found, ImageFile) for found in list_images(source, extensions)):
+    source, images = str(config.input), config.images
+    skipped: Counter[str] = Counter()
+    failed: list[Failure] = []
+    for found in list_images(source, images.selection, skipped):
+        if isinstance(found, ImageFile):
+            return
+        failed = failed or [found]
+    if failed:
         raise InputError(
-            f"--input {source} holds no images; looked for files that end in {', '.join(extensions)}"
+            f"--input {source} holds no image that can be read; the first that it names, "
+            f"{printable(failed[0].uri)!r}, fails with {failed[0].reason}: {printable(failed[0].message)}"
         )
+    looked_for = f"looked for files that end in {', '.join(images.extensions)}"
+    if skipped:
+        looked_for += f", and skipped {described(most_frequent(skipped))}"
+    raise InputError(f"--input {source} holds no images; {looked_for}")
 
 
 def make_plan(
@@ -190,7 +203,7 @@ def _first_images(config: Config, size: tuple[int, int], count: int) -> Pixels:
     """At most `count` images of the input that can be decoded, [n, height, width, 3]."""
     pixels: list[Pixels] = []
     with DecoderProcess() as decoder:
-        for file in list_images(str(config.input), config.images.extensions):
+        for file in list_images(str(config.input), config.images.selection):
             if len(pixels) == count:
                 break
             if isinstance(file, Failure):

@@ -28,6 +28,7 @@ from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
 from imgindex.models.drift import Verdict
 from imgindex.plan import Plan
 from imgindex.records import FailureList, ShardSummary, Tally, WrittenBasis
+from imgindex.skipped import most_frequent
 
 
 def nothing_changed(plan: Plan, tally: Tally) -> bool:
@@ -248,6 +249,7 @@ def _ledger(tally: Tally, failures: Sequence[FailureList], indexed: int) -> dict
         "environmental": sum(n for reason, n in by_reason.items() if is_environmental(*reason.split("/"))),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
         **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused", "damaged_chunks")},
+        "skipped": most_frequent(tally.skipped),
     }
 
 

@@ -18,6 +18,7 @@ from imgindex.names import name_of, uri_of
 from imgindex.ranges import read_range
 from imgindex.records import Failure, ImageFile
 from imgindex.results import QueryError
+from imgindex.selection import Selection
 from imgindex.uri_lists import is_whole
 
 Query = str | Path | bytes | Image.Image | np.ndarray[Any, Any]
@@ -92,7 +93,7 @@ def each_in(source: str, extensions: Sequence[str]) -> Iterator[str | Found]:
     none = True
     try:
         root = listing.input_root(source)
-        for found in listing.list_images(source, extensions):
+        for found in listing.list_images(source, Selection(tuple(extensions))):
             none = False
             uri = found.uri if is_whole(found.uri) else uri_of(storage.join(root, name_of(found.uri)))
             yield replace(found, uri=uri)

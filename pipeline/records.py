@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from imgindex.skipped import Counts, added
+
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
 JOIN_BUCKETS = 4096
@@ -167,6 +169,7 @@ class Tally:
     engine_seconds: float = 0.0
     diffed: float = 0.0  # when the last image was found in the store, by its name or its bytes
     failures: int = 0  # the sum of the failures' `failures.fingerprint`s
+    skipped: Counts = field(default_factory=dict)  # files of the input that are not taken, by kind
 
     @property
     def held(self) -> int:
@@ -182,7 +185,8 @@ class Tally:
         span = (min(s for s, _ in spans), max(f for _, f in spans)) if spans else None
         engine_seconds = self.engine_seconds + other.engine_seconds
         failures = self.failures + other.failures
-        return Tally(counts, span, engine_seconds, max(self.diffed, other.diffed), failures)
+        diffed, skipped = max(self.diffed, other.diffed), added(self.skipped, other.skipped)
+        return Tally(counts, span, engine_seconds, diffed, failures, skipped)
 
 
 def version_of_file(version: str) -> str:

@@ -12,6 +12,7 @@ from imgindex.members import read_image
 from imgindex.names import name_of
 from imgindex.results import Neighbor, Result, describe_error
 from imgindex.search import Index
+from imgindex.skipped import described
 from imgindex.standard_streams import quiet_libraries
 from imgindex.text import counted
 
@@ -35,6 +36,7 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         *((f"  {reason}", str(count)) for reason, count in ledger["failed_by_reason"].items()),
         *((("  of these", f"{environmental} environmental, which {MAX_TRIES} builds try"),)
           if environmental else ()),
+        *((("skipped", described(ledger["skipped"])),) if ledger.get("skipped") else ()),
         ("changes", f"{ledger['added']} added, {ledger['changed']} changed, {ledger['removed']} removed, "
                     f"{ledger['unchanged']} unchanged"),
         ("features", f"{ledger['embedded']} embedded, {ledger['copied']} copied from images of the same "
@@ -89,6 +91,7 @@ def describe_unchanged(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
         f"nothing has changed: {ledger['listed']} images listed, {ledger['unchanged']} as they were indexed, "
         f"{ledger['failed']} failed as before; {manifest['generation']} stays live"
         + (f"; {_damaged_chunks(ledger)}" if ledger["damaged_chunks"] else "")
+        + (f"; skipped: {described(ledger['skipped'])}" if ledger.get("skipped") else "")
     )
 
 

@@ -15,6 +15,7 @@ from imgindex.listing import list_images
 from imgindex.models.preprocess import decode
 from imgindex.queries import Recipe, each_query, load
 from imgindex.results import QueryError, describe_error
+from imgindex.selection import Selection
 
 # Runs `inspect`, whose work is replaced by a line of Python.
 SCRIPT = "import sys; from imgindex import cli, interrupt; cli._inspect = lambda known: {}; cli.run()"
@@ -138,7 +139,7 @@ def test_a_list_in_utf_16(suffix: str, encoding: str, tmp_path: Path) -> None:
     path = tmp_path / f"list{suffix}"
     path.write_bytes("\ufeffpath\na.jpg\n".encode(encoding))
     with pytest.raises(InputError, match=r"is no list of images: it is UTF-16 text; save it as UTF-8"):
-        list(list_images(str(path), (".jpg",)))
+        list(list_images(str(path), Selection((".jpg",))))
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
@@ -146,7 +147,7 @@ def test_a_list_with_a_nul(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"list{suffix}"
     path.write_bytes(b"path\na\0.jpg\n")
     with pytest.raises(InputError, match=r"names 'a\\x00\.jpg', and no path holds a NUL"):
-        list(list_images(str(path), (".jpg",)))
+        list(list_images(str(path), Selection((".jpg",))))
 
 
 @pytest.mark.parametrize("name", ["build", "search OUT x.jpg", "doctor", "demo"])

@@ -22,6 +22,8 @@ engine: {name: auto, precision: auto, batch_size: null}
 images:
   extensions: [.avif, .bmp, .gif, .heic, .heif, .hif, .jfif, .jpe, .jpeg, .jpg, .jxl,
                .png, .tif, .tiff, .webp]
+  include: []
+  exclude: []
   max_pixels: 178956970
   max_bytes: 268435456
   color_profile: srgb
@@ -35,8 +37,9 @@ publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, check_live: 
 CHANGES = """
 backbone: {name: MobileNetV2, weights: none, pooling: max, image_size: 96}
 engine: {name: tensorflow, precision: float32, batch_size: 8}
-images: {extensions: [.JPG, .x], max_pixels: 1000, max_bytes: 2000, color_profile: ignore,
-  truncated: accept}
+images:
+  {extensions: [.JPG, .x], include: ["*.x"], exclude: [a/], max_pixels: 1000, max_bytes: 2000,
+   color_profile: ignore, truncated: accept}
 pca: {dims: 0.9, whiten: true, refit: never}
 index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1, memory: 4294967296}
 publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5, check_live: 0}
@@ -54,7 +57,8 @@ KEYS = [
 def settings_of(config: Config) -> dict[str, Any]:
     """`config` as YAML would hold it."""
     settings = asdict(config)
-    settings["images"]["extensions"] = list(settings["images"]["extensions"])
+    for key in ("extensions", "include", "exclude"):
+        settings["images"][key] = list(settings["images"][key])
     return settings
 
 

@@ -101,6 +101,7 @@ def test_every_photo_is_indexed_and_every_file_accounted_for(config, manifest, g
         "copied": 0,
         "reused": 0,
         "damaged_chunks": 0,
+        "skipped": {},
     }
     assert (Path(config.output) / "CURRENT").read_text() == manifest["generation"] + "\n"
     assert json.loads((generation / "manifest.json").read_text()) == manifest

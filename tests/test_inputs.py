@@ -28,6 +28,43 @@ def images(image_bytes: Any) -> dict[str, bytes]:
     return {f"{number % 2}/{number}.png": image_bytes(number) for number in range(8)}
 
 
+def test_a_refresh_takes_and_leaves_out_what_the_patterns_say(
+    images: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, data in images.items():
+        for path in (tmp_path / "photos" / name, tmp_path / "photos/.git/objects" / name):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+    for number in range(20):
+        (tmp_path / f"photos/._{number}.png").write_bytes(b"no image")
+        (tmp_path / f"photos/{number}.mp4").write_bytes(b"a video")
+    config = replace(CONFIG, input=f"{tmp_path}/photos", output=f"{tmp_path}/index")
+    config = replace(config, images=imgindex.ImagesConfig(extensions=(".png",)))
+    first = imgindex.build(config)
+    skipped = {".mp4": 20, "hidden files": 20, "hidden folders": 1}
+    assert (first["ledger"]["listed"], first["ledger"]["failed"]) == (8, 0)
+    assert first["ledger"]["skipped"] == skipped
+    (nearest,) = imgindex.Index.open(str(config.output)).search(f"{config.input}/0/0.png", k=8)
+    assert {neighbor.label for neighbor in nearest.neighbors} == {"0", "1"}
+    without = replace(config, images=replace(config.images, exclude=("0/",)))
+    second = imgindex.build(without)["ledger"]
+    assert (second["removed"], second["unchanged"], second["embedded"]) == (4, 4, 0)
+    assert second["skipped"] == {**skipped, "excluded folders": 1}
+    assert imgindex.build(config)["ledger"]["added"] == 4
+    strict = replace(without, publish=replace(CONFIG.publish, max_shrink=0.1))
+    with pytest.raises(imgindex.errors.PublishRefusedError, match=r"left out .*1 excluded folder"):
+        imgindex.build(strict)
+    given = ["--set", "backbone.name=MobileNetV2", "--set", "backbone.weights=none", "--set", "pca.dims=4"]
+    given += ["--set", "backbone.image_size=32", "--set", "engine.precision=float32"]
+    given += ["--set", "images.extensions=[.png]", "--set", "publish.min_recall=0"]
+    given += ["--input", str(config.input), "--output", str(config.output)]
+    for flags, expected in ((["--dry_run"], "skipped      "), ([], "; skipped: ")):
+        assert main(["build", *given, *flags]) == 0
+        assert f"{expected}20 .mp4, 20 hidden files, 1 hidden folder" in capsys.readouterr().out
+    assert main(["inspect", str(config.output)]) == 0
+    assert "skipped      20 .mp4, 20 hidden files, 1 hidden folder" in capsys.readouterr().out
+
+
 @pytest.fixture(scope="module")
 def built(images: dict[str, bytes], tmp_path_factory: pytest.TempPathFactory) -> imgindex.Config:
     """A build of a directory with a plain file and a tar."""

@@ -12,6 +12,7 @@ from imgindex import objects
 from imgindex.key_ranges import KeyRange, cut, objects_of
 from imgindex.listing import list_images
 from imgindex.object_protocol import Found, Page
+from imgindex.selection import Selection
 
 BUCKET = "paged://bucket/"
 
@@ -94,6 +95,6 @@ def test_what_a_request_lists_is_not_cut(paged: Any) -> None:
 
 def test_who_wants_the_first_images_asks_for_a_page(paged: Any) -> None:
     store = paged([f"photos/{n:06}.jpg" for n in range(20_000)], 100)
-    images = list_images(f"{BUCKET}photos", [".jpg"])
+    images = list_images(f"{BUCKET}photos", Selection((".jpg",)))
     assert [next(images).uri for _ in range(8)] == [f"{n:06}.jpg" for n in range(8)]
     assert store.requests == 1

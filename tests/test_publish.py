@@ -192,6 +192,7 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
         "reused": 10,
         "damaged_chunks": 0,
         "environmental": 0,
+        "skipped": {},
     }
     assert manifest["pca"] == {
         "refit": True,

@@ -20,14 +20,15 @@ from imgindex.members import TarFile, images_of, read_image
 from imgindex.names import name_of
 from imgindex.ranges import read_range
 from imgindex.records import Failure, ImageFile
+from imgindex.selection import Selection
 from imgindex.tars import TarError, each_member
 
-EXTENSIONS = (".jpg", ".png")
+SELECTION = Selection((".jpg", ".png"))
 
 
 def contents(source: str) -> dict[str, bytes]:
     """The images of `source` by uri; refuses failures."""
-    listed = list(list_images(source, EXTENSIONS))
+    listed = list(list_images(source, SELECTION))
     assert [item for item in listed if isinstance(item, Failure)] == []
     return {
         item.uri: storage.read_bytes(item.path)
@@ -40,7 +41,7 @@ def contents(source: str) -> dict[str, bytes]:
 
 def failures(source: str) -> list[tuple[str, str, str]]:
     """Uri, stage and reason of the failures in `source`."""
-    listed = list_images(source, EXTENSIONS)
+    listed = list_images(source, SELECTION)
     return sorted((item.uri, item.stage, item.reason) for item in listed if isinstance(item, Failure))
 
 
@@ -74,13 +75,13 @@ def test_version_tells_a_changed_tar_and_a_moved_member(tmp_path: Path) -> None:
     path = tmp_path / "x.tar"
     path.write_bytes(tar_of({"a.jpg": b"a", "b.jpg": b"b"}))
     os.utime(path, ns=(1, 1))
-    versions = {item.uri: item.version for item in list_images(str(tmp_path), EXTENSIONS)}
+    versions = {item.uri: item.version for item in list_images(str(tmp_path), SELECTION)}
     path.write_bytes(tar_of({"b.jpg": b"b", "a.jpg": b"a"}))
     os.utime(path, ns=(1, 1))
-    moved = {item.uri: item.version for item in list_images(str(tmp_path), EXTENSIONS)}
+    moved = {item.uri: item.version for item in list_images(str(tmp_path), SELECTION)}
     assert all(versions[uri] != moved[uri] for uri in versions)
     os.utime(path, ns=(2, 2))
-    later = {item.uri: item.version for item in list_images(str(tmp_path), EXTENSIONS)}
+    later = {item.uri: item.version for item in list_images(str(tmp_path), SELECTION)}
     assert all(later[uri] != moved[uri] for uri in versions)
 
 
@@ -108,7 +109,7 @@ def test_of_members_of_one_name_the_last_counts(tmp_path: Path) -> None:
     (tmp_path / "x.tar").write_bytes(tar_of([("a.jpg", b"old"), ("b.jpg", b"b"), ("a.jpg", b"newer")]))
     status = (tmp_path / "x.tar").stat()
     tar = TarFile("x.tar", f"{tmp_path}/x.tar", status.st_size, "1")
-    sizes = {item.uri: item.size for item in images_of(tar, EXTENSIONS) if isinstance(item, ImageFile)}
+    sizes = {item.uri: item.size for item in images_of(tar, SELECTION.rules()) if isinstance(item, ImageFile)}
     assert sizes == {"x.tar/a.jpg": 5, "x.tar/b.jpg": 1}
     assert read_image(f"{tmp_path}/x.tar/a.jpg", 100) == b"newer"
 
@@ -124,7 +125,7 @@ def test_links_are_failures_and_folders_nothing(tmp_path: Path) -> None:
             header.type, header.linkname = kind, "elsewhere.jpg"
             tar.addfile(header)
     assert failures(str(tmp_path)) == [(f"x.tar/{name}.jpg", "list", "not_a_file") for name in "ab"]
-    assert len(list(list_images(str(tmp_path), EXTENSIONS))) == 2
+    assert len(list(list_images(str(tmp_path), SELECTION))) == 2
     with pytest.raises(OSError, match="Not a directory"):
         read_image(f"{tmp_path}/x.tar/a.jpg", 100)
 
@@ -160,7 +161,7 @@ def test_a_damaged_tar_gives_what_is_before(
 ) -> None:
     (tmp_path / "x.tar").write_bytes(damaged(change))
     assert failures(str(tmp_path)) == [("x.tar", "list", reason)]
-    images = [item.uri for item in list_images(str(tmp_path), EXTENSIONS) if isinstance(item, ImageFile)]
+    images = [item.uri for item in list_images(str(tmp_path), SELECTION) if isinstance(item, ImageFile)]
     assert images == [f"x.tar/{name}.jpg" for name in found]
 
 

@@ -102,6 +102,22 @@ def test_list_images_takes_extensions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filesystem", ["local", "mem"])
+def test_list_images_counts_what_it_skips(filesystem: str, tmp_path: Path, memory: Any) -> None:
+    place = str(tmp_path) if filesystem == "local" else "mem://bucket/in"
+    names = ["a.jpg", "._a.jpg", "b.heic", "old/c.jpg", "c.mp4"]
+    for name in names:
+        storage.write_bytes(storage.join(place, name), b"")
+    storage.write_bytes(storage.join(place, "x.tar"), tar_of(dict.fromkeys(names, b"")))
+    with pipeline() as p:
+        listed = p | ListImages(place, [".jpg"], include=["*.jpg", "*.heic"], exclude=["/x.tar/old/"])
+        uris = listed.files | "Uris" >> beam.Map(lambda file: file.uri)
+        assert_that(uris, equal_to(["a.jpg", "old/c.jpg"]), "files")
+        counts = listed.skipped | "Counts" >> beam.FlatMap(lambda skipped: skipped.counts.items())
+        totals = counts | beam.CombinePerKey(sum)
+        assert_that(totals, equal_to([("hidden files", 1), (".heic", 1), ("excluded files", 2)]), "skipped")
+
+
+@pytest.mark.parametrize("filesystem", ["local", "mem"])
 def test_list_images_goes_through_tars_and_lists(filesystem: str, tmp_path: Path, memory: Any) -> None:
     place = str(tmp_path) if filesystem == "local" else "mem://bucket/in"
     tar = tar_of({"a.jpg": b"a", "b/c.jpg": b"cc", "notes.txt": b""})

@@ -13,13 +13,14 @@ from imgindex import storage
 from imgindex.errors import InputError
 from imgindex.listing import input_root, list_images
 from imgindex.records import Failure, ImageFile
+from imgindex.selection import Selection
 
-EXTENSIONS = (".jpg",)
+SELECTION = Selection((".jpg",))
 
 
 def listed(source: str) -> dict[str, ImageFile | Failure]:
     """What `source` holds, by uri; refuses a uri that comes twice."""
-    found = list(list_images(source, EXTENSIONS))
+    found = list(list_images(source, SELECTION))
     assert len({item.uri for item in found}) == len(found)
     return {item.uri: item for item in found}
 
@@ -112,18 +113,18 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 def test_a_list_that_cannot_be_read(name: str, data: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=message):
-        list(list_images(f"{tmp_path}/{name}", EXTENSIONS))
+        list(list_images(f"{tmp_path}/{name}", SELECTION))
 
 
 def test_a_column_of_numbers_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"uri": [1, 2]}), tmp_path / "list.parquet")
     with pytest.raises(InputError, match="column uri holds int"):
-        list(list_images(f"{tmp_path}/list.parquet", EXTENSIONS))
+        list(list_images(f"{tmp_path}/list.parquet", SELECTION))
 
 
 def test_a_missing_list(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"list\.txt: cannot be read: No such file"):
-        list(list_images(f"{tmp_path}/list.txt", EXTENSIONS))
+        list(list_images(f"{tmp_path}/list.txt", SELECTION))
 
 
 def test_a_directory_may_be_named_like_a_list(tmp_path: Path) -> None:
