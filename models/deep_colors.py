@@ -12,7 +12,11 @@ from imgindex.models.levels import named_white, rank_of_high, white_for
 
 # How Pillow unpacks the upper bytes, and how it unpacks the lower ones in their place.
 _OTHER = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
-_RAW_MODES = {f"{mode};16{order}": f"{mode};16{_OTHER[order]}" for mode in ("RGB", "RGBX") for order in "LBN"}
+_RAW_MODES = {
+    f"{mode};16{order}": f"{mode};16{_OTHER[order]}"
+    for mode in ("RGB", "RGBX", "R", "G", "B")
+    for order in "LBN"
+}
 
 # Pixels that are put together at once.
 _STRIP_PIXELS = 1 << 20

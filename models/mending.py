@@ -26,6 +26,7 @@ def mend(image: Image.Image, data: bytes) -> None:
         raise ValueError("the file holds no palette")  # Pillow would make it black
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         check_tiff(image, data)
+        _mend_planes(image)
     if isinstance(image, PngImagePlugin.PngImageFile):
         _mend_png(image, data)
     if isinstance(image, BmpImagePlugin.BmpImageFile):
@@ -33,6 +34,24 @@ def mend(image: Image.Image, data: bytes) -> None:
             tile._replace(codec_name=_BMP_RLE if tile.codec_name == "bmp_rle" else tile.codec_name)
             for tile in image.tile
         ]
+
+
+def _mend_planes(image: TiffImagePlugin.TiffImageFile) -> None:
+    """Has uncompressed planes of 16 bits read as such: Pillow takes each byte of them for a value."""
+    bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (1,))
+    if bits[0] != 16 or any(tile.codec_name != "raw" for tile in image.tile):
+        return
+    order = "L" if image.tag_v2.prefix == b"II" else "B"
+    tiles = []
+    for tile in image.tile:
+        match tile.args:
+            case ("R" | "G" | "B" | "A" as plane, *others):
+                tiles.append(tile._replace(args=(f"{plane};16{order}", *others)))
+            case ("X", *_):
+                raise ValueError("Pillow does not read a plane of 16 bits that is neither a color nor alpha")
+            case _:
+                tiles.append(tile)
+    image.tile = tiles
 
 
 def _mend_png(image: PngImagePlugin.PngImageFile, data: bytes) -> None:

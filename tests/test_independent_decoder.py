@@ -81,6 +81,26 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
     inverted = encoded(picture("I;16"), "TIFF")
     whites = [struct.pack("<HHII", 262, 3, 1, value) for value in (1, 0)]
     yield "TIFF 16-bit, white is zero", inverted.replace(*whites)
+    for order in "<>":
+        yield f"TIFF 16-bit RGB in planes {order}", planes_of_16_bits(order)
+
+
+def planes_of_16_bits(order: str) -> bytes:
+    """An uncompressed TIFF with a plane for each color, in byte order ``<`` or ``>``."""
+    planes = np.moveaxis(np.asarray(RGB, np.uint16) * np.uint16(257), 2, 0).astype(f"{order}u2")
+    count, start = 10, 8 + 2 + 10 * 12 + 4  # tags; where what is longer than they are begins
+    at = [start + 6 + 12 + 12 + plane * planes[0].nbytes for plane in range(3)]
+    tags = [
+        (256, 4, 1, WIDTH), (257, 4, 1, HEIGHT), (258, 3, 3, start), (259, 4, 1, 1), (262, 4, 1, 2),
+        (273, 4, 3, start + 6), (277, 4, 1, 3), (278, 4, 1, HEIGHT), (279, 4, 3, start + 18), (284, 4, 1, 2),
+    ]  # fmt: skip
+    return b"".join([
+        {"<": b"II", ">": b"MM"}[order],
+        struct.pack(f"{order}HIH", 42, 8, count),
+        *(struct.pack(f"{order}HHII", *tag) for tag in tags),
+        struct.pack(f"{order}I3H6I", 0, 16, 16, 16, *at, *[planes[0].nbytes] * 3),
+        planes.tobytes(),
+    ])  # fmt: skip
 
 
 def by_vips() -> Iterator[tuple[str, bytes]]:

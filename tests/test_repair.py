@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 from bad_inputs import chunk
 from hypothesis import given
 from hypothesis import strategies as st
@@ -141,7 +142,6 @@ TIFFS = {
 
 @pytest.mark.parametrize("options", TIFFS.values(), ids=TIFFS)
 def test_a_valid_tiff_is_never_called_truncated_or_no_image(options: dict[str, Any]) -> None:
-    tifffile = pytest.importorskip("tifffile")
     file = io.BytesIO()
     tifffile.imwrite(file, **options)
     assert failure(file.getvalue()) == "undecodable"
@@ -150,7 +150,6 @@ def test_a_valid_tiff_is_never_called_truncated_or_no_image(options: dict[str, A
 @pytest.mark.parametrize("byteorder", ["<", ">"])
 @pytest.mark.parametrize("compression", [None, "lzw"])
 def test_bigtiff(byteorder: str, compression: str | None) -> None:
-    tifffile = pytest.importorskip("tifffile")
     file = io.BytesIO()
     tifffile.imwrite(
         file, PIXELS, photometric="rgb", bigtiff=True, byteorder=byteorder, compression=compression
