@@ -3,7 +3,6 @@
 import argparse
 import json
 import sys
-import textwrap
 from collections.abc import Iterator, Sequence
 
 from imgindex.config import ImagesConfig
@@ -87,7 +86,9 @@ class _JsonPrinter:
 
     def add(self, result: Result) -> None:
         text = json.dumps(as_json(result), indent=2, ensure_ascii=False)
-        print(self._before + encodable(textwrap.indent(text, "  ")), end="")
+        # Only a line feed begins a line of it: the others that Python knows stand in names, as they are.
+        indented = "  " + text.replace("\n", "\n  ")
+        print(self._before + encodable(indented), end="")
         self._before = ",\n"
 
     def end(self) -> None:

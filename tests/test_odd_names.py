@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., 
     settings = [
         "backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32",
         "engine.precision=float32", "pca.dims=8", "publish.min_recall=0", "publish.max_failure_rate=0.1",
+        'images.exclude=["!.*"]',  # names that begin with a dot are hidden ones, and these are wanted
     ]  # fmt: skip
     arguments = ["--input", str(folder / "photos"), "--output", str(folder / "index")]
     assert main(["build", *arguments, *(word for value in settings for word in ("--set", value))]) == 0
