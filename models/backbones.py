@@ -80,7 +80,7 @@ def check_backbone(
         raise UsageError(f"backbone.pooling is {pooling!r}: expected one of {', '.join(POOLINGS)}")
     size = _image_size(image_size)
     if is_saved_model(name):
-        if not _is_file(name):
+        if not is_file(name):
             raise UsageError(f"backbone.name: no such file: {name}")
         if weights not in ("imagenet", "none"):
             raise UsageError(
@@ -95,7 +95,7 @@ def check_backbone(
     if name.endswith((".h5", ".hdf5")):
         raise UsageError(
             f"backbone.name: {name} {describe_hdf5(name)}"
-            if _is_file(name)
+            if is_file(name)
             else f"backbone.name: no such file: {name}"
         )
     if name not in APPLICATIONS:
@@ -171,7 +171,8 @@ def _image_size(image_size: Any) -> tuple[int, int] | None:
     return image_size, image_size
 
 
-def _is_file(path: str) -> bool:
+def is_file(path: str) -> bool:
+    """Whether there is a file at `path`; False where it cannot be told."""
     try:
         return Path(path).is_file()
     except OSError:  # a name that is too long, or a folder that may not be looked into
@@ -197,7 +198,7 @@ def _check_weights(name: str, weights: str) -> None:
             f"backbone.weights is {weights!r}{_did_you_mean(weights, WEIGHTS_WORDS)}: expected "
             f"{', '.join(WEIGHTS_WORDS)} or the path of a .h5 weights file"
         )
-    if not _is_file(weights):
+    if not is_file(weights):
         raise UsageError(f"backbone.weights: no such file: {weights}")
 
 

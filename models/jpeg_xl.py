@@ -71,18 +71,16 @@ class Colors:
             return None
         curve = (light * 65535).round().astype(np.uint16)
         kind, more = ("rgb", {"primaries": self.primaries}) if self.primaries else ("gray", {})
-        codecs: Any = importlib.import_module("imagecodecs")
-        return bytes(codecs.cms_profile(kind, whitepoint=self.white, transferfunction=curve, **more))
+        return bytes(_imagecodecs().cms_profile(kind, whitepoint=self.white, transferfunction=curve, **more))
 
 
 @dataclass(frozen=True)
 class Header:
-    """What is read of a header, as far as it counts for the pixels."""
+    """The fields of a header that decide how pixels are read."""
 
     bits: int  # of a color
-    extras: tuple[
-        tuple[int, bool], ...
-    ]  # kind of each channel that is no color; are colors multiplied with it
+    # Of each channel that is no color: its kind, and whether the colors are multiplied with it.
+    extras: tuple[tuple[int, bool], ...]
     colors: Colors | None  # None where it embeds a profile
 
     def has(self, kind: int) -> bool:
@@ -101,7 +99,7 @@ def size(data: bytes) -> tuple[int, int]:
 
 
 def header(data: bytes) -> Header:
-    """What the header says of the pixels. Raises ValueError where it is damaged."""
+    """Reads the header. Raises ValueError where it is damaged."""
     bits = _Bits(_codestream(data))
     _size(bits)
     standard = Colors(_D65, _PRIMARIES[1], _SRGB)
@@ -133,8 +131,7 @@ def open_image(data: bytes) -> Image.Image:
     if said.colors is None:
         raise ValueError("it embeds an ICC profile, which imagecodecs does not hand out")
     profile = said.colors.profile()
-    codecs: Any = importlib.import_module("imagecodecs")
-    values = codecs.jpegxl_decode(data, 0, numthreads=1)
+    values = _imagecodecs().jpegxl_decode(data, 0, numthreads=1)
     if not said.colors.primaries and said.extras and not said.has(_ALPHA):
         values = values[0]  # the other channels come after it
     image = Image.fromarray(_bytes(values, said))
@@ -151,8 +148,11 @@ def original_jpeg(data: bytes) -> bytes | None:
     """The JPEG that was packed into it without loss; None where it was made of pixels."""
     if data.startswith(CODESTREAM) or all(kind != b"jbrd" for kind, _, _ in boxes(data)):
         return None
-    codecs: Any = importlib.import_module("imagecodecs")
-    return bytes(codecs.jpegxl_decode_jpeg(data, numthreads=1))
+    return bytes(_imagecodecs().jpegxl_decode_jpeg(data, numthreads=1))
+
+
+def _imagecodecs() -> Any:
+    return importlib.import_module("imagecodecs")  # an extra, which takes a while to load
 
 
 def _bytes(values: npt.NDArray[Any], said: Header) -> npt.NDArray[np.uint8]:

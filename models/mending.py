@@ -1,11 +1,11 @@
 """Corrects an opened image, before its pixels are loaded, where Pillow departs from the format."""
 
-import struct
-from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from PIL import BmpImagePlugin, Image, ImageFile, PngImagePlugin, TiffImagePlugin
 
+from imgindex.models.repair import png_chunks
 from imgindex.models.tiff_checks import check_tiff
 
 # Where Pillow keeps XMP, from which it takes an orientation that no other decoder applies.
@@ -60,7 +60,8 @@ def _mend_png(image: PngImagePlugin.PngImageFile, data: bytes) -> None:
         return
     if image.mode == "P":
         # One that is longer than the palette is void, as libpng has it.
-        assigned = next((len(body) for name, body in _png_chunks(data) if name == b"tRNS"), 0)
+        before_pixels = takewhile(lambda chunk: chunk.name != b"IDAT", png_chunks(data))
+        assigned = next((len(chunk.body) for chunk in before_pixels if chunk.name == b"tRNS"), 0)
         if image.palette is None or assigned > len(image.palette.palette) // 3:
             del image.info["transparency"]
     elif image.mode == "L":
@@ -69,17 +70,6 @@ def _mend_png(image: PngImagePlugin.PngImageFile, data: bytes) -> None:
         image.info["transparency"] = transparency * scale
     elif image.mode == "RGB" and image.tile and image.tile[0].args == "RGB;16B":
         image.info["transparency"] = tuple(value >> 8 for value in transparency)
-
-
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Names and bodies of the chunks before the pixels."""
-    position = 8
-    while position + 8 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, position)
-        if name == b"IDAT":
-            return
-        yield name, data[position + 8 : position + 8 + length]
-        position += 12 + length
 
 
 class _BmpRleDecoder(ImageFile.PyDecoder):

@@ -159,7 +159,7 @@ def converted_model(
 
 
 def _read(folder: Path) -> ConvertedModel | None:
-    """What `_convert` has left in `folder`; None where any byte of it is another, or missing.
+    """The converted model in `folder`; None where a file is missing or does not match its digest.
 
     Raises OSError where that cannot be told, as when the process has too many files open.
     """

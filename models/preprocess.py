@@ -116,14 +116,11 @@ def _decode_without_end(
 
     Whether pixels are missing, too, shows in what other bytes in their place would change.
     """
-    decoded = []
     data = data.rstrip(b"\xff")  # half a marker
-    for fill in (b"", repair.JPEG_FILL):
-        with contextlib.suppress(DecodeError):
-            decoded.append(_decode(data + fill + repair.JPEG_END, size, max_pixels, color_profile))
-    if len(decoded) == 2 and np.array_equal(decoded[0].pixels, decoded[1].pixels):
-        return decoded[0]
-    return None
+    plain, filled = (
+        _decode_ended(data + fill, size, max_pixels, color_profile) for fill in (b"", repair.JPEG_FILL)
+    )
+    return plain if plain and filled and np.array_equal(plain.pixels, filled.pixels) else None
 
 
 def _decode_part(
@@ -133,12 +130,19 @@ def _decode_part(
     start = repair.jpeg_pixels_start(data)
     if start is None:
         return None
-    decoded = []
-    for part in (data.rstrip(b"\xff"), data[:start]):  # the first without half a marker
-        with contextlib.suppress(DecodeError):
-            decoded.append(_decode(part + repair.JPEG_END, size, max_pixels, color_profile))
-    if len(decoded) == 2 and not np.array_equal(decoded[0].pixels, decoded[1].pixels):
-        return decoded[0]
+    part, nothing = (
+        _decode_ended(each, size, max_pixels, color_profile)
+        for each in (data.rstrip(b"\xff"), data[:start])  # the first without half a marker
+    )
+    return part if part and nothing and not np.array_equal(part.pixels, nothing.pixels) else None
+
+
+def _decode_ended(
+    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
+) -> DecodedImage | None:
+    """Decodes a JPEG with the marker of its end added; None where that fails."""
+    with contextlib.suppress(DecodeError):
+        return _decode(data + repair.JPEG_END, size, max_pixels, color_profile)
     return None
 
 

@@ -6,6 +6,7 @@ Only what Pillow has refused comes here: what it reads by itself keeps its pixel
 import struct
 import zlib
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,7 +34,7 @@ def repaired_png(data: bytes) -> bytes | None:
     if not data.startswith(_PNG):
         return None
     kept = [_PNG]
-    for name, body, whole in _png_chunks(data):
+    for name, body, whole in png_chunks(data):
         is_damaged = name[:1].islower() and zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big")
         if not (name in _PNG_TEXTS or is_damaged or (name == b"iCCP" and _unpacks_to_too_much(body))):
             kept.append(whole)
@@ -41,12 +42,20 @@ def repaired_png(data: bytes) -> bytes | None:
     return None if better == data else better
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Name and body of each chunk, and the chunk as a whole."""
+class PngChunk(NamedTuple):
+    """A chunk of a PNG."""
+
+    name: bytes
+    body: bytes
+    whole: bytes  # with length, name and checksum
+
+
+def png_chunks(data: bytes) -> Iterator[PngChunk]:
+    """The chunks of a PNG, of which the last may be cut off."""
     position = len(_PNG)
     while position + 12 <= len(data):
         end = position + 12 + int.from_bytes(data[position : position + 4], "big")
-        yield data[position + 4 : position + 8], data[position + 8 : end - 4], data[position:end]
+        yield PngChunk(data[position + 4 : position + 8], data[position + 8 : end - 4], data[position:end])
         position = end
 
 
@@ -166,7 +175,7 @@ def repaired_bigtiff(data: bytes) -> bytes | None:
 
 
 def jpeg_pixels_start(data: bytes) -> int | None:
-    """Where the first data of pixels begin in a JPEG; None in others, and where it ends before."""
+    """The offset of a JPEG's first pixel data; None for other files, and for a JPEG that ends before it."""
     position = 2
     while data[:2] == b"\xff\xd8" and data[position : position + 1] == b"\xff":
         marker = data[position + 1 : position + 2]

@@ -24,7 +24,7 @@ def load_saved_model(
     """The model of a ``.keras`` file, of one input and one output, and the ``(height, width)`` to run it at.
 
     Args:
-        keras: What `settled_keras` yields.
+        keras: The module ``keras``, as `settled_keras` yields it.
         name: The path of the file.
         given: The ``(height, width)`` that is wanted, None for the model's own.
         output: Names the output, or the layer, that gives the features; None for the only output.

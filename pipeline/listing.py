@@ -18,9 +18,10 @@ from imgindex.errors import InputError
 from imgindex.key_ranges import KeyRange
 from imgindex.members import TarFile
 from imgindex.names import uri_of
+from imgindex.paths import absolute
 from imgindex.records import Failure, ImageFile
 from imgindex.selection import Selection, spelled_out
-from imgindex.skipped import Skipped, count
+from imgindex.skipped import Skipped, add
 from imgindex.walking import WILDCARD
 
 # Files of a piece that names them, and how many of an object store are asked for at once.
@@ -53,7 +54,8 @@ _Found = ImageFile | Failure | TarFile | Skipped
 def input_root(source: str) -> str:
     """The directory that uris are relative to: `source`, a tar's, a list's, or what precedes a wildcard.
 
-    What is there under the name that looks like a glob is no glob. Raises InputError as `cut` does.
+    A name with the characters of a glob is no glob if something of that name exists. Raises InputError as
+    `cut` does.
     """
     source, pattern = _split(source)
     if pattern or (storage.is_local(source) and os.path.isdir(source)):
@@ -64,8 +66,8 @@ def input_root(source: str) -> str:
 
 
 def _split(source: str) -> tuple[str, str]:
-    """What is there as `source` is written, and the glob below it; empty where `source` is none."""
-    source = _absolute(source)
+    """The part of `source` that exists by that exact name, and the glob below it, if any."""
+    source = absolute(source)
     parts = source.split("/")
     for number, part in enumerate(parts):
         if WILDCARD.search(part) and not _is_there("/".join(parts[: number + 1]), source):
@@ -85,10 +87,6 @@ def _is_there(path: str, source: str) -> bool:
         return False
     except OSError as error:
         raise _unlisted(source, error) from error
-
-
-def _absolute(source: str) -> str:
-    return os.path.abspath(os.path.expanduser(source)) if storage.is_local(source) else source
 
 
 def is_list(source: str) -> bool:
@@ -125,8 +123,7 @@ def list_images(
             images = members.each_image(found, selection.rules()) if isinstance(found, TarFile) else (found,)
             for image in images:
                 if isinstance(image, Skipped):
-                    for kind, files in image.counts.items():
-                        count(skipped, kind, files)
+                    add(skipped, image.counts)
                     continue
                 if image.uri not in seen:
                     yield image
@@ -163,7 +160,7 @@ def cut(source: str, selection: Selection, parts: int = key_ranges.PARTS) -> Ite
 
 def cut_list(source: str) -> Iterator[NamedFiles]:
     """Cuts a list into pieces. Raises InputError where it cannot be read."""
-    return _pieces(uri_lists.read_list(_absolute(source)), in_list=True)
+    return _pieces(uri_lists.read_list(absolute(source)), in_list=True)
 
 
 def _pieces(files: Iterable[tuple[str, str]], in_list: bool = False) -> Iterator[NamedFiles]:
@@ -201,7 +198,9 @@ def look_up(piece: Piece, source: str, selection: Selection) -> Iterator[_Found]
     files: Sequence[tuple[str, str]] = piece.files
     if piece.in_list:
         skipped: Counter[str] = Counter()
-        files = [file for file in files if _is_wanted(file[0], selection, skipped)]
+        rules = replace(selection, hidden=True).rules()
+        # Whatever it ends in: every name ends in nothing.
+        files = [file for file in files if rules.takes_below(file[0], 0, ("",), skipped)]
         yield Skipped(skipped)
     in_tars: dict[str, list[str]] = defaultdict(list)
     for (uri, path), entry in zip(files, _look_at(files), strict=True):
@@ -217,13 +216,6 @@ def look_up(piece: Piece, source: str, selection: Selection) -> Iterator[_Found]
             yield replace(found, wanted=frozenset(uris))
         else:
             yield from (Failure(uri, "list", "vanished", f"{tar} is not there") for uri in uris)
-
-
-def _is_wanted(uri: str, selection: Selection, skipped: Counter[str]) -> bool:
-    """Whether no pattern leaves out what a list names; counts it where one does."""
-    rules = replace(selection, hidden=True).rules()
-    # Whatever it ends in: every name ends in nothing.
-    return rules.takes_below(uri, 0, ("",), skipped)
 
 
 def _look_at(files: Sequence[tuple[str, str]]) -> list[walking.Entry]:

@@ -84,8 +84,8 @@ def check_query(query: object) -> None:
 def each_in(source: str, extensions: Sequence[str]) -> Iterator[str | Found]:
     """The queries that `source` names: itself, or each image of a folder, a glob, a tar or a list.
 
-    The listing is that of a build. What is there by that very name is taken for an image, also where the name
-    has the characters of a glob. A source that cannot be listed, or holds no images, is a `Failure`.
+    The listing is that of a build. A source is an image, and no glob, if a file of that exact name exists. If
+    it cannot be listed, or holds no images, it gives a `Failure`.
     """
     if not is_several(source):
         yield source

@@ -7,11 +7,12 @@ from typing import Any
 
 from imgindex import storage
 from imgindex.errors import DamagedError, OutputError, UsageError
-from imgindex.models.backbones import WEIGHTS_WORDS
+from imgindex.models.backbones import WEIGHTS_WORDS, is_file
 from imgindex.models.engines import Engine, EngineChoice, load_engine
 from imgindex.models.resources import available_cores
 from imgindex.models.saved_models import is_saved_model
 from imgindex.paths import absolute
+from imgindex.queries import Recipe
 
 
 def query_engine(output: str, manifest: Mapping[str, Any], model: str | None = None) -> Engine:
@@ -58,7 +59,7 @@ def _recorded(manifest: Mapping[str, Any]) -> EngineChoice:
         engine=engine["name"],
         precision=engine["precision"],
         batch_size=engine["batch_size"],
-        color_profile=str(manifest["config"]["images"].get("color_profile", "srgb")),
+        color_profile=Recipe.of(manifest).color_profile,
         output=backbone.get("output"),
     )
 
@@ -81,7 +82,7 @@ def _with_model(recorded: EngineChoice, model: str) -> Iterator[EngineChoice]:
             f"the model {model} cannot be that of the index, which was built with {recorded.name}: expected "
             f"a {ending} file"
         )
-    if not _is_file(model):
+    if not is_file(model):
         raise UsageError(f"the model {model} does not exist")
     yield _from(recorded, model)
 
@@ -97,15 +98,8 @@ def _with_files(recorded: EngineChoice, output: str) -> Iterator[EngineChoice]:
         places += [Path(output) / name, beside / name, beside / file]
     places.append(Path.cwd() / name)
     for place in dict.fromkeys(map(str, places)):
-        if _is_file(place):
+        if is_file(place):
             yield _from(recorded, place)
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return Path(path).is_file()
-    except OSError:  # a folder that may not be looked into
-        return False
 
 
 def _check(engine: Engine, choice: EngineChoice, manifest: Mapping[str, Any]) -> None:

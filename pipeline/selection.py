@@ -13,7 +13,7 @@ from pathspec import GitIgnoreSpec
 
 from imgindex import skipped as kinds
 
-# What nobody takes for a photo of theirs: hidden names, and what Synology, Windows and macOS add.
+# Hidden names, and what Synology, Windows and macOS put beside photos.
 HIDDEN = (".*", "@eaDir", "Thumbs.db", "__MACOSX")
 _SYSTEM = frozenset(HIDDEN[1:])
 
@@ -51,14 +51,20 @@ class Rules:
         self._folder_of_file = lru_cache(1024)(self._parent_left_out)
 
     def folder_left_out(self, path: str) -> str | None:
-        """How a folder counts that is left out, though what it lies in is not; None where it is taken."""
+        """The kind that a folder is counted as if patterns leave it out; None where they take it.
+
+        The folders that it lies in are not looked at.
+        """
         index = self._match(f"{path}/", path.rpartition("/")[2])
         if index is None:
             return None
         return kinds.HIDDEN_FOLDERS if index < self._own else kinds.EXCLUDED_FOLDERS
 
     def file_left_out(self, path: str) -> str | None:
-        """How a file counts that a pattern leaves out, but none of its folders; None where none does."""
+        """The kind that a file is counted as if patterns leave it out; None where they take it.
+
+        The folders that it lies in are not looked at.
+        """
         index = self._match(path, path.rpartition("/")[2])
         if index is not None:
             return kinds.HIDDEN_FILES if index < self._own else kinds.EXCLUDED_FILES
@@ -66,7 +72,7 @@ class Rules:
         return None if is_included else kinds.EXCLUDED_FILES
 
     def takes(self, path: str, suffixes: tuple[str, ...], skipped: Counter[str]) -> bool:
-        """Whether a file is taken that none of its folders leaves out; counts it where it is not."""
+        """Whether a file is taken, its folders aside; counts it in `skipped` where it is not."""
         why = self.file_left_out(path)
         if why is None:
             if path.lower().endswith(suffixes):
@@ -84,7 +90,10 @@ class Rules:
         return False
 
     def left_out_below(self, path: str, start: int = 0) -> str | None:
-        """How a file counts of which a folder is left out, below the first `start` characters of `path`."""
+        """The kind that a file is counted as if one of its folders is left out; None where none is.
+
+        Folders in the first `start` characters of `path` are not looked at.
+        """
         folder = path.rpartition("/")[0]
         return self._folder_of_file(folder, start) if len(folder) > start else None
 

@@ -41,13 +41,18 @@ def count(counts: Counter[str], kind: str, files: int = 1) -> None:
     counts[kind if kind in counts or len(counts) < _MOST_KINDS else OTHER] += files
 
 
+def add(counts: Counter[str], more: Counts) -> None:
+    """Adds `more` to `counts`, whose number of kinds stays bounded."""
+    for kind, files in more.items():
+        count(counts, kind, files)
+
+
 def added(one: Counts, other: Counts) -> Counts:
     """Both together, with a bounded number of kinds."""
     if not (one and other):
         return one or other
     counts = Counter(one)
-    for kind, files in other.items():
-        count(counts, kind, files)
+    add(counts, other)
     return counts
 
 

@@ -113,6 +113,23 @@ class MemoryFileSystem(FileSystem):
 
 
 @pytest.fixture
+def forbid_listing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Has folders of a name that cannot be listed. Root, as which tests may run, lists every one."""
+
+    def forbid(name: str) -> None:
+        scandir = os.scandir
+
+        def refuse(path: str) -> object:
+            if str(path).endswith(name):
+                raise PermissionError(errno.EACCES, "Permission denied", path)
+            return scandir(path)
+
+        monkeypatch.setattr(os, "scandir", refuse)
+
+    return forbid
+
+
+@pytest.fixture
 def memory() -> Iterator[dict[str, tuple[bytes, float]]]:
     """The files of ``mem://``, by path: their bytes and modification time; none at first."""
     MemoryFileSystem.files.clear()

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -226,17 +227,10 @@ def test_missing_or_no_directory(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_cannot_be_read_ends_the_listing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forbid_listing: Callable[[str], None]
 ) -> None:
     make(tmp_path, "a.jpg", "locked/b.jpg")
-    scandir = os.scandir
-
-    def refuse(path: str) -> object:
-        if str(path).endswith("locked"):  # root, as which tests may run, reads everything
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    forbid_listing("locked")
     with pytest.raises(InputError, match=r"cannot list .*locked: Permission denied"):
         list(list_images(str(tmp_path), SELECTION))
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,17 +168,10 @@ def test_a_folder_that_is_left_out_is_not_walked(tmp_path: Path, monkeypatch: py
 
 
 def test_a_folder_that_cannot_be_read_may_be_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, forbid_listing: Callable[[str], None]
 ) -> None:
     write(str(tmp_path), ["a.jpg", "lost+found/b.jpg"])
-    scandir = os.scandir
-
-    def refuse(path: str) -> object:
-        if str(path).endswith("lost+found"):  # root, as which tests may run, reads everything
-            raise PermissionError(13, "Permission denied", path)
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
+    forbid_listing("lost+found")
     assert taken(str(tmp_path), exclude=("lost+found/",)) == ["a.jpg"]
 
 
