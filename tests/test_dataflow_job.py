@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import tarfile
-from dataclasses import astuple, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from PIL import Image
 
 from imgindex import Index, build, launch, submit
 from imgindex.config import load_config, parse_config
+from imgindex.models.engines import EngineChoice
 
 pytestmark = pytest.mark.dataflow
 
@@ -337,8 +338,8 @@ def test_the_warmed_cache_spares_workers_keras_and_tensorflow(tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     run(str(ROOT / "dataflow" / "warm_cache.py"), str(config), env=environment)
     backbone = load_config(config).backbone
-    choice = (*astuple(backbone), "openvino", "float32", 1)
-    code = f"from imgindex.models.engines import *; load_engine(EngineChoice(*{choice!r}), 1)"
+    choice = EngineChoice(**asdict(backbone), engine="openvino", precision="float32", batch_size=1)
+    code = f"from imgindex.models.engines import *; load_engine({choice!r}, 1)"
     loaded = run("-c", f"{code}; import sys; print(*sys.modules)", env=environment).split()
     assert "openvino" in loaded
     assert not {"keras", "tensorflow"} & set(loaded)
