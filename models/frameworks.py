@@ -22,8 +22,8 @@ KERAS_SETTINGS: Mapping[str, Any] = types.MappingProxyType(
     {"floatx": "float32", "epsilon": 1e-7, "image_data_format": "channels_last", "dtype_policy": "float32"}
 )
 _BACKEND = "tensorflow"
-# Any of them provides the module.
-_TENSORFLOW_DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu")
+# Distributions of which any provides a library.
+_DISTRIBUTIONS = {"annoy": ("annoy", "annoy-mm"), "tensorflow": ("tensorflow", "tensorflow-cpu")}
 
 # Keras has one floatx for all threads.
 _lock = threading.RLock()
@@ -110,15 +110,23 @@ def load_openvino() -> Any:
     return openvino
 
 
-def tensorflow_version() -> str:
-    """TensorFlow's version, without loading it. Raises MachineError where it is not installed."""
-    for distribution in _TENSORFLOW_DISTRIBUTIONS:
+def version_of(library: str) -> str:
+    """A library's version, whichever distribution it comes from. Raises PackageNotFoundError for none."""
+    for distribution in _DISTRIBUTIONS.get(library, (library,)):
         with suppress(PackageNotFoundError):
             return version(distribution)
-    raise MachineError(
-        f"TensorFlow is not installed, neither as {' nor as '.join(_TENSORFLOW_DISTRIBUTIONS)}: "
-        "pip install tensorflow"
-    )
+    raise PackageNotFoundError(library)
+
+
+def tensorflow_version() -> str:
+    """TensorFlow's version, without loading it. Raises MachineError where it is not installed."""
+    try:
+        return version_of("tensorflow")
+    except PackageNotFoundError as error:
+        raise MachineError(
+            f"TensorFlow is not installed, neither as {' nor as '.join(_DISTRIBUTIONS['tensorflow'])}: "
+            "pip install tensorflow"
+        ) from error
 
 
 def _cannot_load(library: str, error: Exception) -> Exception:

@@ -4,10 +4,10 @@ import json
 import signal
 import subprocess
 import sys
-from importlib.metadata import version
 
 from imgindex.findings import Finding
 from imgindex.models.annoy_probe import NEIGHBORS, Probed
+from imgindex.models.frameworks import version_of
 
 # What takes a fraction of a second where Annoy works.
 _TIMEOUT_SECONDS = 60
@@ -48,4 +48,4 @@ def _judge(probed: Probed) -> Finding:
         faults.append("makes other bytes of the same vectors and seed")
     if faults:
         return Finding("problem", "annoy", "; ".join(faults), _REINSTALL)
-    return Finding("ok", "annoy", f"{version('annoy')} finds what it should, and builds the same bytes twice")
+    return Finding("ok", "annoy", f"{version_of('annoy')} finds what it should, and builds the same bytes twice")

@@ -10,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 from imgindex import interrupt, storage, written_files
@@ -23,7 +22,7 @@ from imgindex.errors import (
     SupersededError,
     UsageError,
 )
-from imgindex.models.frameworks import tensorflow_version
+from imgindex.models.frameworks import tensorflow_version, version_of
 from imgindex.paths import absolute
 from imgindex.records import WrittenFile
 
@@ -296,7 +295,7 @@ def _folder_names(output: Output) -> list[str]:
 def library_versions() -> dict[str, str]:
     """The versions that an index may depend on."""
     versions = {"python": platform.python_version()}
-    versions.update({name: metadata.version(name) for name in _LIBRARIES})
+    versions.update({name: version_of(name) for name in _LIBRARIES})
     with suppress(MachineError):  # other builds carry the module under names of their own
         versions["tensorflow"] = tensorflow_version()
     return versions

@@ -189,20 +189,29 @@ class TestCache:
             converted_model("MobileNet", "none", "avg", SIZE)
 
 
-class TestTensorFlowVersion:
-    @pytest.mark.parametrize("name", ["tensorflow", "tensorflow-cpu"])
-    def test_is_that_of_whichever_distribution_is_installed(self, name, monkeypatch):
+class TestVersions:
+    @pytest.mark.parametrize(
+        ("library", "name"),
+        [
+            ("tensorflow", "tensorflow"), ("tensorflow", "tensorflow-cpu"), ("annoy", "annoy"),
+            ("annoy", "annoy-mm"),
+        ],
+    )  # fmt: skip
+    def test_is_that_of_whichever_distribution_is_installed(self, library, name, monkeypatch):
         def version(asked):
-            if asked != name:
+            if asked == name:
+                return "2.99"
+            if asked in frameworks._DISTRIBUTIONS[library]:
                 raise PackageNotFoundError(asked)
-            return "2.99"
+            return "1.0"
 
         monkeypatch.setattr(frameworks, "version", version)
-        assert frameworks.tensorflow_version() == "2.99"
-        assert library_versions()["tensorflow"] == "2.99"
+        assert frameworks.version_of(library) == "2.99"
+        assert library_versions()[library] == "2.99"
+        assert f"{library} 2.99" in check_libraries().found
 
     def test_none_is_named(self, monkeypatch):
-        monkeypatch.setattr(frameworks, "_TENSORFLOW_DISTRIBUTIONS", ("no-such-tensorflow",))
+        monkeypatch.setitem(frameworks._DISTRIBUTIONS, "tensorflow", ("no-such-tensorflow",))
         with pytest.raises(MachineError, match=r"not installed, .* no-such-tensorflow: pip"):
             frameworks.tensorflow_version()
         assert check_libraries().found == "tensorflow is not installed"
