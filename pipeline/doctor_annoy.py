@@ -48,4 +48,6 @@ def _judge(probed: Probed) -> Finding:
         faults.append("makes other bytes of the same vectors and seed")
     if faults:
         return Finding("problem", "annoy", "; ".join(faults), _REINSTALL)
-    return Finding("ok", "annoy", f"{version_of('annoy')} finds what it should, and builds the same bytes twice")
+    return Finding(
+        "ok", "annoy", f"{version_of('annoy')} finds what it should, and builds the same bytes twice"
+    )
