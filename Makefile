@@ -9,13 +9,17 @@ BIN := $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
 
-# Workers take whole files of tests, so that what a file sets up is set up once.
+# Workers take runs of neighboring tests, so that what a file sets up is set up once or twice. A worker that crashes
+# fails the test that it ran, and another takes its place; --dist=loadfile would wait for it without end.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile
+PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=worksteal
+
+# Ends a worker that blocks in native code, where no signal is heeded, long after the limit of pyproject.toml.
+HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/installed-test
 	@echo 'The tests take many minutes. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
-	$(PYTEST) --cov=imgindex --cov-report=term
+	$(PYTEST) $(HANGS) --cov=imgindex --cov-report=term
 
 # What takes minutes: builds that are killed, writes that fail, readers under ten publishes. KILLS says how many.
 KILLS ?= 30

@@ -234,6 +234,7 @@ class ObjectStoreTests:
         (result,) = index.search(index.image_path(uri), k=1)
         assert result.neighbors[0].uri == uri
 
+    @pytest.mark.timeout(600 + 60 * PAIRS)
     def test_of_two_builds_that_start_together_one_publishes_and_nothing_is_lost(
         self, bucket: str, tmp_path: Path
     ) -> None:

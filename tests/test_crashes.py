@@ -80,6 +80,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., 
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_a_killed_build_is_taken_up_where_it_was(photos: Path, tmp_path: Path) -> None:
     finish(photos, tmp_path / "first")  # converts the backbone, which takes longer than the rest
     reference = tmp_path / "reference"

@@ -377,6 +377,7 @@ def content(output: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600 + 60 * ROUNDS)
 def test_every_refresh_ends_as_a_build_from_scratch(
     tmp_path: Path, image_bytes: Callable[..., bytes]
 ) -> None:
