@@ -22,14 +22,16 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
+from PIL import Image
 
 from imgindex.errors import WorkerError
-from imgindex.models.preprocess import LARGEST_MAX_PIXELS, DecodedImage, DecodeError, decode
+from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, decode
 
 # -P: what lies in the working directory must not pass for a module.
 COMMAND = (sys.executable, "-P", "-m", "imgindex.models.decoder")
 
-# Seconds that a child may compute for one image. At Pillow's limit of pixels a PNG took up to 29.
+# Seconds that a child may compute for one image. At the default of images.max_pixels a PNG took up to 29.
+# This limit, the next one and _ORPHAN_LIMIT grow with images.max_pixels beyond its default (`_scale`).
 TIME_LIMIT = 120.0
 
 # How many times as long an image may take in all, where its child waits for a core or memory, or is stopped.
@@ -38,8 +40,8 @@ _WAITING = 2
 # Seconds after which is looked whether a child that has not answered still computes.
 _LOOK_EVERY = 1.0
 
-# Bytes of data that a child may hold. At Pillow's limit of pixels JPEG, PNG, GIF and TIFF take up to 1.4 GiB,
-# AVIF 1.9, WebP 2.8 and JPEG 2000 3.3, besides the file, which is of 0.25 at most by default.
+# Bytes of data that a child may hold. At the default of images.max_pixels JPEG, PNG, GIF and TIFF take up to
+# 1.4 GiB, AVIF 1.9, WebP 2.8 and JPEG 2000 3.3, besides the file, which is of 0.25 at most by default.
 MEMORY_LIMIT = 4 << 30
 
 # Seconds for Python to start and to import what decodes; and for a process that has crashed to be gone.
@@ -84,7 +86,9 @@ class DecoderProcess:
     """
 
     def __init__(self, command: Sequence[str] = COMMAND, time_limit: float = TIME_LIMIT) -> None:
-        """`command` runs `serve`; `time_limit` is how many seconds it may compute for each image."""
+        """`command` runs `serve`. It may compute for each image so many seconds as `time_limit` says, or in
+        proportion more where `max_pixels` is beyond its default.
+        """
         self._command = command
         self._time_limit = time_limit
         self._child: _Child | None = None
@@ -93,7 +97,7 @@ class DecoderProcess:
         self,
         data: bytes,
         size: tuple[int, int],
-        max_pixels: int = LARGEST_MAX_PIXELS,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
         color_profile: str = "srgb",
         truncated: str = "fail",
     ) -> DecodedImage:
@@ -105,6 +109,7 @@ class DecoderProcess:
           WorkerError: the child does not start.
         """
         child = self._running_child()
+        seconds = self._time_limit * _scale(max_pixels)
         try:
             question = {
                 "size": size,
@@ -112,23 +117,23 @@ class DecoderProcess:
                 "color_profile": color_profile,
                 "truncated": truncated,
             }
-            answer = child.ask((question, data), 3 * size[0] * size[1])
+            answer = child.ask((question, data), 3 * size[0] * size[1], seconds)
             outcome = _outcome(answer, size)
         except _OutOfTimeError as error:
             self.close()
-            message = f"not decoded within {self._time_limit:g} seconds of computing"
+            message = f"not decoded within {seconds:g} seconds of computing"
             raise DecodeError("timed_out", message) from error
         except TimeoutError as error:
             computed = child.cpu_seconds() - child.cpu_before
             self.close()
             message = (
-                f"not decoded within {_WAITING * self._time_limit:g} seconds, in which the decoder could "
+                f"not decoded within {_WAITING * seconds:g} seconds, in which the decoder could "
                 f"compute for {computed:.1f}: the machine is too busy, or it was stopped"
             )
             raise DecodeError("stalled", message) from error
         except (OSError, EOFError) as error:
             self._child = None
-            raise child.post_mortem() from error
+            raise child.post_mortem(child.shortage(max_pixels)) from error
         except ValueError as error:
             self.close()
             raise DecodeError("crashed", f"the decoder gave no answer that can be read: {error}") from error
@@ -136,8 +141,9 @@ class DecoderProcess:
             self.close()  # the next image must not get this one's answer
             raise
         if isinstance(outcome, DecodeError):
-            if outcome.reason == "out_of_memory" and child.shortage:
-                raise DecodeError("no_memory", f"{child.shortage}: {outcome}")
+            shortage = child.shortage(max_pixels)
+            if outcome.reason == "out_of_memory" and shortage:
+                raise DecodeError("no_memory", f"{shortage}: {outcome}")
             raise outcome
         return outcome
 
@@ -146,9 +152,9 @@ class DecoderProcess:
             self.close()
         if self._child is None:
             try:
-                self._child = _Child(self._command, self._time_limit)
+                self._child = _Child(self._command)
             except WorkerError:  # whatever killed it need not kill the next
-                self._child = _Child(self._command, self._time_limit)
+                self._child = _Child(self._command)
         return self._child
 
     def close(self) -> None:
@@ -171,7 +177,7 @@ class _OutOfTimeError(Exception):
 class _Child:
     """A running child and the connection to it."""
 
-    def __init__(self, command: Sequence[str], time_limit: float) -> None:
+    def __init__(self, command: Sequence[str]) -> None:
         self._connection, its_stdin = socket.socketpair()
         self._stream = self._connection.makefile("rb")
         with its_stdin, tempfile.TemporaryFile() as complaints:
@@ -199,27 +205,31 @@ class _Child:
                 complaints.seek(0)
                 lines = complaints.read().decode(errors="replace").splitlines() or [cause]
                 raise WorkerError(f"the process that decodes images does not start: {lines[-1]}") from error
-        # Why it may get less memory than an image may take; empty where it gets all of it. It says so before
-        # the first image can have damaged it.
-        self.shortage = str(ready.get("shortage", ""))
+        # It says how much memory it gets at most, and why, before the first image can have damaged it.
+        self._memory, self._why = ready.get("memory"), ready.get("why")
         self.cpu_before = 0.0  # seconds that it had computed when it was asked last
-        self._time_limit = time_limit
-        self._connection.settimeout(_WAITING * time_limit)
 
-    def ask(self, question: Message, most: int) -> Message:
+    def shortage(self, max_pixels: int) -> str:
+        """Why it may get less memory than an image may take; empty where it gets all of it."""
+        is_short = isinstance(self._memory, int) and self._memory < _memory_limit(max_pixels)
+        return str(self._why) if is_short else ""
+
+    def ask(self, question: Message, most: int, time_limit: float) -> Message:
         """The answer to `question`, of at most so many bytes in its body.
 
-        Raises _OutOfTimeError where it has computed for too long, TimeoutError where it has waited for too
-        long; where it died, another OSError or EOFError; ValueError for what is no message.
+        Raises _OutOfTimeError where it has computed for more than `time_limit` seconds, TimeoutError where it
+        has waited for too long; where it died, another OSError or EOFError; ValueError for what is no
+        message.
         """
         self.cpu_before, asked = self.cpu_seconds(), time.monotonic()
+        self._connection.settimeout(_WAITING * time_limit)
         _send(self._connection, question)
         answered = select.poll()
         answered.register(self._connection, select.POLLIN)
-        while not answered.poll(1000 * min(_LOOK_EVERY, self._time_limit)):
-            if self.cpu_seconds() - self.cpu_before > self._time_limit:
+        while not answered.poll(1000 * min(_LOOK_EVERY, time_limit)):
+            if self.cpu_seconds() - self.cpu_before > time_limit:
                 raise _OutOfTimeError
-            if time.monotonic() - asked > _WAITING * self._time_limit:
+            if time.monotonic() - asked > _WAITING * time_limit:
                 raise TimeoutError
         return _receive(self._stream, most)
 
@@ -232,13 +242,13 @@ class _Child:
         """Whether it has not died yet."""
         return self._process.poll() is None
 
-    def post_mortem(self) -> DecodeError:
-        """The failure of the image over which it died."""
+    def post_mortem(self, shortage: str) -> DecodeError:
+        """The failure of the image over which it died, or its `shortage` of memory."""
         message = f"the decoder died: {self.cause_of_death()}"
         if -self._process.returncode > 0 and -self._process.returncode not in _FAULTS:
             return DecodeError("killed", f"{message}, from outside")
-        if self.shortage:
-            return DecodeError("no_memory", f"{self.shortage}: {message}")
+        if shortage:
+            return DecodeError("no_memory", f"{shortage}: {message}")
         return DecodeError("crashed", message)
 
     def cause_of_death(self) -> str:
@@ -259,47 +269,63 @@ class _Child:
 
 def serve() -> None:
     """Decodes what comes in on stdin, a socket, until the parent is gone. The child's whole life."""
-    shortage = _restrict()
+    given = resource.getrlimit(resource.RLIMIT_DATA)
+    memory, why = _most_memory(given)
+    _restrict()
     with (
         contextlib.suppress(EOFError, ConnectionError),
         socket.socket(fileno=0) as connection,
         connection.makefile("rb") as stream,
     ):
-        _send(connection, ({"shortage": shortage}, b""))  # ready
+        _send(connection, ({"memory": memory, "why": why}, b""))  # ready
         while True:
             question = _receive(stream, sys.maxsize)
-            signal.alarm(_ORPHAN_LIMIT)
+            max_pixels = question[0]["max_pixels"]
+            signal.alarm(round(_ORPHAN_LIMIT * _scale(max_pixels)))
+            _allow(max_pixels, given)
             _send(connection, _answer(*question))
             signal.alarm(0)
 
 
-def _restrict() -> str:
-    """Limits this process; says why it may get less memory than `MEMORY_LIMIT`, if it may."""
-    given = [limit for limit in resource.getrlimit(resource.RLIMIT_DATA) if limit != resource.RLIM_INFINITY]
-    shortage = _shortage(given)
-    limit = min([MEMORY_LIMIT, *given])
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+def _scale(max_pixels: int) -> float:
+    """How many times as much time and memory an image may take as at the default of `max_pixels`."""
+    return max(1.0, max_pixels / DEFAULT_MAX_PIXELS)
+
+
+def _memory_limit(max_pixels: int) -> int:
+    return int(MEMORY_LIMIT * _scale(max_pixels))
+
+
+def _restrict() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with contextlib.suppress(OSError):
         # Where memory runs out all the same, Linux should end a child, and not its parent.
         Path("/proc/self/oom_score_adj").write_text("1000")
     os.dup2(1, 2)  # decoders warn on stderr; stdout goes nowhere
-    return shortage
 
 
-def _shortage(data_limits: Sequence[int]) -> str:
-    space, _ = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [*data_limits, *([] if space == resource.RLIM_INFINITY else [space])]
-    if limits and min(limits) < MEMORY_LIMIT:
-        return f"ulimit gives the decoder only {min(limits) >> 20} MiB"
+def _allow(max_pixels: int, given: tuple[int, int]) -> None:
+    """Lets an image take the memory and the pixels that it may; `given` are this process's own limits."""
+    limits = [limit for limit in given if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_DATA, (min([_memory_limit(max_pixels), *limits]), given[1]))
+    # Pillow refuses twice this number by itself.
+    Image.MAX_IMAGE_PIXELS = max(DEFAULT_MAX_PIXELS, max_pixels) // 2 + 1
+
+
+def _most_memory(given: tuple[int, int]) -> tuple[int, str]:
+    """The bytes that this process can be sure of, and what keeps it from more."""
+    ulimits = (*given, resource.getrlimit(resource.RLIMIT_AS)[0])
+    limits = [limit for limit in ulimits if limit != resource.RLIM_INFINITY]
     # Linux refuses at once what is more than there is.
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if memory < MEMORY_LIMIT:
-        return f"this machine has only {memory >> 20} MiB"
+    found = [
+        *((limit, f"ulimit gives the decoder only {limit >> 20} MiB") for limit in limits),
+        (memory, f"this machine has only {memory >> 20} MiB"),
+    ]
     with contextlib.suppress(OSError):
         if Path("/proc/sys/vm/overcommit_memory").read_text().strip() == "2":
-            return "this machine promises no more memory than it has (vm.overcommit_memory is 2)"
-    return ""
+            found.append((0, "this machine promises no more memory than it has (vm.overcommit_memory is 2)"))
+    return min(found)
 
 
 def _answer(question: dict[str, Any], data: bytes) -> Message:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.preprocess import LARGEST_MAX_PIXELS, DecodedImage
+from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage
 
 
 class DecoderPool:
@@ -28,7 +28,7 @@ class DecoderPool:
         self,
         data: bytes,
         size: tuple[int, int],
-        max_pixels: int = LARGEST_MAX_PIXELS,
+        max_pixels: int = DEFAULT_MAX_PIXELS,
         color_profile: str = "srgb",
         truncated: str = "fail",
     ) -> DecodedImage:

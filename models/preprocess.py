@@ -19,8 +19,11 @@ Pixels = npt.NDArray[np.uint8]
 # Names what `decode` does in the spec: a change of the pixels that it returns is a change of this name.
 PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-2"
 
-# Pillow refuses larger images by itself, whatever is asked for here.
-LARGEST_MAX_PIXELS = 178_956_970
+# Pillow refuses larger images by itself unless `Image.MAX_IMAGE_PIXELS` is raised, as decoder processes do.
+DEFAULT_MAX_PIXELS = 178_956_970
+
+# Width times height, which the store's arithmetic and Pillow's own hold for every image.
+LARGEST_MAX_PIXELS = (1 << 31) - 1
 
 # Pixels that are converted to RGB at once. Of a whole image at Pillow's limit, the intermediate values would
 # take up to 6 GiB more than source and result.
@@ -52,7 +55,7 @@ class DecodedImage:
 def decode(
     data: bytes,
     size: tuple[int, int],
-    max_pixels: int = LARGEST_MAX_PIXELS,
+    max_pixels: int = DEFAULT_MAX_PIXELS,
     color_profile: str = "srgb",
     truncated: str = "fail",
 ) -> DecodedImage:

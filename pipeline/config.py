@@ -19,7 +19,7 @@ from imgindex.models.backbones import check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines import ENGINES, PRECISIONS
 from imgindex.models.plugins import missing_extra
-from imgindex.models.preprocess import LARGEST_MAX_PIXELS
+from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from imgindex.models.saved_models import is_saved_model
 from imgindex.paths import absolute
 from imgindex.selection import Selection, compiled
@@ -72,7 +72,7 @@ class ImagesConfig:
     )  # fmt: skip
     include: tuple[str, ...] = ()  # patterns as of .gitignore; only what they match, where there are any
     exclude: tuple[str, ...] = ()  # and not what these match
-    max_pixels: int = LARGEST_MAX_PIXELS
+    max_pixels: int = DEFAULT_MAX_PIXELS
     max_bytes: int = 268_435_456
     color_profile: str = "srgb"
     truncated: str = "fail"

@@ -13,7 +13,7 @@ from PIL import Image
 
 from imgindex import listing, members, storage, walking
 from imgindex.errors import InputError, UsageError
-from imgindex.models.preprocess import DecodedImage, DecodeError, upright_rgb
+from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, upright_rgb
 from imgindex.names import name_of, uri_of
 from imgindex.ranges import read_range
 from imgindex.records import Failure, ImageFile
@@ -40,6 +40,7 @@ class Recipe:
     color_profile: str
     max_bytes: int
     truncated: str = "fail"
+    max_pixels: int = DEFAULT_MAX_PIXELS
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any]) -> "Recipe":
@@ -48,7 +49,9 @@ class Recipe:
         height, width = manifest["spec"]["image_size"]
         # Manifests of before these two keys have none.
         color_profile, truncated = images.get("color_profile", "srgb"), images.get("truncated", "fail")
-        return cls((height, width), str(color_profile), images["max_bytes"], str(truncated))
+        # What an index leaves out may still be searched for.
+        max_pixels = max(images["max_pixels"], DEFAULT_MAX_PIXELS)
+        return cls((height, width), str(color_profile), images["max_bytes"], str(truncated), max_pixels)
 
 
 @dataclass(frozen=True)
@@ -152,9 +155,8 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
                 _read(query, recipe.max_bytes) if isinstance(query, ImageFile) else members.read_image(path)
             )
         sha256 = hashlib.sha256(data).hexdigest()
-        pixels = decode(
-            data, recipe.size, color_profile=recipe.color_profile, truncated=recipe.truncated
-        ).pixels
+        how = recipe.max_pixels, recipe.color_profile, recipe.truncated
+        pixels = decode(data, recipe.size, *how).pixels
         return Loaded(name, pixels, path, sha256)
     except DecodeError as error:
         return Loaded(name, QueryError("decode", error.reason, str(error)))

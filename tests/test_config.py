@@ -151,7 +151,7 @@ def test_input_and_output_may_stand_in_the_file(tmp_path: Path) -> None:
         ("images: {extensions: [.jpg, 3]}", ["images.extensions", "3", "a list of texts"]),
         ("images: {extensions: [jpg]}", ["images.extensions", "'jpg'", "'.jpg'"]),
         ("images: {extensions: []}", ["images.extensions", "empty"]),
-        ("images: {max_pixels: 178956971}", ["images.max_pixels", "178956971", "178956970"]),
+        ("images: {max_pixels: 2147483648}", ["images.max_pixels", "2147483648", "2147483647"]),
         ("images: {max_bytes: 0}", ["images.max_bytes", "0", "from 1"]),
         ("engine: {name: jax}", ["engine.name", "'jax'", "auto", "tensorflow"]),
         ("engine: {precision: int8}", ["engine.precision", "'int8'", "auto", "float32"]),

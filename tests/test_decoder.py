@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_preprocess import png
 from trapped import COMMAND, children, trap
 
 from imgindex.errors import WorkerError
 from imgindex.models import decoder as decoder_module
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.preprocess import DecodeError, decode
+from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodeError, decode
 
 SIZE = (10, 14)
 
@@ -86,6 +87,52 @@ class TestDecodes:
         with pytest.raises(DecodeError, match=r"30 x 10 .* \(299\)") as caught:
             decoder.decode(data, SIZE, 299)
         assert caught.value.reason == "too_many_pixels"
+
+
+class TestMorePixelsThanByDefault:
+    MORE = 2 * DEFAULT_MAX_PIXELS
+
+    def test_a_jpeg_of_180_megapixels_takes_little_memory(self, decoder):
+        """It is decoded at an eighth of its size. Four bytes for each of its pixels would be 687 MiB."""
+        file = io.BytesIO()
+        Image.new("L", (20_000, 9_000), 128).save(file, "JPEG", quality=30)
+        assert reason(decoder, file.getvalue())[0] == "too_many_pixels"
+        with DecoderProcess(limited(len(file.getvalue()) + (100 << 20))) as small:
+            image = small.decode(file.getvalue(), SIZE, self.MORE)
+        assert (image.width, image.height) == (20_000, 9_000)
+        assert (image.pixels == 128).all()
+
+    def test_still_more_are_refused(self, decoder, image_bytes):
+        bomb = png((60_000, 60_000), 8, 2, b"")
+        with pytest.raises(DecodeError, match="exceeds limit of 3579139") as caught:
+            decoder.decode(bomb, SIZE, self.MORE)
+        assert caught.value.reason == "too_many_pixels"
+        assert_decodes(decoder, image_bytes(1))
+
+    def test_memory_is_bounded_in_proportion(self):
+        file = io.BytesIO()
+        Image.new("RGB", (2500, 2000)).save(file, "PNG")
+        with DecoderProcess(limited(len(file.getvalue()) + 3 * 2500 * 2000)) as decoder:
+            assert reason(decoder, file.getvalue())[0] == "out_of_memory"
+            assert decoder.decode(file.getvalue(), SIZE, self.MORE).width == 2500
+        with DecoderProcess(COMMAND) as decoder, pytest.raises(DecodeError) as caught:
+            decoder.decode(trap("memory"), SIZE, DEFAULT_MAX_PIXELS * 3 // 2)
+        assert caught.value.reason == "out_of_memory"
+
+    def test_a_limit_that_is_less_than_the_memory_for_them(self):
+        with DecoderProcess(under(resource.RLIMIT_DATA, 5 << 30)) as decoder:
+            with pytest.raises(DecodeError, match="ulimit gives the decoder only 5120 MiB") as caught:
+                decoder.decode(trap("memory"), SIZE, self.MORE)
+            assert caught.value.reason == "no_memory"
+            assert reason(decoder, trap("memory"))[0] == "out_of_memory"
+
+    def test_time_is_bounded_in_proportion(self, monkeypatch):
+        monkeypatch.setattr(decoder_module, "_WAITING", 1000)
+        with (
+            DecoderProcess(COMMAND, time_limit=0.5) as decoder,
+            pytest.raises(DecodeError, match="not decoded within 1 seconds of computing"),
+        ):
+            decoder.decode(trap("hang"), SIZE, self.MORE)
 
 
 class TestSurvives:

@@ -11,7 +11,7 @@ from test_independent_decoder import HEIGHT, RGB, WIDTH
 from test_preprocess import encoded
 
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.preprocess import DecodeError, decode
+from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, decode
 from imgindex.queries import Recipe, load
 from imgindex.results import QueryError
 
@@ -96,9 +96,25 @@ def test_whole_ones_and_other_failures_are_as_before() -> None:
 
 def test_a_query_follows_its_index() -> None:
     data = photo()[:-400]
-    manifest = {"config": {"images": {"max_bytes": 1 << 20}}, "spec": {"image_size": SIZE}}
+    images: dict[str, Any] = {"max_bytes": 1 << 20, "max_pixels": 1000}
+    manifest = {"config": {"images": images}, "spec": {"image_size": SIZE}}
     failed = load(data, Recipe.of(manifest), decode).value
     assert isinstance(failed, QueryError)
     assert failed.reason == "truncated"
-    manifest["config"]["images"]["truncated"] = "accept"
+    images["truncated"] = "accept"
     assert np.array_equal(load(data, Recipe.of(manifest), decode).value, accepting(data, SIZE).pixels)
+
+
+@pytest.mark.parametrize(("of_index", "of_query"), [(1000, DEFAULT_MAX_PIXELS), (1 << 30, 1 << 30)])
+def test_a_query_may_be_as_large_as_the_images_of_its_index(of_index: int, of_query: int) -> None:
+    """And as large as by default, for what an index leaves out may still be searched for."""
+    images = {"max_bytes": 1 << 20, "max_pixels": of_index}
+    recipe = Recipe.of({"config": {"images": images}, "spec": {"image_size": SIZE}})
+    asked: list[int] = []
+
+    def noting(data: bytes, size: tuple[int, int], max_pixels: int, *how: str) -> DecodedImage:
+        asked.append(max_pixels)
+        return decode(data, size, max_pixels, *how)
+
+    assert np.array_equal(load(photo(), recipe, noting).value, decode(photo(), SIZE).pixels)
+    assert asked == [of_query]
