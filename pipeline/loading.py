@@ -7,6 +7,7 @@ from pathlib import Path
 
 from imgindex import storage, walking
 from imgindex.config import ImagesConfig
+from imgindex.content_encoding import DamagedEncodingError, unpacked
 from imgindex.models.decoder import Decoder
 from imgindex.models.preprocess import DecodedImage, DecodeError, Pixels
 from imgindex.outage import READS
@@ -92,12 +93,24 @@ def _read(file: ImageFile, limits: ImagesConfig) -> tuple[ImageFile, bytes] | Fa
         # for the file that was listed may come back, as from a backup.
         before = version_of_file(file.version)
         if len(data) == file.size and now == before:
-            return file, data
+            return _content(file, data, limits)
         if len(data) != file.size or walking.modified_in(now) != walking.modified_in(before):
             return _changed(file)
         # Perhaps only its attributes have changed. Read again, the bytes are those of the new version.
         file = replace(file, version=now + file.version.removeprefix(before))
     return _changed(file)
+
+
+def _content(file: ImageFile, data: bytes, limits: ImagesConfig) -> tuple[ImageFile, bytes] | Failure:
+    if file.offset is not None:
+        return file, data  # a member of a tar
+    try:
+        content = unpacked(file.path, data, limits.max_bytes)
+    except DamagedEncodingError as error:
+        return Failure(file.uri, "decode", "undecodable", str(error), hashlib.sha256(data).hexdigest())
+    if len(content) > limits.max_bytes:
+        return _too_many_bytes(file, f"unpacked, its {file.size} bytes are", limits)
+    return file, content
 
 
 def _version_now(file: ImageFile) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from imgindex import storage, walking
+from imgindex.content_encoding import unpacked
 from imgindex.names import uri_of
 from imgindex.outage import READS
 from imgindex.ranges import read_range, reader
@@ -86,12 +87,13 @@ def split(path: str) -> tuple[str, str] | None:
 
 
 def read_image(path: str, limit: int | None = None) -> bytes:
-    """A file, or a member of a tar by its path in it: all, or as much as `storage.read_regular` reads.
+    """A file, or a member of a tar by its path in it: all, or of a longer one the first `limit` + 1 bytes.
 
-    Raises OSErrors.
+    Objects that are packed are unpacked. Raises OSErrors.
     """
     try:
-        return storage.read_bytes(path) if limit is None else storage.read_regular(path, limit)
+        data = storage.read_bytes(path) if limit is None else storage.read_regular(path, limit)
+        return unpacked(path, data, limit)
     except (FileNotFoundError, NotADirectoryError):
         parts = split(path)
         if parts is None:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from imgindex import listing, members, storage, walking
+from imgindex.content_encoding import unpacked
 from imgindex.errors import InputError, UsageError
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, upright_rgb
 from imgindex.names import name_of, uri_of
@@ -144,16 +145,18 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
             return Loaded(name, QueryError(query.stage, query.reason, query.message))
         if isinstance(query, Image.Image | np.ndarray):
             return Loaded(name, upright_rgb(_as_image(query), recipe.size, recipe.color_profile))
-        if isinstance(query, ImageFile) and query.size > recipe.max_bytes:
-            message = f"{query.size} bytes are more than images.max_bytes ({recipe.max_bytes}) of the index"
-            return Loaded(name, QueryError("read", "too_many_bytes", message))
         if isinstance(query, bytes):
             data = query
         else:
             path = name_of(name)
             data = (
-                _read(query, recipe.max_bytes) if isinstance(query, ImageFile) else members.read_image(path)
+                _read(query, recipe.max_bytes)
+                if isinstance(query, ImageFile)
+                else members.read_image(path, recipe.max_bytes)
             )
+            if len(data) > recipe.max_bytes:
+                message = f"it has more bytes than images.max_bytes ({recipe.max_bytes}) of the index"
+                return Loaded(name, QueryError("read", "too_many_bytes", message))
         sha256 = hashlib.sha256(data).hexdigest()
         how = recipe.max_pixels, recipe.color_profile, recipe.truncated
         pixels = decode(data, recipe.size, *how).pixels
@@ -168,8 +171,8 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
 
 def _read(file: ImageFile, max_bytes: int) -> bytes:
     if file.offset is None:
-        return storage.read_regular(file.path, max_bytes)
-    return read_range(file.path, file.offset, file.size)
+        return unpacked(file.path, storage.read_regular(file.path, max_bytes), max_bytes)
+    return read_range(file.path, file.offset, min(file.size, max_bytes + 1))
 
 
 def _as_image(query: Image.Image | npt.NDArray[Any]) -> Image.Image:

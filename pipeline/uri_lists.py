@@ -5,20 +5,26 @@ import csv
 import io
 import os
 import posixpath
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import IO
 
 import pyarrow as pa
 
 from imgindex import storage, tables
+from imgindex.content_encoding import unpacked_file
 from imgindex.errors import InputError
 from imgindex.names import name_of, uri_of
 from imgindex.ranges import reader
+from imgindex.text import counted
 
 SUFFIXES = (".txt", ".csv", ".parquet")
 
 # Which column names the images; the first that a list has.
 _COLUMNS = ("uri", "path")
+
+# What spreadsheets and databases separate the fields of a CSV file by.
+_DELIMITERS = (",", ";", "\t", "|")
 
 _MAX_LINE = 1 << 16
 _ROWS = 10_000
@@ -41,14 +47,17 @@ def read_list(source: str) -> Iterator[tuple[str, str]]:
     read = {".txt": _lines, ".csv": _csv_rows, ".parquet": _parquet_rows}[os.path.splitext(source)[1].lower()]
     try:
         with reader(source) as file:
-            for name in read(file):
+            for name in read(unpacked_file(source, file)):
                 if "\0" in name:
-                    raise ValueError(f"it names {name!r}, and no path holds a NUL; a list must be UTF-8 text")
+                    raise ValueError(
+                        f"it names {name!r}, and no path holds a NUL; save it as UTF-8, or as UTF-16 with a "
+                        "byte order mark"
+                    )
                 if name:
                     yield _located(name, root)
     except OSError as error:
         raise InputError(f"--input {source}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, csv.Error, pa.ArrowException) as error:
+    except (ValueError, csv.Error, pa.ArrowException, EOFError, zlib.error) as error:
         message = " ".join(str(error).split())
         raise InputError(f"--input {source}: is no list of images: {message}") from error
 
@@ -64,9 +73,11 @@ def _located(name: str, root: str) -> tuple[str, str]:
 
 
 def _text(file: IO[bytes], newline: str) -> io.TextIOWrapper:
-    if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-        raise ValueError("it is UTF-16 text; save it as UTF-8")
+    """`file` as text: UTF-16 where it begins with the mark of that, else UTF-8."""
+    is_utf16 = file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
     file.seek(0)
+    if is_utf16:
+        return io.TextIOWrapper(file, "utf-16", newline=newline)
     return io.TextIOWrapper(file, "utf-8-sig", "surrogateescape", newline=newline)
 
 
@@ -80,10 +91,30 @@ def _lines(file: IO[bytes]) -> Iterator[str]:
 
 
 def _csv_rows(file: IO[bytes]) -> Iterator[str]:
-    rows = csv.DictReader(_text(file, newline=""))
-    column = _column(rows.fieldnames or ())
+    text = _text(file, newline="")
+    header = text.readline(_MAX_LINE)
+    delimiter = _delimiter(header)
+    names = next(csv.reader([header], delimiter=delimiter), [])
+    column = _column(names)
+    rows = csv.reader(text, delimiter=delimiter)
+    position = names.index(column)
     for row in rows:
-        yield _name(column, row[column])
+        # A row may lack what comes after the name, and an empty line is no row.
+        if len(row) > len(names) or 0 < len(row) <= position:
+            raise ValueError(
+                f"line {rows.line_num + 1} has {counted(len(row), 'field')} and the header {len(names)}, "
+                f"separated by {delimiter!r}; a field that holds a separator must stand in double quotes"
+            )
+        if row:
+            yield _name(column, row[position])
+
+
+def _delimiter(header: str) -> str:
+    """What separates the fields of a CSV file: the first delimiter by which its header names images."""
+    for delimiter in _DELIMITERS:
+        if not set(_COLUMNS).isdisjoint(next(csv.reader([header], delimiter=delimiter), [])):
+            return delimiter
+    return _DELIMITERS[0]
 
 
 def _parquet_rows(file: IO[bytes]) -> Iterator[str]:
@@ -104,6 +135,8 @@ def _column(names: Sequence[str]) -> str:
 def _name(column: str, value: object) -> str:
     if value is None:
         return ""
+    if isinstance(value, bytes):
+        value = os.fsdecode(value)
     if not isinstance(value, str):
         raise ValueError(f"the column {column} holds {type(value).__name__} and not text")
     return name_of(value) if column == "uri" else value

@@ -1,6 +1,7 @@
 """What must hold of a build from and to an object store, whichever it is."""
 
 import contextlib
+import gzip
 import hashlib
 import json
 import os
@@ -28,8 +29,10 @@ from imgindex.cli import main
 from imgindex.doctor_output import check_object_store
 from imgindex.errors import OutputError
 from imgindex.key_ranges import KeyRange, cut, objects_of
+from imgindex.listing import list_images
 from imgindex.lock import writer_lock
 from imgindex.ranges import reader
+from imgindex.selection import Selection
 
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled", image_size=32)
 
@@ -233,6 +236,45 @@ class ObjectStoreTests:
         uri = f"x.tar/{names[5]}"
         (result,) = index.search(index.image_path(uri), k=1)
         assert result.neighbors[0].uri == uri
+
+    def test_what_looks_like_a_glob_and_exists_is_no_glob(self, bucket: str, local: Path) -> None:
+        photos = sorted((local / "photos").glob("*/*.jpg"))[:4]
+        files = {f"{number}.jpg": photo.read_bytes() for number, photo in enumerate(photos)}
+        place = f"{bucket}/in/photos [2020]"
+        for name, data in files.items():
+            storage.write_bytes(f"{place}/{name}", data)
+        storage.write_bytes(f"{place}/shard[1].tar", tar_of(files))
+        storage.write_bytes(f"{bucket}/in/photos 2/0.jpg", b"what the glob would match")
+
+        def uris(source: str) -> set[str]:
+            return {image.uri for image in list_images(source, Selection((".jpg",)))}
+
+        in_tar = {f"shard[1].tar/{name}" for name in files}
+        assert uris(place) == uris(f"{place}/") == files.keys() | in_tar
+        assert uris(f"{place}/shard[1].tar") == in_tar
+        assert uris(f"{place}/[01].jpg") == {"0.jpg", "1.jpg"}
+        assert imgindex.build(settings(place, f"{bucket}/out/literal"))["ledger"]["indexed"] == 8
+
+    def test_objects_with_content_encoding_are_the_images(self, bucket: str, local: Path) -> None:
+        for number, photo in enumerate(sorted((local / "photos").glob("*/*.jpg"))[:6]):
+            path = f"{bucket}/in/packed/{number}.jpg"
+            if number % 2:
+                storage.write_bytes(path, photo.read_bytes())
+            else:
+                self.put_packed(path, gzip.compress(photo.read_bytes()))
+        self.put_packed(f"{bucket}/in/packed.csv", gzip.compress(b"path\npacked/0.jpg\npacked/1.jpg\n"))
+        config = settings(f"{bucket}/in/packed", f"{bucket}/out/packed")
+        manifest = imgindex.build(config)
+        assert (manifest["ledger"]["indexed"], manifest["ledger"]["failed"]) == (6, 0)
+        assert imgindex.refresh(config).published is False
+        (result,) = imgindex.Index.open(config.output).search(f"{bucket}/in/packed/0.jpg", k=1)
+        assert (result.neighbors[0].uri, result.neighbors[0].similarity) == ("0.jpg", pytest.approx(1))
+        listed = {image.uri for image in list_images(f"{bucket}/in/packed.csv", Selection((".jpg",)))}
+        assert listed == {"packed/0.jpg", "packed/1.jpg"}
+
+    def put_packed(self, path: str, data: bytes) -> None:
+        """Writes an object with ``Content-Encoding: gzip``."""
+        raise NotImplementedError
 
     @pytest.mark.timeout(600 + 60 * PAIRS)
     def test_of_two_builds_that_start_together_one_publishes_and_nothing_is_lost(

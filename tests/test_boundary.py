@@ -134,15 +134,6 @@ def test_a_query_of_a_name_that_no_filesystem_takes() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".txt", ".csv"])
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
-def test_a_list_in_utf_16(suffix: str, encoding: str, tmp_path: Path) -> None:
-    path = tmp_path / f"list{suffix}"
-    path.write_bytes("\ufeffpath\na.jpg\n".encode(encoding))
-    with pytest.raises(InputError, match=r"is no list of images: it is UTF-16 text; save it as UTF-8"):
-        list(list_images(str(path), Selection((".jpg",))))
-
-
-@pytest.mark.parametrize("suffix", [".txt", ".csv"])
 def test_a_list_with_a_nul(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"list{suffix}"
     path.write_bytes(b"path\na\0.jpg\n")

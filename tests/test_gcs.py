@@ -71,4 +71,11 @@ def bucket(server: str) -> str:
 
 
 class TestGcs(ObjectStoreTests):
-    pass
+    def put_packed(self, path: str, data: bytes) -> None:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud.storage import Client
+
+        bucket, _, name = path.removeprefix("gs://").partition("/")
+        blob = Client("test", AnonymousCredentials()).bucket(bucket).blob(name)
+        blob.content_encoding = "gzip"
+        blob.upload_from_string(data, "image/jpeg")

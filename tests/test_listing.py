@@ -4,15 +4,17 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from packed import tar_of
 
 from imgindex.errors import InputError
 from imgindex.listing import input_root, is_inside, list_images
 from imgindex.names import name_of
 from imgindex.records import Failure, ImageFile
 from imgindex.selection import Selection
-from imgindex.storage import read_bytes
+from imgindex.storage import read_bytes, write_bytes
 
 SELECTION = Selection((".jpg", ".png"))
 
@@ -281,3 +283,14 @@ def test_a_scheme_that_no_filesystem_serves() -> None:
 )
 def test_whether_an_output_lies_inside_an_input(path: str, root: str, inside: bool) -> None:
     assert is_inside(path, root) is inside
+
+
+def test_on_an_object_store_what_looks_like_a_glob_and_exists_is_no_glob(memory: Any) -> None:
+    for name in ("photos [2020]/a.jpg", "photos [2020]/shard[1].jpg", "photos 2/b.jpg"):
+        write_bytes(f"mem://bucket/{name}", name.encode())
+    write_bytes("mem://bucket/shard[1].tar", tar_of({"c.jpg": b"c"}))
+    assert uris("mem://bucket/photos [2020]") == ["a.jpg", "shard[1].jpg"]
+    assert uris("mem://bucket/photos [2020]/*[[]1].jpg") == ["shard[1].jpg"]
+    assert uris("mem://bucket/photos [12]/*.jpg") == ["photos 2/b.jpg"]
+    (member,) = list_images("mem://bucket/shard[1].tar", SELECTION)
+    assert member.uri == "shard[1].tar/c.jpg"

@@ -20,6 +20,12 @@ def bucket(s3_server: str) -> str:
 
 
 class TestS3(ObjectStoreTests):
+    def put_packed(self, path: str, data: bytes) -> None:
+        import boto3
+
+        bucket, _, key = path.removeprefix("s3://").partition("/")
+        boto3.client("s3").put_object(Bucket=bucket, Key=key, Body=data, ContentEncoding="gzip")
+
     def test_flags_of_beam_name_the_endpoint_and_credentials(
         self, built: Any, s3_server: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

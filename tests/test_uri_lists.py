@@ -1,12 +1,16 @@
 """Lists as inputs: the same files have the same uris as in a directory's listing."""
 
+import csv
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from packed import tar_of
 
 from imgindex import storage
@@ -14,6 +18,7 @@ from imgindex.errors import InputError
 from imgindex.listing import input_root, list_images
 from imgindex.records import Failure, ImageFile
 from imgindex.selection import Selection
+from imgindex.uri_lists import read_list
 
 SELECTION = Selection((".jpg",))
 
@@ -98,6 +103,68 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
     # In tables text is UTF-8, but uris have stand-ins.
     write_list(f"{tmp_path}/list.parquet", ["caf\U0010dce9.jpg"], "uri")
     assert list(listed(f"{tmp_path}/list.parquet")) == ["caf\U0010dce9.jpg"]
+
+    pq.write_table(pa.table({"path": [b"caf\xe9.jpg"]}), tmp_path / "bytes.parquet")
+    assert listed(f"{tmp_path}/bytes.parquet") == listed(str(tmp_path))
+
+
+@pytest.mark.parametrize("suffix", [".txt", ".csv"])
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16-le", "utf-16-be"])
+def test_what_windows_programs_save_as_text(suffix: str, encoding: str, tmp_path: Path) -> None:
+    names = ["a.jpg", "x/ä 猫.jpg", "č.jpg"]
+    text = "\r\n".join(["path", *names] if suffix == ".csv" else names)
+    mark = "\ufeff" if encoding.startswith("utf-16") else ""
+    (tmp_path / f"list{suffix}").write_bytes((mark + text).encode(encoding))
+    assert list(listed(f"{tmp_path}/list{suffix}")) == names
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-32"])
+def test_text_of_other_encodings_is_refused(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes("a.jpg\n".encode(encoding))
+    with pytest.raises(
+        InputError, match="no path holds a NUL; save it as UTF-8, or as UTF-16 with a byte order"
+    ):
+        listed(f"{tmp_path}/list.txt")
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@given(names=st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=1))
+def test_a_csv_file_has_the_delimiter_of_its_header(delimiter: str, names: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        with Path(folder, "list.csv").open("w", encoding="utf-8", newline="") as file:
+            rows = csv.writer(file, delimiter=delimiter)
+            rows.writerow(["label", "path", "note"])
+            rows.writerows(["cat", f"x/{name}", ""] for name in names)
+        read = [path for _, path in read_list(f"{folder}/list.csv")]
+        assert read == [os.path.normpath(f"{folder}/x/{name}") for name in names]
+
+
+@pytest.mark.parametrize("header", ["path", "path,label", "label,path"])
+def test_a_row_with_other_fields_than_the_header_is_refused(header: str, tmp_path: Path) -> None:
+    fields = header.count(",") + 1
+    rows = ["a.jpg" + ",x" * (fields - 1), "", ",".join("b" * (fields + 1)), "c.jpg"]
+    (tmp_path / "list.csv").write_text("\n".join([header, *rows]))
+    with pytest.raises(
+        InputError, match=f"line 4 has {fields + 1} fields and the header {fields}, separated by ','"
+    ):
+        listed(f"{tmp_path}/list.csv")
+
+
+def test_a_row_may_end_after_the_name(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text("path,label\na.jpg\nb.jpg,cat\n")
+    assert list(listed(f"{tmp_path}/list.csv")) == ["a.jpg", "b.jpg"]
+    (tmp_path / "list.csv").write_text("label,path\ncat,b.jpg\ncat\n")
+    with pytest.raises(InputError, match="line 3 has 1 field and the header 2"):
+        listed(f"{tmp_path}/list.csv")
+
+
+@pytest.mark.parametrize("name", ['"a.jpg"', "'a.jpg'", "a.jpg ", " a.jpg", "a.jpg\t"])
+def test_a_name_that_is_not_quite_a_files_is_missing(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "list.txt").write_text(f"{name}\na.jpg\n")
+    missing = listed(f"{tmp_path}/list.txt")[name]
+    assert isinstance(missing, Failure)
+    assert missing.reason == "vanished"
 
 
 @pytest.mark.parametrize(
