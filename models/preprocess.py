@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from imgindex.models import deep_colors, jpeg_xl, mending, plugins, repair
+from imgindex.models import deep_colors, jpeg_xl, mending, other_tiffs, plugins, repair, tiff_samples
 from imgindex.models.color import conversion_to_srgb
 from imgindex.models.levels import Levels, is_deep, levels_of
 
@@ -160,6 +160,8 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
             return _decode_jpeg_xl(data, size, max_pixels, color_profile)
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
             _check_pixels(*image.size, max_pixels)
+            if isinstance(image, TiffImagePlugin.TiffImageFile) and tiff_samples.is_other(image.tag_v2):
+                return _decode_other_tiff(data, size, max_pixels, color_profile)
             mending.mend(image, data)
             original = image.size
             if plugin is None:
@@ -182,8 +184,7 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
         if plugin is not None:
             raise DecodeError("undecodable", f"a damaged {plugin.name} file") from error
         if data.startswith(_TIFFS):
-            message = "a TIFF whose samples or compression Pillow does not read, or that is damaged"
-            raise DecodeError("undecodable", message) from error
+            return _decode_other_tiff(data, size, max_pixels, color_profile)
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
         raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}") from error
@@ -196,6 +197,26 @@ def _decode_jpeg_xl(data: bytes, size: tuple[int, int], max_pixels: int, color_p
         return _decode(jpeg, size, max_pixels, color_profile)
     image = jpeg_xl.open_image(data)
     return DecodedImage(upright_rgb(image, size, color_profile), image.width, image.height)
+
+
+def _decode_other_tiff(
+    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
+) -> DecodedImage:
+    """Decodes a TIFF that Pillow does not read."""
+    try:
+        layout = tiff_samples.read_layout(data)
+        _check_pixels(layout.width, layout.height, max_pixels)
+        image = other_tiffs.open_image(data, layout)
+        width, height = image.size[::-1] if _orientation(image) in _QUARTER_TURNS else image.size
+        return DecodedImage(upright_rgb(image, size, color_profile), width, height)
+    except DecodeError:
+        raise
+    except tiff_samples.MissingCodecError as error:
+        raise DecodeError("needs_extra", f"{error} need imgindex[tiff], which is not installed") from error
+    except tiff_samples.UnsupportedError as error:
+        raise DecodeError("undecodable", f"a TIFF of a kind that imgindex does not read: {error}") from error
+    except Exception as error:  # as above
+        raise DecodeError(_reason(error, data), f"a damaged TIFF: {type(error).__name__}: {error}") from error
 
 
 # The beginnings of TIFF and BigTIFF.

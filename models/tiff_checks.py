@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin
 
-_UNCOMPRESSED, _GROUP4, _JPEG = 1, 4, 7
+_GROUP4, _JPEG = 4, 7
 _SEPARATE_PLANES = 2
 _YCBCR = 6
 
@@ -37,9 +37,6 @@ class _Block:
 def check_tiff(image: TiffImagePlugin.TiffImageFile, data: bytes) -> None:
     """Raises ValueError where pixels of `image`, opened from `data`, would be undefined or cannot be read."""
     compression = image.tag_v2.get(TiffImagePlugin.COMPRESSION)
-    photometric = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION)
-    if compression == _UNCOMPRESSED and photometric == _YCBCR:
-        raise ValueError("Pillow does not read TIFFs in YCbCr without compression")
     if compression == _GROUP4:
         blocks = list(_blocks(image, data))
         if image.tag_v2.get(TiffImagePlugin.FILLORDER) == 2:

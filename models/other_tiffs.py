@@ -1,0 +1,140 @@
+"""TIFFs that Pillow does not read, as images of 8 bits a color; docs/formats.md says what samples mean."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from imgindex.models.levels import Levels, levels_of
+from imgindex.models.tiff_samples import (
+    ASSOCIATED,
+    CIELAB,
+    ICCLAB,
+    ORIENTATION,
+    PROFILE,
+    RGB,
+    WHITE_IS_ZERO,
+    YCBCR,
+    Codec,
+    Layout,
+    Values,
+    blocks,
+    codec_of,
+    number,
+)
+
+
+def open_image(data: bytes, layout: Layout) -> Image.Image:
+    """Decodes a TIFF to 8-bit grey or RGB on white, with its profile and its orientation in `info`.
+
+    Raises:
+      ValueError: it is damaged, or cut off.
+      UnsupportedError: its compression is not read here.
+      MissingCodecError: it needs imagecodecs.
+    """
+    codec = codec_of(layout)
+    convert = _conversion(data, layout, codec)
+    channels = 1 if layout.colors == 1 and not layout.alpha else 3
+    pixels = np.empty((layout.height, layout.width, channels), np.uint8)
+    for top, left, values in blocks(data, layout, codec):
+        shown = _on_white(values, layout, convert) if layout.alpha else convert(values)
+        pixels[top : top + len(values), left : left + values.shape[1]] = shown
+    image = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+    profile = layout.tags.get(PROFILE)
+    if isinstance(profile, bytes):
+        image.info["icc_profile"] = profile
+    exif = Image.Exif()
+    exif[ORIENTATION] = number(layout.tags, ORIENTATION, 1)
+    image.info["exif"] = exif.tobytes()
+    return image
+
+
+def _conversion(data: bytes, layout: Layout, codec: Codec) -> Callable[[Values], Values]:
+    """What makes 8-bit grey or RGB [rows, columns, 1 or 3] of values."""
+    if layout.photometric in (CIELAB, ICCLAB):
+        return functools.partial(_lab, layout)
+    if layout.photometric == YCBCR:
+        return lambda values: np.asarray(Image.fromarray(values[..., :3].copy(), "YCbCr").convert("RGB"))
+    colors = slice(layout.colors)
+    if layout.dtype == np.uint8:
+        if layout.photometric == WHITE_IS_ZERO:
+            return lambda values: 255 - values[..., colors]
+        return lambda values: values[..., colors]
+    if layout.dtype.kind == "f" and layout.photometric == RGB:
+        if PROFILE in layout.tags:
+            return lambda values: _byte(np.nan_to_num(values[..., colors].astype(np.float32)))
+        return lambda values: _byte(_srgb(np.nan_to_num(values[..., colors].astype(np.float32))))
+    levels = _levels(data, layout, codec)
+    return lambda values: levels.apply(_narrow(values[..., colors]))
+
+
+def _narrow(values: Values) -> Values:
+    """Values of a kind that `Levels` takes."""
+    narrow = values.dtype in (np.uint16, np.int16, np.int32, np.float32)
+    return values.astype(values.dtype.newbyteorder("=") if narrow else np.float32)
+
+
+def _levels(data: bytes, layout: Layout, codec: Codec) -> Levels:
+    """As of grey that Pillow reads, one for all colors."""
+    image: Any = Image.new("I;16" if layout.dtype == np.uint16 else "F", (1, 1))
+    image.tag_v2 = layout.tags
+
+    def strips() -> Iterator[Values]:
+        for _, _, values in blocks(data, layout, codec):
+            yield _narrow(values[..., : layout.colors])
+
+    return levels_of(image, strips)
+
+
+def _byte(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    return (values.clip(0, 1) * np.float32(255)).round().astype(np.uint8)
+
+
+def _srgb(light: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The signal of sRGB for linear light; both from 0 to 1."""
+    light = light.clip(0, 1)
+    return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+# Of D65, whose light is white in CIELAB here, as in libvips.
+_WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)
+_XYZ_TO_RGB = np.array(
+    [
+        [3.2404542, -1.5371385, -0.4985314],
+        [-0.969266, 1.8760108, 0.041556],
+        [0.0556434, -0.2040259, 1.0572252],
+    ],
+    np.float32,
+)
+
+
+def _lab(layout: Layout, values: Values) -> npt.NDArray[np.uint8]:
+    lab = values[..., :3].astype(np.float32)
+    if layout.dtype.kind != "f":
+        bits = 8 * layout.dtype.itemsize
+        lab[lab < 0] += 1 << bits  # all as unsigned
+        scale = np.float32(1 << bits - 8)
+        lightness, colors = lab[..., :1] * (100 / ((1 << bits) - 1)), lab[..., 1:] / scale
+        signed = np.where(colors >= 128, colors - 256, colors)
+        colors = colors - 128 if layout.photometric == ICCLAB else signed
+        lab = np.concatenate([lightness, colors], axis=-1)
+    lab = np.nan_to_num(lab)
+    y = (lab[..., 0] + 16) / 116
+    cubes = np.stack([y + lab[..., 1] / 500, y, y - lab[..., 2] / 200], axis=-1)
+    xyz = np.where(cubes > 6 / 29, cubes**3, (cubes - 16 / 116) * 3 * (6 / 29) ** 2) * _WHITE
+    return _byte(_srgb(xyz.astype(np.float32) @ _XYZ_TO_RGB.T))
+
+
+def _on_white(values: Values, layout: Layout, convert: Callable[[Values], Values]) -> Values:
+    """Float transparency goes from 0 to 1, that of whole numbers to the greatest of their kind."""
+    most = 1.0 if layout.dtype.kind == "f" else float(np.iinfo(layout.dtype).max)
+    alpha = np.nan_to_num(values[..., layout.colors, np.newaxis].astype(np.float32)) / np.float32(most)
+    alpha = alpha.clip(0, 1)
+    if layout.alpha == ASSOCIATED:
+        apart = values / np.where(alpha > 0, alpha, 1)
+        values = (apart if layout.dtype.kind == "f" else apart.round().clip(0, most)).astype(layout.dtype)
+    shown: Values = (convert(values) * alpha + 255 * (1 - alpha)).round()
+    return shown.astype(np.uint8)

@@ -1,0 +1,252 @@
+"""TIFFs that Pillow does not read, judged by libvips, or by the values that were written."""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from test_independent_decoder import ALPHA, HEIGHT, RGB, TOLERANCE, WIDTH, seen_by_vips
+from test_odd_images import swapped_profile
+from test_preprocess import on_white, repeated
+
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.preprocess import DecodedImage, DecodeError, decode
+
+pyvips = pytest.importorskip("pyvips")
+tifffile = pytest.importorskip("tifffile")
+pytest.importorskip("imagecodecs")
+
+PIXELS = np.asarray(RGB)
+GREY = np.asarray(RGB.convert("L"))
+
+
+def linear(pixels: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
+    """The light of sRGB pixels, from 0 to 1."""
+    signal = pixels / 255
+    return np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4).astype(dtype)
+
+
+def tiff(values: np.ndarray, photometric: str = "rgb", **options: Any) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(file, values, photometric=photometric, **options)
+    return file.getvalue()
+
+
+def by_vips(space: str, **options: Any) -> bytes:
+    rgb = pyvips.Image.new_from_memory(PIXELS.tobytes(), WIDTH, HEIGHT, 3, "uchar")
+    return bytes(rgb.copy(interpretation="srgb").colourspace(space).tiffsave_buffer(**options))
+
+
+def whole(data: bytes, **options: Any) -> DecodedImage:
+    return decode(data, (HEIGHT, WIDTH), **options)
+
+
+def failure(data: bytes, **options: Any) -> DecodeError:
+    with pytest.raises(DecodeError) as caught:
+        decode(data, (8, 8), **options)
+    return caught.value
+
+
+def difference(seen: np.ndarray, expected: np.ndarray) -> float:
+    assert seen.shape == expected.shape
+    return float(np.abs(seen - expected.astype(np.float64)).mean())
+
+
+FLOATS = tiff(linear(PIXELS))
+LAB_16 = by_vips("labs")
+
+READ_BY_BOTH = {
+    "floating point of 32 bits": FLOATS,
+    "floating point of 16 bits": tiff(linear(PIXELS, np.float16)),
+    "floating point beyond 0 to 1": tiff(linear(PIXELS) * 3 - 1),
+    "floating point by libvips, LZW in tiles": by_vips("scrgb", compression="lzw", tile=True, tile_width=32),
+    "floating point by libvips, deflate": by_vips("scrgb", compression="deflate", predictor="float"),
+    "floating point in planes": tiff(np.moveaxis(linear(PIXELS), 2, 0).copy(), planarconfig="separate"),
+    "big-endian BigTIFF of floating point": tiff(linear(PIXELS), bigtiff=True, byteorder=">"),
+    "CIELAB of floating point": by_vips("lab"),
+    "CIELAB of 16 bits": LAB_16,
+    "CIELAB of 16 bits, LZW": by_vips("labs", compression="lzw"),
+    "whole numbers of 32 bits": tiff(PIXELS.astype(np.uint32)),
+    "WebP": by_vips("srgb", compression="webp", lossless=True),
+    "WebP in tiles": tiff(PIXELS, compression="webp", tile=(16, 32)),
+    "grey of 16 bits with transparency": tiff(
+        np.dstack([GREY, np.asarray(ALPHA)]).astype(np.uint16) * 257, "minisblack",
+        planarconfig="contig", extrasamples=["unassalpha"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("data", READ_BY_BOTH.values(), ids=READ_BY_BOTH)
+def test_libvips_sees_the_same_picture(data: bytes) -> None:
+    assert difference(whole(data).pixels, seen_by_vips(data)) <= TOLERANCE
+
+
+IN_8_BITS = {
+    "JPEG 2000": tiff(PIXELS, compression="jpeg2000"),
+    "JPEG XL": tiff(PIXELS, compression="jpegxl"),
+    "JPEG XR": tiff(PIXELS, compression="jpegxr"),
+    "PNG": tiff(PIXELS, compression="png"),
+    "LERC": tiff(PIXELS, compression="lerc"),
+    "floating point of 64 bits": tiff(linear(PIXELS, np.float64)),
+    "the whole range of 32 bits": tiff(PIXELS.astype(np.uint32) * 0x01010101),
+    "signed 16 bits": tiff(PIXELS.astype(np.int16) * 128),
+}
+
+
+@pytest.mark.parametrize("data", IN_8_BITS.values(), ids=IN_8_BITS)
+def test_what_libvips_does_not_read_has_the_pixels_that_were_written(data: bytes) -> None:
+    assert difference(whole(data).pixels, PIXELS) < 1
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint64, np.int64])
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_grey_of_other_depths_is_stretched_as_that_of_32_bits(dtype: type, photometric: str) -> None:
+    values = GREY.astype(dtype)
+    low, high = np.sort(GREY.ravel())[[3, -4]].astype(float)  # all but a thousandth at each end
+    expected = ((GREY - low) / (high - low) * 255).clip(0, 255)
+    expected = expected if photometric == "minisblack" else 255 - expected
+    assert difference(whole(tiff(values, photometric)).pixels, repeated(expected)) < 1
+
+
+@given(
+    byteorder=st.sampled_from("<>"),
+    bigtiff=st.booleans(),
+    tile=st.sampled_from([None, (16, 16), (32, 16), (64, 80)]),
+    rows=st.integers(1, HEIGHT),
+    separate=st.booleans(),
+    compression=st.sampled_from([None, "lzw", "deflate", "packbits", "zstd", "lzma"]),
+    predictor=st.sampled_from([False, True]),
+    samples=st.sampled_from([3, 4]),
+)
+@settings(deadline=None, max_examples=60)
+def test_every_way_to_lay_out_the_same_samples(
+    byteorder: str, bigtiff: bool, tile: tuple[int, int] | None, rows: int, separate: bool,
+    compression: str | None, predictor: bool, samples: int,
+) -> None:  # fmt: skip
+    values = np.dstack([linear(PIXELS), np.ones((HEIGHT, WIDTH, 1), np.float32)])[..., :samples]
+    options: dict[str, Any] = {"extrasamples": ["unassalpha"]} if samples == 4 else {}
+    options |= {"tile": tile} if tile else {"rowsperstrip": rows}
+    options |= {"predictor": True} if predictor and compression not in (None, "packbits") else {}
+    if separate:
+        values = np.moveaxis(values, 2, 0).copy()
+    data = tiff(
+        values, byteorder=byteorder, bigtiff=bigtiff, compression=compression,
+        planarconfig="separate" if separate else "contig", **options,
+    )  # fmt: skip
+    assert difference(whole(data).pixels, PIXELS) < 0.01
+
+
+@pytest.mark.parametrize("kind", ["unassalpha", "assocalpha"])
+@pytest.mark.parametrize("dtype", [np.float32, np.uint16])
+def test_transparency_is_laid_on_white(kind: str, dtype: type) -> None:
+    alpha = np.asarray(ALPHA)[..., np.newaxis] / 255
+    colors = linear(PIXELS, float) if dtype == np.float32 else PIXELS / 255
+    both = np.concatenate([colors * (alpha if kind == "assocalpha" else 1), alpha], axis=-1)
+    values = both.astype(dtype) if dtype == np.float32 else (both * 65535).round().astype(dtype)
+    data = tiff(values, extrasamples=[kind], compression="lzw")
+    assert difference(whole(data).pixels, on_white(PIXELS, np.asarray(ALPHA))) < 1
+
+
+def test_a_profile_says_what_floating_point_means() -> None:
+    data = tiff((PIXELS / 255).astype(np.float32), iccprofile=swapped_profile())
+    assert difference(whole(data, color_profile="ignore").pixels, PIXELS) < 1
+    assert difference(whole(data).pixels, PIXELS[..., [1, 0, 2]]) < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_it_is_turned_as_its_orientation_says(orientation: int) -> None:
+    data = tiff(linear(PIXELS), extratags=[(274, 3, 1, orientation, True)])
+    expected = seen_by_vips(data)
+    image = decode(data, expected.shape[:2])
+    assert (image.height, image.width) == expected.shape[:2]
+    assert difference(image.pixels, expected) <= TOLERANCE
+
+
+@pytest.mark.parametrize(("across", "down"), [(1, 1), (2, 1), (2, 2), (4, 2)])
+def test_ycbcr_without_compression(across: int, down: int) -> None:
+    """libvips shows it as if it were RGB. The sides are no multiples of what shares a color."""
+    height, width = HEIGHT - 1, WIDTH - 1
+    full = np.asarray(Image.fromarray(PIXELS).convert("YCbCr"))
+    coarse = full[::down, ::across, 1:]
+    padded = np.pad(full[:height, :width, 0], ((0, -height % down), (0, -width % across)))
+    units = padded.reshape(len(padded) // down, down, -1, across).swapaxes(1, 2)
+    units = units.reshape(*units.shape[:2], down * across)
+    body = np.concatenate([units, coarse[: units.shape[0], : units.shape[1]]], axis=-1).tobytes()
+    tags = [
+        (256, 4, 1, width), (257, 4, 1, height), (258, 3, 3, 150), (259, 3, 1, 1), (262, 3, 1, 6),
+        (273, 4, 1, 156), (277, 3, 1, 3), (278, 4, 1, height), (279, 4, 1, len(body)),
+        (530, 3, 2, down << 16 | across),
+    ]  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    data = (b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory).ljust(150, b"\0")
+    data += struct.pack("<3H", 8, 8, 8) + body
+    shared = coarse.repeat(down, axis=0).repeat(across, axis=1)
+    expected = np.dstack([full[..., 0], shared[:HEIGHT, :WIDTH]])[:height, :width]
+    seen = decode(data, (height, width)).pixels
+    assert difference(seen, np.asarray(Image.fromarray(expected, "YCbCr").convert("RGB"))) == 0
+    assert failure(data[:-1]).reason == "truncated"
+
+
+@pytest.mark.parametrize(
+    "compression", [None, "lzw", "deflate", "packbits", "zstd", "lzma", "webp", "jpegxl", "lerc"]
+)
+def test_damage_and_missing_ends_are_failures(compression: str | None) -> None:
+    pictures = compression in ("webp", "jpegxl")
+    data = bytearray(tiff(PIXELS if pictures else linear(PIXELS), compression=compression, rowsperstrip=8))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        start, count = file.pages[0].dataoffsets[3], file.pages[0].databytecounts[3]
+    assert failure(bytes(data[: start + count - 1])).reason == "truncated"
+    if compression is not None:
+        data[start : start + count] = bytes(count)
+        assert failure(bytes(data)).reason in ("truncated", "undecodable")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [FLOATS, LAB_16, IN_8_BITS["JPEG XL"], READ_BY_BOTH["WebP"]],
+    ids=["floats", "Lab", "JPEG XL", "WebP"],
+)
+class TestLimits:
+    def test_a_child_decodes_as_this_process_does(self, data: bytes) -> None:
+        with DecoderProcess() as decoder:
+            assert np.array_equal(decoder.decode(data, (32, 32)).pixels, decode(data, (32, 32)).pixels)
+
+    def test_max_pixels(self, data: bytes) -> None:
+        assert decode(data, (8, 8), max_pixels=HEIGHT * WIDTH).width == WIDTH
+        assert failure(data, max_pixels=HEIGHT * WIDTH - 1).reason == "too_many_pixels"
+
+
+@pytest.mark.parametrize(("tag", "value"), [(256, 1 << 30), (257, 1 << 30), (322, 1 << 30), (323, 1 << 30)])
+def test_sizes_that_lie_fail_before_memory_is_taken(tag: int, value: int) -> None:
+    data = tiff(linear(PIXELS), compression="zlib", tile=(64, 64))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at = file.pages[0].tags[tag].offset
+    lying = data[:at] + struct.pack("<HHII", tag, 4, 1, value) + data[at + 12 :]
+    assert failure(lying).reason in ("too_many_pixels", "undecodable", "truncated")
+
+
+@pytest.mark.parametrize("name", ["JPEG XL", "JPEG XR", "LERC"])
+def test_without_imagecodecs_a_file_names_the_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    error = failure(IN_8_BITS[name])
+    assert error.reason == "needs_extra"
+    assert "imgindex[tiff]" in str(error)
+    assert difference(whole(FLOATS).pixels, PIXELS) < 1
+
+
+UNREAD: dict[str, Callable[[], bytes]] = {
+    "CMYK of floating point": lambda: tiff(np.ones((8, 8, 4), np.float32), "separated"),
+    "complex numbers": lambda: tiff(np.ones((8, 8), np.complex64), "minisblack"),
+}
+
+
+@pytest.mark.parametrize("make", UNREAD.values(), ids=UNREAD)
+def test_what_is_not_read_here_either_says_so(make: Callable[[], bytes]) -> None:
+    error = failure(make())
+    assert error.reason == "undecodable"
+    assert "of a kind that imgindex does not read" in str(error)
