@@ -12,14 +12,19 @@ import pytest
 from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from hypothesis import settings
 from PIL import Image
+from quick_beam import remember
 
 # No test asserts a time, and hypothesis would: a busy machine is no failure.
 settings.register_profile("imgindex", deadline=None)
 settings.load_profile("imgindex")
 
-# Converted backbones go to a folder of this run's own, for every test and every process that one starts.
-_cache = tempfile.TemporaryDirectory(prefix="imgindex-test-cache-")
-os.environ["XDG_CACHE_HOME"] = _cache.name
+# Converted backbones go to a folder of this run, for all tests, workers of xdist and processes they start.
+if "IMGINDEX_TEST_CACHE" not in os.environ:
+    _cache = tempfile.TemporaryDirectory(prefix="imgindex-test-cache-")
+    os.environ["IMGINDEX_TEST_CACHE"] = _cache.name
+os.environ["XDG_CACHE_HOME"] = os.environ["IMGINDEX_TEST_CACHE"]
+
+remember()
 
 
 class MemoryFileSystem(FileSystem):

@@ -441,20 +441,23 @@ class TestConvertedModel:
         assert done.stdout.split() == [expected, "False"]
 
     @pytest.mark.parametrize("damage", ["{", "{}", "[]", None])
-    def test_a_damaged_entry_is_made_anew(self, damage, backbone, monkeypatch, tmp_path):
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        path = converted_model("MobileNetV2", "none", "avg", SIZE).path
+    def test_a_damaged_entry_is_made_anew(self, damage, keras_model, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        name = keras_model("float32")
+        path = converted_model(name, "none", "avg", None).path
         spec = path.with_name("spec.json")
         spec.unlink() if damage is None else spec.write_text(damage)
-        assert converted_model("MobileNetV2", "none", "avg", SIZE).spec == Spec.of(backbone)
+        expected = Spec.of(load_backbone(name, "none", "avg", None))
+        assert converted_model(name, "none", "avg", None).spec == expected
         assert path.exists()
         assert spec.read_text() not in ("", damage)
 
     @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
-    def test_an_entry_that_cannot_be_read_is_not_deleted(self, code, monkeypatch, tmp_path):
+    def test_an_entry_that_cannot_be_read_is_not_deleted(self, code, keras_model, monkeypatch, tmp_path):
         """Other processes may read it, and this one again later."""
-        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        path = converted_model("MobileNetV2", "none", "avg", SIZE).path
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        name = keras_model("float32")
+        path = converted_model(name, "none", "avg", None).path
         before = path.stat()
         read_bytes = Path.read_bytes
 
@@ -466,18 +469,20 @@ class TestConvertedModel:
         with monkeypatch.context() as patch:
             patch.setattr(Path, "read_bytes", fail)
             with pytest.raises(OutputError, match=f"cannot read the converted .*: {os.strerror(code)}"):
-                converted_model("MobileNetV2", "none", "avg", SIZE)
+                converted_model(name, "none", "avg", None)
         assert path.stat() == before
-        assert converted_model("MobileNetV2", "none", "avg", SIZE).path == path
+        assert converted_model(name, "none", "avg", None).path == path
 
-    def test_what_a_killed_conversion_has_left_is_deleted_when_it_is_old(self, monkeypatch, tmp_path):
+    def test_what_a_killed_conversion_has_left_is_deleted_when_it_is_old(
+        self, keras_model, monkeypatch, tmp_path
+    ):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         old, young = (tmp_path / "imgindex" / "openvino" / f".partial-{name}" for name in ("old", "young"))
         for partial in (old, young):
             partial.mkdir(parents=True)
             (partial / "model.xml").write_text("half of")
         os.utime(old, (0, 0))
-        converted_model("MobileNetV2", "none", "avg", SIZE)
+        converted_model(keras_model("float32"), "none", "avg", None)
         assert not old.exists()
         assert young.exists()  # another process may be writing it
 
