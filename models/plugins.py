@@ -3,6 +3,7 @@
 import functools
 import importlib
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from imgindex.models import jpeg_xl
@@ -38,6 +39,11 @@ def missing_extra(extension: str) -> str | None:
         if extension.lower() in plugin.extensions and not plugin.is_installed:
             return plugin.extra
     return None
+
+
+def readable(extensions: Iterable[str]) -> tuple[str, ...]:
+    """Those of `extensions` whose files this machine can read."""
+    return tuple(extension for extension in extensions if missing_extra(extension) is None)
 
 
 def plugin_of(data: bytes) -> Plugin | None:

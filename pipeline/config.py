@@ -18,7 +18,7 @@ from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines import ENGINES, PRECISIONS
-from imgindex.models.plugins import missing_extra
+from imgindex.models.plugins import readable
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from imgindex.models.saved_models import is_saved_model
 from imgindex.paths import absolute
@@ -80,8 +80,7 @@ class ImagesConfig:
     @property
     def selection(self) -> Selection:
         """Which files of an input are taken: of the extensions those that this machine can read."""
-        readable = tuple(extension for extension in self.extensions if missing_extra(extension) is None)
-        return Selection(readable, self.include, self.exclude)
+        return Selection(readable(self.extensions), self.include, self.exclude)
 
     def __post_init__(self) -> None:
         if not self.extensions:
@@ -214,7 +213,10 @@ def load_config(path: str | Path | None = None, assignments: Sequence[str] = ())
         try:
             values[name] = yaml.load(text, _Loader)
         except _YAML_ERRORS as error:
-            raise UsageError(f"--set {_brief(assignment)}: the value is not valid YAML") from error
+            raise UsageError(
+                f"--set {_brief(assignment)}: the value is not valid YAML; put texts with : # [ {{ or * in "
+                "quotes"
+            ) from error
     return parse_config(settings)
 
 
@@ -268,8 +270,10 @@ def _read_yaml(path: str | Path) -> dict[str, Any]:
         raise UsageError(
             f"--config {path}: cannot be read: No such file; configs that imgindex ships: {names}"
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path}: cannot be read: {error}") from error
+    except OSError as error:
+        raise UsageError(f"--config {path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--config {path}: is not UTF-8 text, which a YAML file must be") from error
     try:
         content = yaml.load(text, _Loader)
     except _YAML_ERRORS as error:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from imgindex import interrupt, storage, written_files
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _MAX_CURRENT_BYTES = 1000
+
+_SPEC = re.compile(r"[0-9a-f]{16}")
 
 # The files that a build writes, by the folder of the output that they lie in.
 _TOP_FILES = re.compile(r"CURRENT")
@@ -251,6 +254,14 @@ def delete_unfinished(output: Output, now: float) -> None:
             storage.abort_uploads(prefix, now - _ABANDONED_SECONDS, partial(_is_ours, output))
         except OSError as error:  # a build needs no right to list them
             logger.info("could not look for unfinished uploads below %s: %s", prefix, error)
+
+
+def folders_made(output: Output) -> list[Path]:
+    """The folders that builds make in a local output, each before the one it lies in. Raises OutputError."""
+    folders = {"store", "generations"} & set(storage.list_folders(output.root))
+    specs = storage.list_folders(storage.join(output.root, "store"))
+    made = [output.store(spec) for spec in specs if _SPEC.fullmatch(spec)]
+    return [*map(Path, made), *(Path(output.root, name) for name in folders)]
 
 
 def _is_alive(output: Output, name: str, now: float) -> bool:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from apache_beam import Map, Pipeline, Reshuffle
@@ -22,7 +23,14 @@ from imgindex.assembly import assemble
 from imgindex.checks import CHECKS
 from imgindex.config import Config
 from imgindex.errors import AfterPublishError, ImgindexError, OutputError, UsageError
-from imgindex.generation import current_name, delete_unfinished, mark_detached, note_if_live
+from imgindex.generation import (
+    Output,
+    current_name,
+    delete_unfinished,
+    folders_made,
+    mark_detached,
+    note_if_live,
+)
 from imgindex.interrupt import undone
 from imgindex.lock import Claim, writer_lock
 from imgindex.plan import Plan
@@ -133,10 +141,31 @@ def _planned(
     config = resolve(config)
     pipeline = _new_pipeline(options)
     check_input(config)
-    with writer_lock(str(config.output)) as claim:
+    output = Output(str(config.output))
+    with writer_lock(output.root) as claim, _nothing_useless(output):
         plan = make_plan(config, worker_threads(options), force, retry_failed, rehash)
         logger.info("building the index in %s", config.output)
         yield pipeline, plan, claim
+
+
+@contextlib.contextmanager
+def _nothing_useless(output: Output) -> Iterator[None]:
+    """Where the block fails, deletes folders that it has left empty, and says what stays of a first build."""
+    if not storage.is_local(output.root):  # there are no folders
+        yield
+        return
+    before = folders_made(output)
+    try:
+        yield
+    except Exception:
+        for folder in folders_made(output):
+            if folder not in before:
+                with contextlib.suppress(OSError):  # it is not empty
+                    folder.rmdir()
+        store = Path(output.root, "store")
+        if store in folders_made(output) and store not in before:
+            logger.info("what was embedded stays in %s; the next build goes on from it", store)
+        raise
 
 
 @contextlib.contextmanager

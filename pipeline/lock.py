@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 _NAME = ".lock"
 _NAMES, _TIMES = ("owner", "host"), ("since", "renewed")
+# How often a lock is opened that is deleted meanwhile.
+_OPENINGS = 100
 _LAST_DATE = 1e11  # that time.localtime takes; in seconds
 
 # A lease that has not been renewed for so long is void.
@@ -124,19 +126,9 @@ def _given_back(path: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _local_lock(path: str, holder: dict[str, Any]) -> Iterator[None]:
-    with contextlib.ExitStack() as stack:
-        try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(Path(path).open("a+b"))
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise _refuse(path, _parse(file.read())) from error
-        except OSError as error:
-            raise OutputError(f"cannot lock {path}: {error.strerror}; its filesystem has no locks") from error
+    folder = Path(path).parent
+    made = [place for place in (folder, *folder.parents) if not storage.exists(str(place))]
+    with _locked(path) as file:
         try:
             _overwrite(file, json.dumps(holder).encode())
         except OSError as error:
@@ -145,9 +137,62 @@ def _local_lock(path: str, holder: dict[str, Any]) -> Iterator[None]:
         try:
             with undone(release):
                 yield
+        except BaseException:
+            # Before it is given back, so that whoever has it open finds it gone, and makes another.
+            with _given_back(path):
+                _leave_nothing(Path(path), made)
+            raise
         finally:
             with _given_back(path):
                 release()
+
+
+@contextlib.contextmanager
+def _locked(path: str) -> Iterator[BinaryIO]:
+    """Yields the file at `path`, locked. Raises OutputError where another process has it."""
+    why: str | None = "other processes delete it again and again"
+    for _ in range(_OPENINGS):
+        with contextlib.ExitStack() as stack:
+            try:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
+                file = stack.enter_context(Path(path).open("a+b"))
+            except FileNotFoundError as error:  # a build that has failed may have just taken the folder away
+                why = error.strerror
+                continue
+            except OSError as error:
+                raise OutputError(f"cannot write {path}: {error.strerror}") from error
+            _lock(file, path)
+            if _is_at(path, file):
+                yield file
+                return
+    raise OutputError(f"cannot write {path}: {why}")
+
+
+def _lock(file: BinaryIO, path: str) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        raise _refuse(path, _parse(file.read())) from error
+    except OSError as error:
+        raise OutputError(f"cannot lock {path}: {error.strerror}; its filesystem has no locks") from error
+
+
+def _is_at(path: str, file: BinaryIO) -> bool:
+    """Whether `file` is what lies at `path`, and not what was deleted there."""
+    try:
+        return os.path.samestat(Path(path).stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _leave_nothing(path: Path, made: Sequence[Path]) -> None:
+    """Deletes a lock that lies alone, and then of the folders `made` those that are empty."""
+    if [*path.parent.iterdir()] == [path]:
+        path.unlink()
+        with contextlib.suppress(OSError):  # not empty: another process writes there, too
+            for folder in made:
+                folder.rmdir()
 
 
 def _overwrite(file: BinaryIO, data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 from imgindex import listing, members, storage, walking
 from imgindex.content_encoding import unpacked
 from imgindex.errors import InputError, UsageError
+from imgindex.models.plugins import readable
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, upright_rgb
 from imgindex.names import name_of, uri_of
 from imgindex.ranges import read_range
@@ -85,11 +87,12 @@ def check_query(query: object) -> None:
         )
 
 
-def each_in(source: str, extensions: Sequence[str]) -> Iterator[str | Found]:
+def each_in(source: str, extensions: Sequence[str], skipped: Counter[str]) -> Iterator[str | Found]:
     """The queries that `source` names: itself, or each image of a folder, a glob, a tar or a list.
 
-    The listing is that of a build. A source is an image, and no glob, if a file of that exact name exists. If
-    it cannot be listed, or holds no images, it gives a `Failure`.
+    The listing is that of a build: files that this machine cannot read for want of an extra are left out.
+    `skipped` gets the counts of all that are. A source is an image, and no glob, if a file of that exact name
+    exists. If it cannot be listed, or holds no images, it gives a `Failure`.
     """
     if not is_several(source):
         yield source
@@ -97,7 +100,7 @@ def each_in(source: str, extensions: Sequence[str]) -> Iterator[str | Found]:
     none = True
     try:
         root = listing.input_root(source)
-        for found in listing.list_images(source, Selection(tuple(extensions))):
+        for found in listing.list_images(source, Selection(readable(extensions)), skipped):
             none = False
             uri = found.uri if is_whole(found.uri) else uri_of(storage.join(root, name_of(found.uri)))
             yield replace(found, uri=uri)

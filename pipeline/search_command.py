@@ -3,6 +3,7 @@
 import argparse
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from imgindex.config import ImagesConfig
@@ -10,6 +11,7 @@ from imgindex.errors import InputError, printable
 from imgindex.queries import Found, each_in, is_several
 from imgindex.results import Result, as_json, describe_error
 from imgindex.search import Index
+from imgindex.skipped import described, most_frequent
 from imgindex.standard_streams import encodable
 from imgindex.summary import result_table, write_page
 from imgindex.text import counted
@@ -59,7 +61,11 @@ def _queries(sources: Sequence[str], index: Index) -> Iterator[str | Found]:
     indexed = index.manifest["config"]["images"].get("extensions", ())
     extensions = sorted({*ImagesConfig.extensions, *indexed})
     for source in sources:
-        yield from each_in(source, extensions)
+        skipped: Counter[str] = Counter()
+        yield from each_in(source, extensions, skipped)
+        if skipped:
+            text = f"imgindex: query {source}: skipped {described(most_frequent(skipped))}"
+            print(printable(text), file=sys.stderr)
 
 
 class _TablePrinter:

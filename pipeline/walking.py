@@ -145,14 +145,16 @@ def _each_once(paths: Iterable[str]) -> Iterator[str]:
     """`paths` without those that lead to the same file through another link or another match of ``**``."""
     folders: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
-    # The shortest way to a file comes first, so that a loop of links is left out and not taken.
+    taken = []
+    # The shortest way to a file counts, so that a loop of links is left out and not taken.
     for path in sorted(paths, key=lambda path: (len(path), path)):
         folder, name = os.path.split(path)
         if folder not in folders:
             folders[folder] = os.path.realpath(folder)
         if (folders[folder], name) not in seen:
             seen.add((folders[folder], name))
-            yield path
+            taken.append(path)
+    yield from sorted(taken)
 
 
 def look_at(path: str) -> Entry:

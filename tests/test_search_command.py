@@ -1,11 +1,15 @@
 """Searching with many queries, of which some are bad, and leaving out the images that queries are."""
 
+import copy
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +20,12 @@ from PIL import Image
 import imgindex
 from imgindex.cli import main
 from imgindex.errors import UsageError
-from imgindex.queries import each_in
+from imgindex.listing import list_images
+from imgindex.models.plugins import Plugin
+from imgindex.models.preprocess import decode
+from imgindex.queries import Recipe, each_in, load, name_of_query
+from imgindex.results import QueryError
+from imgindex.selection import Selection
 
 QUICK = [
     "backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32",
@@ -211,7 +220,31 @@ class TestManyQueries:
 
     def test_what_is_there_by_that_name_is_no_glob(self, tmp_path: Path) -> None:
         (tmp_path / "a[1].png").write_bytes(b"x")
-        assert list(each_in(f"{tmp_path}/a[1].png", [".png"])) == [f"{tmp_path}/a[1].png"]
+        assert list(each_in(f"{tmp_path}/a[1].png", [".png"], Counter())) == [f"{tmp_path}/a[1].png"]
+
+    @pytest.mark.parametrize("pattern", ["*.png", "**"])
+    def test_those_of_a_glob_come_in_the_order_of_their_paths(self, pattern: str, tmp_path: Path) -> None:
+        names = ["10.png", "9.png", "a/x.png", "aa.png"] if pattern == "**" else ["10.png", "9.png", "aa.png"]
+        for name in reversed(names):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            (tmp_path / name).write_bytes(b"x")
+        found = list(each_in(f"{tmp_path}/{pattern}", [".png"], Counter()))
+        assert [name_of_query(query) for query in found] == [f"{tmp_path}/{name}" for name in names]
+
+    def test_formats_that_this_machine_cannot_read_are_skipped_and_said(
+        self, photos: Path, tmp_path: Path, search: Search, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        shutil.copy(photos / "a" / "02.png", tmp_path)
+        for name in ("1.heic", "2.HEIC", "notes.txt"):
+            (tmp_path / name).write_bytes(b"x")
+        monkeypatch.setattr(Plugin, "is_installed", False)
+        code, printed, told = search(tmp_path, "-k", 1)
+        assert (code, printed.split()[-1]) == (0, "a/02.png")
+        skipped = f"imgindex: query {tmp_path}: skipped 2 .heic, 1 .txt; .heic needs imgindex[heif]"
+        assert told == [skipped]
+        (tmp_path / "02.png").unlink()
+        code, _, told = search(tmp_path)
+        assert (code, told[0]) == (3, skipped)
 
     def test_a_page_says_how_many_queries_it_leaves_out(
         self, photos: Path, tmp_path: Path, search: Search, monkeypatch: pytest.MonkeyPatch
@@ -278,6 +311,27 @@ class TestExcludeSelf:
     ) -> None:
         query = image_bytes(99)
         assert index.search(query, k=15, exclude_self=True) == index.search(query, k=15)
+
+
+class TestLimits:
+    """A query is read as the index has read its images."""
+
+    def test_are_those_of_the_index(self, index: imgindex.Index, photos: Path) -> None:
+        path = photos / "a" / "02.png"
+        listed = list_images(str(photos / "a"), Selection((".png",)))
+        (found,) = (replace(image, uri=str(path)) for image in listed if image.uri == path.name)
+        manifest = copy.deepcopy(index.manifest)
+        size = path.stat().st_size
+        for allowed, expected in ((size, None), (size - 1, "too_many_bytes")):
+            manifest["config"]["images"]["max_bytes"] = allowed
+            for query in (path, found):
+                loaded = load(query, Recipe.of(manifest), decode).value
+                assert (loaded.reason if isinstance(loaded, QueryError) else None) == expected
+
+    def test_a_pipe_is_a_bad_query(self, tmp_path: Path, search: Search) -> None:
+        os.mkfifo(tmp_path / "pipe.jpg")
+        code, _, told = search(tmp_path / "pipe.jpg")
+        assert (code, "it is no regular file" in told[-1]) == (3, True)
 
 
 def test_json_numbers_are_the_shortest_of_their_float32(photos: Path, search: Search) -> None:

@@ -1,0 +1,115 @@
+"""What a first build that fails or is refused leaves behind: nothing but what the next build can use."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from imgindex.cli import main
+from imgindex.errors import OutputError
+from imgindex.lock import writer_lock
+
+QUICK = ["backbone.name=MobileNetV2", "backbone.image_size=32", "engine.precision=float32", "pca.dims=2"]
+
+
+@pytest.fixture
+def photos(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes(image_bytes(number))
+    (folder / "bad.png").write_bytes(b"no image")
+    return folder
+
+
+def build(photos: Path, output: Path, weights: str) -> int:
+    settings = [word for value in (*QUICK, f"backbone.weights={weights}") for word in ("--set", value)]
+    return main(["build", "--input", str(photos), "--output", str(output), *settings])
+
+
+def tree(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+class TestFailed:
+    @pytest.fixture
+    def weights(self, tmp_path: Path) -> str:
+        """A file that a build looks at once it has the output's lock, and cannot use."""
+        path = tmp_path / "bad.h5"
+        path.write_bytes(b"no weights")
+        return str(path)
+
+    def test_the_folders_that_it_made_are_gone(self, photos: Path, weights: str, tmp_path: Path) -> None:
+        assert build(photos, tmp_path / "new" / "also new" / "index", weights) == 2
+        assert not (tmp_path / "new").exists()
+
+    def test_what_was_there_stays(self, photos: Path, weights: str, tmp_path: Path) -> None:
+        output = tmp_path / "index"
+        (output / "store").mkdir(parents=True)  # empty, and not of a build
+        for content in ([], ["mine.txt"]):
+            for name in content:
+                (output / name).write_text("mine")
+            before = tree(output)
+            assert build(photos, output, weights) == 2
+            assert set(before) <= set(tree(output)) <= {*before, ".lock"}
+
+    def test_an_engine_that_fails_leaves_nothing(
+        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fail(*_: object) -> None:
+            raise RuntimeError("the device is gone")
+
+        monkeypatch.setattr("imgindex.models.openvino_engine.OpenVinoEngine.embed", fail)
+        assert build(photos, tmp_path / "index", "none") == 3
+        assert not (tmp_path / "index").exists()
+
+
+def test_what_stays_of_a_refused_build_is_said(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    output = tmp_path / "index"
+    assert build(photos, output, "none") == 4
+    (refused,) = (output / "generations").iterdir()
+    assert sorted(path.name for path in refused.iterdir()) == ["failures", "outcome.json"]
+    assert str(refused / "failures") in capsys.readouterr().err
+    assert f"what was embedded stays in {output / 'store'}; the next build goes on from it" in caplog.text
+    assert list((output / "store").glob("*/chunk-*"))
+
+
+class TestLock:
+    def test_one_that_is_deleted_is_made_again(self, tmp_path: Path) -> None:
+        output = tmp_path / "index"
+        with pytest.raises(ZeroDivisionError), writer_lock(str(output)):
+            raise ZeroDivisionError
+        assert not output.exists()
+        with writer_lock(str(output)):
+            assert (output / ".lock").stat().st_size
+
+    def test_of_writers_that_fail_all_the_time_one_at_a_time_writes(self, tmp_path: Path) -> None:
+        inside: list[int] = []
+        most: list[int] = []
+        refused: list[str] = []
+
+        def write(number: int) -> None:
+            for _ in range(150):
+                try:
+                    with writer_lock(str(tmp_path / "new" / "index")):
+                        inside.append(number)
+                        most.append(len(inside))
+                        inside.remove(number)
+                        raise ZeroDivisionError
+                except ZeroDivisionError:
+                    pass
+                except OutputError as error:
+                    refused.append(str(error))
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert set(most) == {1}
+        assert all("is being written by" in message or "cannot write" in message for message in refused)
+        # Of two at once none may have made the folder, which then stays.
+        assert set(tree(tmp_path)) <= {"new", "new/index"}
