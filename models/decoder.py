@@ -7,6 +7,7 @@ parent closes its end or dies. A message is a header in JSON and a body of bytes
 import contextlib
 import io
 import json
+import mmap
 import os
 import resource
 import select
@@ -43,6 +44,9 @@ _LOOK_EVERY = 1.0
 # Bytes of data that a child may hold. At the default of images.max_pixels JPEG, PNG, GIF and TIFF take up to
 # 1.4 GiB, AVIF 1.9, WebP 2.8 and JPEG 2000 3.3, besides the file, which is of 0.25 at most by default.
 MEMORY_LIMIT = 4 << 30
+
+# Bytes that an image takes at most for each of its pixels, as JPEG 2000 does; and for code that it loads.
+_BYTES_A_PIXEL, _OVERHEAD = 20, 64 << 20
 
 # Seconds for Python to start and to import what decodes; and for a process that has crashed to be gone.
 _START_LIMIT = 120.0
@@ -338,8 +342,22 @@ def _answer(question: dict[str, Any], data: bytes) -> Message:
             question["truncated"],
         )
     except DecodeError as error:
-        return {"reason": error.reason, "message": str(error)[:_MAX_MESSAGE]}, b""
-    return {"width": image.width, "height": image.height}, image.pixels.tobytes()
+        reason, message, pixels = error.reason, str(error), error.pixels
+    else:
+        return {"width": image.width, "height": image.height}, image.pixels.tobytes()
+    # Only now is the memory free that the image took.
+    if reason in ("truncated", "undecodable") and not _is_free(_OVERHEAD + _BYTES_A_PIXEL * pixels):
+        reason, message = "out_of_memory", f"there is too little memory to tell what is wrong: {message}"
+    return {"reason": reason, "message": message[:_MAX_MESSAGE]}, b""
+
+
+def _is_free(count: int) -> bool:
+    """Whether this process can get so many bytes. Most libraries call it damage when they do not."""
+    try:
+        mmap.mmap(-1, count, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        return False
+    return True
 
 
 def _send(connection: socket.socket, message: Message) -> None:

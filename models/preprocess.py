@@ -36,11 +36,15 @@ def decoding(color_profile: str) -> str:
 
 
 class DecodeError(Exception):
-    """An image that cannot be decoded; `reason` is a stable code, the message says more."""
+    """An image that cannot be decoded; `reason` is a stable code, the message says more.
 
-    def __init__(self, reason: str, message: str) -> None:
+    `pixels` are those that its header names, where that was read before it failed.
+    """
+
+    def __init__(self, reason: str, message: str, pixels: int = 0) -> None:
         super().__init__(message)
         self.reason = reason
+        self.pixels = pixels
 
 
 @dataclass(frozen=True)
@@ -155,11 +159,13 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
         raise DecodeError(
             "needs_extra", f"{plugin.name} needs imgindex[{plugin.extra}], which is not installed"
         )
+    pixels = 0
     try:
         if plugin is plugins.JXL:
+            pixels = _check_pixels(*jpeg_xl.size(data), max_pixels)
             return _decode_jpeg_xl(data, size, max_pixels, color_profile)
         with Image.open(io.BytesIO(data), formats=_formats()) as image:
-            _check_pixels(*image.size, max_pixels)
+            pixels = _check_pixels(*image.size, max_pixels)
             if isinstance(image, TiffImagePlugin.TiffImageFile) and tiff_samples.is_other(image.tag_v2):
                 return _decode_other_tiff(data, size, max_pixels, color_profile)
             mending.mend(image, data)
@@ -171,9 +177,9 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
             if plugin is not None:  # its container may have named another size than the picture has
                 original = image.size
                 _check_pixels(*original, max_pixels)
-            pixels = upright_rgb(image, size, color_profile)
+            shown = upright_rgb(image, size, color_profile)
             width, height = original[::-1] if _orientation(image) in _QUARTER_TURNS else original
-            return DecodedImage(pixels, width, height)
+            return DecodedImage(shown, width, height)
     except DecodeError:
         raise
     except Image.DecompressionBombError as error:
@@ -187,11 +193,10 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
             return _decode_other_tiff(data, size, max_pixels, color_profile)
         raise DecodeError("not_an_image", "no image format that Pillow reads") from error
     except Exception as error:  # decoders of damaged files raise whatever their parsing trips over
-        raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}") from error
+        raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}", pixels) from error
 
 
 def _decode_jpeg_xl(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
-    _check_pixels(*jpeg_xl.size(data), max_pixels)
     jpeg = jpeg_xl.original_jpeg(data)
     if jpeg is not None:
         return _decode(jpeg, size, max_pixels, color_profile)
@@ -203,9 +208,10 @@ def _decode_other_tiff(
     data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
 ) -> DecodedImage:
     """Decodes a TIFF that Pillow does not read."""
+    pixels = 0
     try:
         layout = tiff_samples.read_layout(data)
-        _check_pixels(layout.width, layout.height, max_pixels)
+        pixels = _check_pixels(layout.width, layout.height, max_pixels)
         image = other_tiffs.open_image(data, layout)
         width, height = image.size[::-1] if _orientation(image) in _QUARTER_TURNS else image.size
         return DecodedImage(upright_rgb(image, size, color_profile), width, height)
@@ -216,19 +222,21 @@ def _decode_other_tiff(
     except tiff_samples.UnsupportedError as error:
         raise DecodeError("undecodable", f"a TIFF of a kind that imgindex does not read: {error}") from error
     except Exception as error:  # as above
-        raise DecodeError(_reason(error, data), f"a damaged TIFF: {type(error).__name__}: {error}") from error
+        raise DecodeError(_reason(error, data), f"a TIFF: {type(error).__name__}: {error}", pixels) from error
 
 
 # The beginnings of TIFF and BigTIFF.
 _TIFFS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-def _check_pixels(width: int, height: int, max_pixels: int) -> None:
+def _check_pixels(width: int, height: int, max_pixels: int) -> int:
+    """The number of pixels. Raises DecodeError where they are too many."""
     if width * height > max_pixels:
         raise DecodeError(
             "too_many_pixels",
             f"{width} x {height} pixels are more than images.max_pixels ({max_pixels})",
         )
+    return width * height
 
 
 def _reason(error: Exception, data: bytes) -> str:

@@ -8,7 +8,6 @@ import functools
 import importlib
 import importlib.util
 import io
-import lzma
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +24,13 @@ Values = npt.NDArray[Any]
 _NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _LZMA, _ZSTD = 1, 5, 8, 32773, 32946, 34925, 50000
 _BY_LIBTIFF = {_LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE}
 # Libtiff may be built without these. Each with a 7 that it has packed.
-_ONE_BYTE = {_LZMA: lzma.compress(b"\7"), _ZSTD: bytes.fromhex("28b52ffd200109000007")}
+_ONE_BYTE = {
+    _LZMA: bytes.fromhex(
+        "fd377a585a000004e6d6b446020021010c0000008f98419c01000007000000005e9e0f30"
+        "1e18d72300011901a52c81cc1fb6f37d010000000004595a"
+    ),
+    _ZSTD: bytes.fromhex("28b52ffd200109000007"),
+}
 # A picture of its own in each strip or tile. Pillow's formats, and the functions of imagecodecs.
 _WEBP = 50001
 _BY_PILLOW = {_WEBP: "WEBP", 34712: "JPEG2000", 33003: "JPEG2000", 33005: "JPEG2000", 34933: "PNG"}

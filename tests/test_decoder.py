@@ -21,6 +21,7 @@ from trapped import COMMAND, children, trap
 
 from imgindex.errors import WorkerError
 from imgindex.models import decoder as decoder_module
+from imgindex.models import plugins
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodeError, decode
 
@@ -293,6 +294,37 @@ def test_images_that_need_more_memory_than_there_is(form, options, bytes_a_pixel
         assert_decodes(decoder, image_bytes(1))
     with DecoderProcess(limited(len(data) + (bytes_a_pixel + 3) * pixels)) as decoder:
         assert_decodes(decoder, data)
+
+
+def in_formats_whose_libraries_call_it_damage(size: tuple[int, int]) -> dict[str, bytes]:
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)).resize(size)
+    plugins.register()
+    found = {}
+    for form, options in (
+        ("JPEG", {"progressive": True}), ("JPEG2000", {}), ("WEBP", {"method": 0}), ("AVIF", {"speed": 10}),
+        ("HEIF", {"quality": 50}),
+    ):  # fmt: skip
+        file = io.BytesIO()
+        picture.save(file, form, **options)
+        found[form] = file.getvalue()
+    found["JXL"] = bytes(pytest.importorskip("imagecodecs").jpegxl_encode(np.asarray(picture), effort=1))
+    return found
+
+
+@pytest.mark.parametrize("spare", [1, 8, 16])
+def test_too_little_memory_is_not_called_damage(spare):
+    """The libraries for these formats give the same errors for both."""
+    pytest.importorskip("pillow_heif")
+    with DecoderProcess(limited(spare << 20)) as decoder:
+        for form, data in in_formats_whose_libraries_call_it_damage((1200, 1000)).items():
+            try:
+                assert decoder.decode(data, SIZE).width == 1200, form
+            except DecodeError as error:
+                # Some libraries abort, which `TestInherits` is about.
+                assert error.reason in ("out_of_memory", "crashed"), form  # noqa: PT017
+    with DecoderProcess(COMMAND) as decoder:
+        for data in in_formats_whose_libraries_call_it_damage((300, 200)).values():
+            assert reason(decoder, data[: len(data) // 2])[0] != "out_of_memory"
 
 
 class TestEnds:
