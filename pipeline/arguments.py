@@ -151,6 +151,11 @@ def _with_underscores(argument: str) -> str:
     return f"--{name.replace('-', '_')}{equals}{value}"
 
 
+def hyphened(flag: str) -> str:
+    """A flag of ours with hyphens for underscores, as people may write it."""
+    return flag.replace("_", "-")
+
+
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 
 

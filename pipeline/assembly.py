@@ -108,7 +108,7 @@ def frozen_or_fitted(
     pca, previous = plan.config.pca, plan.previous
     if previous is None or previous.basis is None or pca.refit == "always":
         lost = previous is not None and previous.lost_basis
-        why = "the basis before is damaged" if lost else "there was no basis for this recipe"
+        why = "the basis before is damaged" if lost else "no earlier one fits this backbone and config"
         why = "pca.refit is always" if pca.refit == "always" else why
         verdict = selection.pipeline | "Refit" >> beam.Create([Verdict(True, why)])
         return _fit(selection, plan), verdict

@@ -63,7 +63,7 @@ def _files(finished: Finished) -> str | None:
     problems += [] if fault is None else [fault]
     if not problems:
         return None
-    return f"{'; '.join(problems[:3])} ({len(problems)} in all); build again"
+    return f"{'; '.join(problems[:3])} ({len(problems)} in all); build again, for these files are deleted"
 
 
 def _max_failure_rate(finished: Finished) -> str | None:

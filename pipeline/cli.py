@@ -20,6 +20,7 @@ from imgindex.errors import (
     printable,
 )
 from imgindex.standard_streams import discard, encodable, prepare_standard_streams
+from imgindex.text import counted
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -41,11 +42,7 @@ def run() -> None:
     try:
         code = interrupt.run(main)
     except RuntimeError as error:  # not even its first thread can start
-        told = foreseen(error)
-        if told is None:
-            raise
-        print(f"imgindex: {told}", file=sys.stderr)
-        code = told.exit_code
+        code = _tell(error)
     sys.exit(code)
 
 
@@ -98,15 +95,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discard(sys.stdout.fileno())
         return 0
     except Exception as error:
-        told = foreseen(error)
-        if told is None:
-            raise
-        if verbose and told is not error:
-            logging.getLogger(__name__).info("what was foreseen came from here", exc_info=error)
-        advice = _REPAIR if isinstance(told, DamagedError) else ""
-        print(f"imgindex: {printable(str(told))}{advice}", file=sys.stderr)
-        return told.exit_code
+        return _tell(error, verbose)
     return 0
+
+
+def _tell(error: Exception, verbose: bool = False) -> int:
+    """Prints what went wrong and returns the exit code. Raises `error` where it is a bug."""
+    told = foreseen(error)
+    if told is None:
+        raise error
+    if verbose and told is not error:
+        logging.getLogger(__name__).info("what was foreseen came from here", exc_info=error)
+    advice = _REPAIR if isinstance(told, DamagedError) else ""
+    print(f"imgindex: {printable(str(told))}{advice}", file=sys.stderr)
+    return told.exit_code
 
 
 def _set_up_logging(verbose: bool) -> None:
@@ -149,7 +151,8 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         print(describe_generation(str(config.output), outcome.manifest))
         if outcome.replaced:
             before = outcome.manifest["previous"]
-            print(f"it replaces {before}, of which {len(outcome.replaced)} files are damaged")
+            files = counted(len(outcome.replaced), "file is", "files are")
+            print(f"it replaces {before}, of which {files} damaged")
     else:
         print(describe_unchanged(outcome.manifest, outcome.ledger))
 
@@ -211,13 +214,13 @@ def _verify(known: argparse.Namespace) -> None:
 
     found = verify(known.output)
     print(
-        f"{found.files} files of the live generation, {human_bytes(found.bytes)}; "
-        f"{found.chunks} chunks of the store with {found.rows} features"
+        f"{counted(found.files, 'file')} of the live generation, {human_bytes(found.bytes)}; "
+        f"{counted(found.chunks, 'file')} of the store, with the features of {counted(found.rows, 'image')}"
     )
     for problem in found.problems:
         print(f"damaged: {printable(problem)}")
     if found.problems:
-        raise DamagedError(f"{known.output}: {len(found.problems)} problems")
+        raise DamagedError(f"{known.output}: {counted(len(found.problems), 'problem')}")
     print("all bytes are as they were written")
 
 
@@ -239,13 +242,15 @@ def _prune(known: argparse.Namespace) -> None:
     for name in pruned.young_generations:
         print(f"kept generation {name}: it is not older than {duration(grace)}")
     print(
-        f"deleted {len(pruned.generations)} generations, and {pruned.rows} features that no other uses "
-        f"from {pruned.chunks} chunks of the store; forgot {pruned.failures} failures"
+        f"deleted {counted(len(pruned.generations), 'generation')}, and from "
+        f"{counted(pruned.chunks, 'file')} of the store the features of {counted(pruned.rows, 'image')} that "
+        f"no other generation uses; forgot {counted(pruned.failures, 'failure')}"
     )
     if pruned.young_files:
         grace = FEATURE_GRACE if known.grace is None else known.grace
         age = duration(grace)
-        print(f"kept {pruned.young_files} files of the store, used or not: they are not older than {age}")
+        files = counted(pruned.young_files, "file")
+        print(f"kept {files} of the store, used or not: not older than {age}")
 
 
 def _doctor(known: argparse.Namespace) -> None:
@@ -256,7 +261,7 @@ def _doctor(known: argparse.Namespace) -> None:
         print(printable(describe(finding)), flush=True)
         problems += finding.level == "problem"
     if problems:
-        raise MachineError(f"a build would fail here: {problems} problems")
+        raise MachineError(f"a build would fail here: {counted(problems, 'problem')}")
     print("a build can run here")
 
 

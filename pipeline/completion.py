@@ -1,7 +1,10 @@
 """Completion in a shell, by argcomplete: the shell asks the command itself what may come next."""
 
 import argparse
+import os
+import re
 
+from imgindex.arguments import hyphened
 from imgindex.errors import MachineError
 
 
@@ -27,4 +30,12 @@ def answer(parser: argparse.ArgumentParser) -> None:
         for action in command._actions:
             if action.metavar == "OUT":
                 action.completer = DirectoriesCompleter()  # where argcomplete looks for it
+            if re.match("--.*-", _word_at_cursor()):
+                action.option_strings = [hyphened(flag) for flag in action.option_strings]
     argcomplete.autocomplete(parser)
+
+
+def _word_at_cursor() -> str:
+    """The beginning of the word that the shell asks about; argcomplete's own parser knows quotes as well."""
+    line = os.environ.get("COMP_LINE", "").encode()[: int(os.environ.get("COMP_POINT", "0"))]
+    return line.decode(errors="replace").rpartition(" ")[2]

@@ -38,7 +38,10 @@ EMBED_SECONDS = {
 
 # Bytes beside the texts of a row.
 _CHUNK_ROW_BYTES = 120
-_METADATA_ROW_BYTES = 64
+_METADATA_ROW_BYTES = 66
+# Bytes of files beside their rows.
+_METADATA_BYTES = 3_000  # of each shard's
+_MANIFEST_BYTES, _MANIFEST_SHARD_BYTES = 3_750, 550
 _BASIS_BYTES = 1_500
 _LISTED_BYTES, _STORED_BYTES, _INDEXED_BYTES = 65, 173, 79  # in a shuffle; a listed image has two paths
 _LISTED_OBJECT_BYTES, _STORED_OBJECT_BYTES = 535, 620  # in memory, with a path of some 60 bytes
@@ -120,9 +123,11 @@ def stored_bytes(work: Workload) -> dict[str, int]:
     return {
         "store": round(work.images * chunk_row),
         "index": index,
-        "metadata": round(work.images * (work.uri_bytes + _METADATA_ROW_BYTES)),
+        "metadata": round(work.images * (work.uri_bytes + _METADATA_ROW_BYTES))
+        + work.shards * _METADATA_BYTES,
         # Mean and components, float32, and the figures of each component.
         "basis": 4 * work.feature_dim * (work.dims + 1) + 8 * work.dims + _BASIS_BYTES,
+        "manifest": _MANIFEST_BYTES + work.shards * _MANIFEST_SHARD_BYTES,
         "parts": round(work.images * part_row),
     }
 

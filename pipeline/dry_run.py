@@ -24,6 +24,7 @@ from imgindex.prepare import check_input, engine_choice, resolve
 from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
 from imgindex.skipped import described, most_frequent
 from imgindex.summary import human_bytes
+from imgindex.text import counted
 
 # How many images are embedded to tell how fast this machine is.
 _TRIAL_BATCHES = 2
@@ -70,17 +71,17 @@ def describe_build(config: Config, retry_failed: bool = False, rehash: bool = Fa
     )
     skipped: Counter[str] = Counter()
     listed = list_images(str(config.input), limits.selection, skipped)
-    counted = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
-    rate, embedding = _trial(choice, counted, config)
-    work = _workload(config, counted, engine, rate)
+    found = count(listed, stored, known, _TRIAL_BATCHES * engine.streams * engine.batch_size)
+    rate, embedding = _trial(choice, found, config)
+    work = _workload(config, found, engine, rate)
     lines = [
-        ("input", f"{config.input}: {counted.files} images, {human_bytes(counted.bytes)}"),
-        ("unusable", f"{counted.unusable} found by listing"),
+        ("input", f"{config.input}: {counted(found.files, 'image')}, {human_bytes(found.bytes)}"),
+        ("unusable", f"{found.unusable}, which cannot even be looked at"),
         *((("skipped", described(most_frequent(skipped))),) if skipped else ()),
         ("live", current_name(output) or f"nothing is published in {config.output} yet"),
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
         ("engine", f"{engine.name} {engine.precision}, batches of {engine.batch_size}"),
-        ("to embed", f"{counted.missing}; {counted.found} are in the store, {counted.failed} failed before"),
+        ("to embed", f"{found.missing}; {found.found} are in the store, {found.failed} failed before"),
         *(
             [("rehash", "all files would be read; those that have new bytes are embedded, too")]
             if rehash
@@ -194,18 +195,19 @@ def _costs(work: Workload, rate: float | None) -> list[tuple[str, str]]:
         human_bytes(size)
         for size in (max(needed["embed"], needed["join"]), needed["shard"], needed["shard on disk"])
     )
-    index, metadata, basis, parts = (
-        human_bytes(stored[kind]) for kind in ("index", "metadata", "basis", "parts")
-    )
+    kinds = ("index", "metadata", "basis", "manifest")
+    index, metadata, basis, manifest = (human_bytes(stored[kind]) for kind in kinds)
+    total = human_bytes(new + sum(stored[kind] for kind in kinds))
     return [
         ("stages", f"about {sum(elapsed.values()):.0f} s in this process: {stages}"),
         ("store", f"about {human_bytes(new)} more, {human_bytes(stored['store'])} in all"),
-        ("index", f"{work.shards} shards of {work.dims} dimensions, about {index}; {metadata} of metadata, "
-                  f"{basis} of basis"),
-        ("on the way", f"{parts} of projected vectors, until it is published"),
-        ("shuffle", f"about {human_bytes(costs.shuffled_bytes(work))} between workers"),
-        ("queries", f"each inspects {asked[0]:,} to {asked[1]:,} nodes, as many as the recall needs"),
-        ("memory", f"about {human_bytes(costs.in_process_bytes(work))} in this process, and its shards"),
-        ("  a worker", f"of a cluster {worker}, and its shards"),
-        ("  a shard", f"{shard}, or where that is too much {on_disk}, on disk"),
+        ("index", f"{counted(work.shards, 'shard')} of {counted(work.dims, 'dimension')}, about {index}; "
+                  f"{metadata} of metadata, {basis} of PCA basis, {manifest} of manifest"),
+        ("disk", f"about {total} more in all, and {human_bytes(stored['parts'])} of vectors until it is "
+                 "published"),
+        ("network", f"about {human_bytes(costs.shuffled_bytes(work))} between workers, if there are several"),
+        ("queries", f"each looks at {asked[0]:,} to {asked[1]:,} nodes of the index, as the recall needs"),
+        ("memory", f"about {human_bytes(costs.in_process_bytes(work))} in this process, and that of shards"),
+        ("  a worker", f"about {worker} on a cluster, and that of shards"),
+        ("  a shard", f"{shard} while it is built; where that is too much, {on_disk} on disk"),
     ]  # fmt: skip

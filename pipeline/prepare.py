@@ -32,6 +32,7 @@ from imgindex.paths import absolute
 from imgindex.plan import Plan, Previous
 from imgindex.records import Failure, ImageFile, WrittenFile
 from imgindex.skipped import described, most_frequent
+from imgindex.text import counted
 
 logger = logging.getLogger(__name__)
 
@@ -124,8 +125,8 @@ def _damaged(output: Output, manifest: dict[str, Any], budget: int, now: float) 
         logger.warning("damaged: %s", fault)
     if faults:
         logger.warning(
-            "%d files of the live generation are damaged: this build publishes a new one, made of the store",
-            len(faults),
+            "%s damaged: this build publishes a new one, made of the store",
+            counted(len(faults), "file of the live generation is", "files of the live generation are"),
         )
     return tuple(faults)
 

@@ -215,7 +215,7 @@ def _as_vectors(vectors: npt.ArrayLike, dims: int) -> Vectors:
     if rows.ndim != 2 or rows.shape[1] != dims:
         raise UsageError(f"expected vectors of {dims} values, got shape {rows.shape}")
     if not np.isfinite(rows).all():
-        raise UsageError("expected vectors of finite values, got others")
+        raise UsageError("expected vectors of finite values, got some with NaN or infinity")
     return rows
 
 

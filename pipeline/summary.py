@@ -39,7 +39,7 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
         *((("skipped", described(ledger["skipped"])),) if ledger.get("skipped") else ()),
         ("changes", f"{ledger['added']} added, {ledger['changed']} changed, {ledger['removed']} removed, "
                     f"{ledger['unchanged']} unchanged"),
-        ("features", f"{ledger['embedded']} embedded, {ledger['copied']} copied from images of the same "
+        ("features", f"{ledger['embedded']} computed, {ledger['copied']} copied from images of the same "
                      f"bytes, {ledger['reused']} from the store"),
         *((("store", _damaged_chunks(ledger)),) if ledger["damaged_chunks"] else ()),
         ("backbone", f"{spec['backbone']} {width}x{height}, {spec['pooling']} pooling, "
@@ -49,7 +49,8 @@ def describe_generation(output: str, manifest: dict[str, Any]) -> str:
                     f"{manifest['explained_variance_ratio']:.1%} of the variance"),
         ("basis", f"{'fitted' if manifest['pca']['refit'] else 'kept'}: {manifest['pca']['why']}"),
         *((("whitening", _whitening(manifest)),) if _is_whitened(manifest) else ()),
-        ("index", f"{len(manifest['shards'])} shards, {human_bytes(sizes)}, {manifest['metric']}"),
+        ("index", f"{counted(len(manifest['shards']), 'shard')}, {human_bytes(sizes)} in all, metric "
+                  f"{manifest['metric']}"),
         ("recall", _recall(manifest)),
         ("seconds", f"{timings['total']:.1f} ({seconds})"),
         ("files", storage.join(output, "generations", manifest["generation"])),
@@ -88,15 +89,17 @@ def _whitening(manifest: dict[str, Any]) -> str:
 def describe_unchanged(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
     """What is said where a build has nothing to publish."""
     return (
-        f"nothing has changed: {ledger['listed']} images listed, {ledger['unchanged']} as they were indexed, "
-        f"{ledger['failed']} failed as before; {manifest['generation']} stays live"
+        f"nothing has changed: {counted(ledger['listed'], 'image')} listed, "
+        f"{ledger['unchanged']} as they were indexed, {ledger['failed']} failed as before; "
+        f"{manifest['generation']} stays live"
         + (f"; {_damaged_chunks(ledger)}" if ledger["damaged_chunks"] else "")
         + (f"; skipped: {described(ledger['skipped'])}" if ledger.get("skipped") else "")
     )
 
 
 def _damaged_chunks(ledger: dict[str, Any]) -> str:
-    return f"{ledger['damaged_chunks']} damaged chunks were dropped, and what they held was embedded again"
+    files = counted(ledger["damaged_chunks"], "damaged file was", "damaged files were")
+    return f"{files} dropped from the store, and the images in it embedded again"
 
 
 def describe_history(output: Output) -> str:

@@ -146,8 +146,9 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
         target = generation or read_manifest(layout, live)["previous"]
         if target not in names:
-            what = "no generation before the live one" if target is None else f"no generation {target}"
-            raise UsageError(f"{output} has {what}; it has {', '.join(names)}")
+            what = f"generation {target}" if generation else "generation before the live one"
+            why = ", which was pruned" if target and not generation else ""
+            raise UsageError(f"{output} has no {what}{why}; it has {', '.join(names)}")
         manifest = read_manifest(layout, target)
         problems = list(_check_generation(layout, manifest))
         if problems:

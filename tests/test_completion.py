@@ -54,6 +54,13 @@ def test_flags(offered):
     assert offered("build", "--retry") == {"--retry_failed"}
 
 
+def test_flags_that_are_begun_with_hyphens(offered):
+    assert offered("build", "--dry-") == {"--dry-run"}
+    assert offered("build", "--retry-f") == {"--retry-failed"}
+    assert offered("search", "index", "--exclude-") == {"--exclude-self"}
+    assert offered("build", "--dry-run", "--reh") == {"--rehash"}
+
+
 def test_only_directories_where_an_index_is_expected(offered):
     assert offered("search", "ind") == {"index"}
     assert offered("search", "index", "ind") == {"index", "indoors.jpg"}

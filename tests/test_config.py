@@ -207,7 +207,7 @@ def test_an_assignment_below_what_is_no_section(tmp_path: Path) -> None:
         ("pca: !!python/object:os.system {}", "YAML"),
         ("- pca\n", "sections such as"),
         ("pca", "sections such as"),
-        (b"pca: {dims: \xff}", "utf-8"),
+        (b"pca: {dims: \xff}", "is not UTF-8 text"),
         (b"\x00", "YAML"),
     ],
 )

@@ -1,6 +1,8 @@
 """The cost model: what it says by hand, how it grows, what it measures against, and that the page agrees."""
 
 import importlib.util
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex import costs, store
+from imgindex.cli import main
 from imgindex.costs import Workload
 from imgindex.dry_run import count
 from imgindex.keys import key_of, sorted_keys
@@ -155,7 +158,7 @@ def test_a_listing_is_counted_as_the_diff_would_split_it(
         (60_000, 2048, 150, 62_646_768, 1_239_745, 252_924_004),
     ],
 )
-def test_sizes_are_those_of_builds(
+def test_sizes_are_those_of_synthetic_builds(
     images: int, feature_dim: int, dims: int, index: int, basis: int, store: int
 ) -> None:
     work = Workload(images, images, 0.1, feature_dim=feature_dim, dims=dims, uri_bytes=17)
@@ -163,3 +166,57 @@ def test_sizes_are_those_of_builds(
     assert stored["index"] == pytest.approx(index, rel=0.1)
     assert stored["basis"] == pytest.approx(basis, rel=0.01)
     assert stored["store"] == pytest.approx(store, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("images", "items_per_shard", "uri_bytes", "metadata"),
+    [(60, 10**6, 22.7, 8_091), (600, 10**6, 22.7, 56_160), (60_000, 10**6, 25, 5_333_403),
+     (60_000, 10**4, 25, 5_507_894)],
+)  # fmt: skip
+def test_metadata_has_the_size_that_builds_have_written(
+    images: int, items_per_shard: int, uri_bytes: float, metadata: int
+) -> None:
+    work = Workload(images, images, 0.1, items_per_shard=items_per_shard, uri_bytes=uri_bytes)
+    assert costs.stored_bytes(work)["metadata"] == pytest.approx(metadata, rel=0.05)
+
+
+def printed_bytes(text: str, after: str, before: str) -> float:
+    """The size that stands between two texts."""
+    found = re.search(rf"{after}([\d.]+) (B|KiB|MiB){before}", text)
+    assert found, text
+    return float(found[1]) * {"B": 1, "KiB": 2**10, "MiB": 2**20}[found[2]]
+
+
+def written_bytes(output: Path, pattern: str) -> int:
+    return sum(path.stat().st_size for path in output.glob(pattern) if path.is_file())
+
+
+@pytest.mark.parametrize("images", [60, pytest.param(600, marks=pytest.mark.long)])
+def test_a_dry_run_says_how_large_the_build_gets(
+    images: int, tmp_path: Path, image_bytes: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(images):
+        path = tmp_path / "photos" / f"folder {number % 20}" / f"image_{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(image_bytes(number))
+    output = tmp_path / "index"
+    build = ["build", "--input", str(tmp_path / "photos"), "--output", str(output)]
+    for setting in (
+        "backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32",
+        "engine.precision=float32", "publish.min_recall=0",
+    ):  # fmt: skip
+        build += ["--set", setting]
+    assert main([*build, "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert main(build) == 0
+    generation = "generations/*"
+    for pattern, after, before in (
+        ("store/*/*", r"store +about [^,]*, ", " in all"),
+        (f"{generation}/index/*", r"index +.*about ", "; "),
+        (f"{generation}/metadata/*", r"; ", " of metadata"),
+        (f"{generation}/pca/*", r", ", " of PCA basis"),
+        (f"{generation}/manifest.json", r", ", " of manifest"),
+        ("**/*", r"disk +about ", " more in all"),
+    ):
+        written = written_bytes(output, pattern)
+        assert printed_bytes(said, after, before) == pytest.approx(written, rel=0.2), pattern

@@ -173,9 +173,9 @@ def test_the_command_says_that_it_replaces_damaged_files(
         assert main(arguments) == 0
     assert [record.getMessage() for record in caplog.records if record.name == "imgindex.prepare"] == [
         f"damaged: {path} has other bytes than were written",
-        "1 files of the live generation are damaged: this build publishes a new one, made of the store",
+        "1 file of the live generation is damaged: this build publishes a new one, made of the store",
     ]
-    assert f"it replaces {live}, of which 1 files are damaged\n" in capsys.readouterr().out
+    assert f"it replaces {live}, of which 1 file is damaged\n" in capsys.readouterr().out
     assert main(arguments) == 0
     assert "nothing has changed" in capsys.readouterr().out
 

@@ -259,7 +259,7 @@ class TestVerify:
         assert main(["verify", str(tmp_path)]) == 3
         printed = capsys.readouterr()
         assert f"damaged: {path} has other bytes" in printed.out
-        assert "1 problems" in printed.err
+        assert ": 1 problem;" in printed.err
 
 
 def lock_that_waits_for(monkeypatch: pytest.MonkeyPatch, change: Callable[[], None]) -> None:
@@ -306,6 +306,13 @@ class TestRollback:
         name = generate(place, 1, "abc")
         with pytest.raises(UsageError, match=f"has no generation nonsense; it has {name}"):
             rollback(place, "nonsense")
+
+    def test_not_to_what_was_pruned(self, place: str) -> None:
+        _, live = (generate(place, number, "abc") for number in (1, 2))
+        assert len(prune(place, 1, 0).generations) == 1
+        told = f"no generation before the live one, which was pruned; it has {live}$"
+        with pytest.raises(UsageError, match=told):
+            rollback(place)
 
     def test_not_to_what_is_damaged(self, tmp_path: Path) -> None:
         first, second = (generate(str(tmp_path), number, "abc") for number in (1, 2))
@@ -529,19 +536,19 @@ class TestPrune:
         assert main(["prune", str(tmp_path), "--keep", "1"]) == 0
         assert capsys.readouterr().out == (
             f"kept generation {names[0]}: it is not older than 1h\n"
-            "deleted 0 generations, and 0 features that no other uses from 0 chunks of the store; forgot 0 "
-            "failures\n"
-            "kept 2 files of the store, used or not: they are not older than 7d\n"
+            "deleted 0 generations, and from 0 files of the store the features of 0 images that no other "
+            "generation uses; forgot 0 failures\n"
+            "kept 2 files of the store, used or not: not older than 7d\n"
         )
         assert main(["prune", str(tmp_path), "--keep", "1", "--grace", "45m"]) == 0
         printed = capsys.readouterr().out
         assert f"kept generation {names[0]}: it is not older than 45m\n" in printed
-        assert "kept 2 files of the store, used or not: they are not older than 45m\n" in printed
+        assert "kept 2 files of the store, used or not: not older than 45m\n" in printed
         assert main(["prune", str(tmp_path), "--keep", "1", "--grace", "29m"]) == 0
         assert capsys.readouterr().out == (
             f"deleted generation {names[0]}\n"
-            "deleted 1 generations, and 3 features that no other uses from 1 chunks of the store; forgot 0 "
-            "failures\n"
+            "deleted 1 generation, and from 1 file of the store the features of 3 images that no other "
+            "generation uses; forgot 0 failures\n"
         )
 
     @pytest.mark.parametrize("grace", ["", "7", "1w", "-1d", "1.5h", "d", "1 d", "9999999d"])
