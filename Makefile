@@ -4,6 +4,9 @@ VENV ?= .venv
 DEMO ?= demo
 BIN := $(VENV)/bin
 
+# The tests start Python hundreds of times: what it imports is compiled once, even where the environment forbids that.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test coverage test-long soak test-lowest test-dataflow test-integration fuzz lint clean
 
 demo: $(VENV)/installed

@@ -5,6 +5,7 @@ import io
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,6 +14,8 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from hypothesis import settings
 from PIL import Image
 from quick_beam import remember
+
+from imgindex.samples import write_samples
 
 # No test asserts a time, and hypothesis would: a busy machine is no failure.
 settings.register_profile("imgindex", deadline=None)
@@ -146,6 +149,14 @@ def memory() -> Iterator[dict[str, tuple[bytes, float]]]:
 def place(request: pytest.FixtureRequest, tmp_path: Any, memory: Any) -> str:
     """An empty directory: a local one, and one of a filesystem that only Beam knows."""
     return str(tmp_path / "place") if request.param == "local" else "mem://bucket/place"
+
+
+@pytest.fixture(scope="session")
+def sample_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the 312 samples, which nobody changes: they take ten seconds to draw."""
+    folder = tmp_path_factory.mktemp("samples")
+    write_samples(folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,6 +39,11 @@ FAMILIES = {
     "VGG16": 32,
     "Xception": 71,
 }
+
+
+def some_long(names: Iterable[str], *quick: str) -> list[Any]:
+    """A test's parameters, of which all but the `quick` are left to long runs."""
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.long) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +113,7 @@ class TestApplications:
         left_out = {"resnet", "vgg19", "inception_resnet_v2"}
         assert families == {a.module for a in APPLICATIONS.values()} - left_out
 
-    @pytest.mark.parametrize("name", FAMILIES)
+    @pytest.mark.parametrize("name", some_long(FAMILIES, "MobileNetV2", "VGG16"))
     def test_features_are_those_of_keras_itself(self, keras, name):
         """avg against Keras's own application on preprocessed pixels, max against its maps."""
         size = FAMILIES[name]
@@ -134,7 +141,7 @@ class TestApplications:
         expected = np.asarray(core_of(backbone.model)(by_hand, training=False))
         np.testing.assert_allclose(np.asarray(backbone.model(images)), expected, rtol=1e-3)
 
-    @pytest.mark.parametrize("name", ["MobileNetV3Small", "VGG16", "ConvNeXtTiny"])
+    @pytest.mark.parametrize("name", some_long(["MobileNetV3Small", "VGG16", "ConvNeXtTiny"], "VGG16"))
     def test_poolings_pool_the_feature_map(self, keras, name):
         average, largest = (load_backbone(name, "none", p, 64) for p in ("avg", "max"))
         # ConvNeXt has variables without a name, which Keras numbers through the life of a process.
@@ -200,13 +207,7 @@ class TestWeights:
         images = pixels(2, 64, 64, 3)
         assert np.array_equal(loaded.model(images), mobilenet.model(images))
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            name if name == "EfficientNetB0" else pytest.param(name, marks=pytest.mark.long)
-            for name in FAMILIES
-        ],
-    )
+    @pytest.mark.parametrize("name", some_long(FAMILIES, "EfficientNetB0"))
     def test_a_path_gives_what_imagenet_gives_of_the_same_file(self, keras, monkeypatch, tmp_path, name):
         """The file lies where Keras would download it to."""
         file, size = tmp_path / "mine.h5", FAMILIES[name]

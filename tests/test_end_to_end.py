@@ -19,16 +19,13 @@ from test_odd_images import swapped_profile
 import imgindex
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.backbones import BUNDLED_WEIGHTS
-from imgindex.samples import write_samples
 
 BUNDLED = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled")
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("photos")
-    write_samples(folder)
-    return folder
+def photos(sample_photos):
+    return sample_photos
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +305,7 @@ def test_copies_of_one_image_are_all_at_cosine_one(photos, tmp_path):
     assert all(neighbor.similarity == pytest.approx(1) for neighbor in neighbors)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("backbone", ["ResNet50", "InceptionV3"])
 def test_backbones_of_the_usual_size(backbone, photos, tmp_path):
     folder = tmp_path / "photos"

@@ -33,7 +33,6 @@ from imgindex.models.openvino_engine import converted_model, has_bfloat16
 from imgindex.models.preprocess import decode
 from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
-from imgindex.samples import write_samples
 
 SIZE = 64
 BATCH = 6
@@ -46,21 +45,13 @@ def choice(engine: str, **changes) -> EngineChoice:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """A cache of converted models for these tests alone."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 @pytest.fixture(scope="module")
 def backbone() -> Backbone:
     return load_backbone("MobileNetV2", "none", "avg", SIZE)
 
 
 @pytest.fixture(scope="module", params=["tensorflow", "openvino"])
-def engine(request, cache) -> Engine:
+def engine(request) -> Engine:
     return load_engine(choice(request.param), threads=2)
 
 
@@ -116,7 +107,7 @@ class TestEngine:
 class TestMemory:
     """The frameworks run out of memory in ways of their own; out of an engine comes a MemoryError."""
 
-    def test_openvino_where_the_system_gives_no_more(self, cache):
+    def test_openvino_where_the_system_gives_no_more(self):
         load_engine(choice("openvino"), 2)  # converted
         code = (
             "import re, resource; from pathlib import Path\n"
@@ -135,7 +126,7 @@ class TestMemory:
     @pytest.mark.parametrize(
         "message", ["Failed to allocate 9 bytes", "std::bad_alloc", "Cannot allocate memory", "can't alloc"]
     )
-    def test_openvino_says_it_in_several_ways(self, message, cache, monkeypatch):
+    def test_openvino_says_it_in_several_ways(self, message, monkeypatch):
         def fail(*_):
             raise RuntimeError(f"Exception from src/inference/src/dev/plugin.cpp:54:\n{message}\n")
 
@@ -249,10 +240,8 @@ class TestPrecision:
     """On real features: random pixels and weights are no measure of what rounding does."""
 
     @pytest.fixture(scope="class")
-    def pixels(self, tmp_path_factory):
-        folder = tmp_path_factory.mktemp("samples")
-        write_samples(folder)
-        paths = sorted(folder.rglob("*_002.jpg"))[:8]
+    def pixels(self, sample_photos):
+        paths = sorted(sample_photos.rglob("*_002.jpg"))[:8]
         return np.stack([decode(path.read_bytes(), (224, 224)).pixels for path in paths])
 
     def choose(self, pixels, **changes) -> EngineChoice:
@@ -319,7 +308,7 @@ class TestPrecision:
             assert not np.array_equal(first, smaller)
 
 
-def test_the_first_batches_may_come_at_once(cache):
+def test_the_first_batches_may_come_at_once():
     converted_model("MobileNetV2", "none", "avg", SIZE)
     # OpenVINO asks for NumPy's version when it first needs it. Were that now, both threads would hang.
     code = f"""
@@ -429,7 +418,7 @@ class TestCacheKey:
 
 
 class TestConvertedModel:
-    def test_a_second_time_comes_from_the_cache_without_keras(self, cache):
+    def test_a_second_time_comes_from_the_cache_without_keras(self):
         converted_model("MobileNetV2", "none", "avg", SIZE)
         code = (
             "import sys; from imgindex.models.openvino_engine import converted_model;"

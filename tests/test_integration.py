@@ -127,7 +127,8 @@ def test_prism_makes_the_same_index(photos, in_process, prism, tmp_path):
     assert not list(processes(lambda line: line.startswith(f"{prism} ")))
 
 
-def test_prism_tells_why_a_build_was_refused(prism, tmp_path, capsys):
+def test_prism_tells_why_a_build_was_refused(prism, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("imgindex.samples.IMAGES_PER_CLASS", 3)
     folder = tmp_path / "photos"
     write_samples(folder)
     for number in range(40):
@@ -169,7 +170,8 @@ def test_flink_makes_the_same_index_from_and_on_s3(photos, in_process, cluster):
     assert made == {path: in_process[path] for path in made}
 
 
-def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys):
+def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("imgindex.samples.IMAGES_PER_CLASS", 3)
     folder = tmp_path / "photos"
     write_samples(folder)
     for number in range(40):
@@ -178,6 +180,7 @@ def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys):
     assert "max_failure_rate: 40 of" in capsys.readouterr().err
 
 
+@pytest.mark.timeout(600 + FEATURES // 100)
 def test_the_index_half_makes_the_same_on_flink_within_its_limits(
     cluster, tmp_path, record_testsuite_property
 ):

@@ -91,6 +91,7 @@ def test_prune_reads_a_large_chunk_no_more_often_than_a_small_one(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600 + COPIES // 100)
 def test_a_collection_of_copies(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
     files = copies_of(image_bytes(1, (8, 6)), tmp_path / "photos", COPIES)
     output = tmp_path / "index"

@@ -43,9 +43,9 @@ def conv(source, outputs: int, side: int = 1, stride: int = 1, pads: int = 0):
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("ResNet50", 64),
+        ("VGG16", 32),
+        pytest.param("ResNet50", 64, marks=pytest.mark.long),
         pytest.param("InceptionV3", 75, marks=pytest.mark.long),
-        pytest.param("VGG16", 32, marks=pytest.mark.long),
     ],
 )
 def test_backbones_with_weights_of_every_kind(name, size):

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -10,7 +11,6 @@ import yaml
 
 from imgindex.cli import main
 from imgindex.config import Config
-from imgindex.samples import write_samples
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -37,9 +37,9 @@ def commands():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, sample_photos):
     folder = tmp_path_factory.mktemp("readme")
-    write_samples(folder / "photos")
+    shutil.copytree(sample_photos, folder / "photos")
     return folder
 
 
