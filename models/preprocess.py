@@ -16,6 +16,9 @@ from imgindex.models.levels import Levels, is_deep, levels_of
 
 Pixels = npt.NDArray[np.uint8]
 
+# Height and width; or the longer side, of which the other follows, where the image is not smaller anyway.
+Size = tuple[int, int] | int
+
 # Names what `decode` does in the spec: a change of the pixels that it returns is a change of this name.
 PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-2"
 
@@ -58,12 +61,12 @@ class DecodedImage:
 
 def decode(
     data: bytes,
-    size: tuple[int, int],
+    size: Size,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     color_profile: str = "srgb",
     truncated: str = "fail",
 ) -> DecodedImage:
-    """Decodes an encoded image to upright RGB and stretches it to `size` (height, width).
+    """Decodes an encoded image to upright RGB of `size`: stretched to (height, width), or made small.
 
     Every mode that Pillow reads becomes 8-bit RGB: palettes, grey, CMYK and 16-bit values are converted,
     transparency in an alpha channel or a palette is laid on white, the first frame stands for an animation.
@@ -94,9 +97,7 @@ def decode(
 _REPAIRABLE = ("not_an_image", "truncated", "undecodable")
 
 
-def _decode_repaired(
-    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
-) -> DecodedImage | None:
+def _decode_repaired(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage | None:
     """Decodes what Pillow refuses though the picture is whole; None where it is not. Raises DecodeError."""
     bmp_size = repair.bit_fields_size(data)
     if bmp_size is not None:
@@ -116,9 +117,7 @@ def _decode_repaired(
     return _decode(data, size, max_pixels, color_profile) if better else None
 
 
-def _decode_without_end(
-    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
-) -> DecodedImage | None:
+def _decode_without_end(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage | None:
     """Decodes a JPEG that lacks only the marker of its end.
 
     Whether pixels are missing, too, shows in what other bytes in their place would change.
@@ -130,9 +129,7 @@ def _decode_without_end(
     return plain if plain and filled and np.array_equal(plain.pixels, filled.pixels) else None
 
 
-def _decode_part(
-    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
-) -> DecodedImage | None:
+def _decode_part(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage | None:
     """Decodes what there is of a JPEG that was cut off; None where it holds nothing of the picture."""
     start = repair.jpeg_pixels_start(data)
     if start is None:
@@ -144,16 +141,14 @@ def _decode_part(
     return part if part and nothing and not np.array_equal(part.pixels, nothing.pixels) else None
 
 
-def _decode_ended(
-    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
-) -> DecodedImage | None:
+def _decode_ended(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage | None:
     """Decodes a JPEG with the marker of its end added; None where that fails."""
     with contextlib.suppress(DecodeError):
         return _decode(data + repair.JPEG_END, size, max_pixels, color_profile)
     return None
 
 
-def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
+def _decode(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage:
     plugin = plugins.plugin_of(data)
     if plugin is not None and not plugin.is_installed:
         raise DecodeError(
@@ -172,7 +167,8 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
             original = image.size
             if plugin is None:
                 # The longer side both ways, for EXIF may turn the image by 90 degrees.
-                image.draft("RGB", (2 * max(size), 2 * max(size)))
+                side = size if isinstance(size, int) else max(size)
+                image.draft("RGB", (2 * side, 2 * side))
             deep_colors.load(image, data)
             if plugin is not None:  # its container may have named another size than the picture has
                 original = image.size
@@ -196,7 +192,7 @@ def _decode(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: 
         raise DecodeError(_reason(error, data), f"{type(error).__name__}: {error}", pixels) from error
 
 
-def _decode_jpeg_xl(data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str) -> DecodedImage:
+def _decode_jpeg_xl(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage:
     jpeg = jpeg_xl.original_jpeg(data)
     if jpeg is not None:
         return _decode(jpeg, size, max_pixels, color_profile)
@@ -204,9 +200,7 @@ def _decode_jpeg_xl(data: bytes, size: tuple[int, int], max_pixels: int, color_p
     return DecodedImage(upright_rgb(image, size, color_profile), image.width, image.height)
 
 
-def _decode_other_tiff(
-    data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str
-) -> DecodedImage:
+def _decode_other_tiff(data: bytes, size: Size, max_pixels: int, color_profile: str) -> DecodedImage:
     """Decodes a TIFF that Pillow does not read."""
     pixels = 0
     try:
@@ -270,18 +264,22 @@ def _is_cut_off(data: bytes) -> bool:
     return plugins.is_cut_off(data)
 
 
-def upright_rgb(image: Image.Image, size: tuple[int, int], color_profile: str = "srgb") -> Pixels:
+def upright_rgb(image: Image.Image, size: Size, color_profile: str = "srgb") -> Pixels:
     """Makes pixels [height, width, 3] of an opened image, as `decode` does. Raises what Pillow does."""
-    height, width = size
     # Loaded before the orientation is read: Pillow turns TIFFs itself while it loads them.
     image.load()
     profile = image.info.get("icc_profile") if color_profile == "srgb" else None
     convert = conversion_to_srgb(profile, image.mode)
     orientation = _orientation(image)
     turned = orientation in _QUARTER_TURNS
+    if isinstance(size, int):
+        scale = min(1, size / max(image.size))
+        columns, rows = (max(1, round(scale * side)) for side in image.size)
+    else:
+        columns, rows = size if turned else size[::-1]
     # What has a profile keeps its colors until it is small: then the conversion costs little.
     colors = image if convert and image.mode == "CMYK" else _to_rgb(image)
-    small = colors.resize((height, width) if turned else (width, height), Image.Resampling.BILINEAR)
+    small = colors.resize((columns, rows), Image.Resampling.BILINEAR)
     rgb = convert(small) if convert else small
     if orientation in _TRANSPOSITIONS:
         rgb = rgb.transpose(_TRANSPOSITIONS[orientation])

@@ -8,15 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from imgindex.models.levels import is_deep, levels_of
+from imgindex.models.preprocess import DecodeError, decode
 
 THUMBNAIL_SIDE = 160
-
-# Rows of a deep image whose values are looked at at once.
-_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -40,7 +36,7 @@ class Row:
 def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], more: str = "") -> str:
     """Return a page that needs no other file, no network and no script; `more` stands below the rows.
 
-    Everything given is text, never markup. A picture that Pillow cannot read is shown as a
+    Everything given is text, never markup. A picture that cannot be read is shown as a
     placeholder with its caption.
     """
     facts = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in summary)
@@ -54,36 +50,17 @@ def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], 
 
 
 def thumbnail(image: bytes) -> str:
-    """Return a data URI of a small copy of an encoded image, turned as its EXIF says.
+    """Return a data URI of a small copy of an encoded image, as a build sees it: upright, in sRGB, on white.
 
-    Raises whatever Pillow raises for an image that it cannot read.
+    Raises `DecodeError` for an image that it cannot read.
     """
     with warnings.catch_warnings():
         # What Pillow finds odd in a file that it does read is no news on this page.
         warnings.simplefilter("ignore")
-        with Image.open(io.BytesIO(image)) as opened:
-            # Lets a JPEG be decoded at a fraction of its size; a no-op for other formats.
-            opened.draft(None, (2 * THUMBNAIL_SIDE, 2 * THUMBNAIL_SIDE))
-            opened.load()
-            upright = ImageOps.exif_transpose(_grey_of_8_bits(opened) if is_deep(opened) else opened)
-    has_alpha = upright.has_transparency_data
-    small = upright.convert("RGBA" if has_alpha else "RGB")
-    small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.LANCZOS)
+        small = decode(image, THUMBNAIL_SIDE, truncated="accept").pixels
     encoded = io.BytesIO()
-    small.save(encoded, "PNG" if has_alpha else "JPEG", quality=85, optimize=True)
-    kind = "png" if has_alpha else "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(encoded.getvalue()).decode()}"
-
-
-def _grey_of_8_bits(image: Image.Image) -> Image.Image:
-    """A loaded deep image with the levels that a build gives it, at twice a thumbnail's size or more."""
-    values = np.asarray(image)
-    levels = levels_of(image, lambda: (values[top : top + _ROWS] for top in range(0, len(values), _ROWS)))
-    step = max(1, max(image.size) // (2 * THUMBNAIL_SIDE))
-    grey = Image.fromarray(levels.apply(values[::step, ::step]))
-    if "exif" in image.info:
-        grey.info["exif"] = image.info["exif"]
-    return grey
+    Image.fromarray(small).save(encoded, "JPEG", quality=85, optimize=True)
+    return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
 def _row(row: Row) -> str:
@@ -105,8 +82,7 @@ def _tile(tile: Tile) -> str:
 def _picture(tile: Tile) -> str:
     name = _escaped(tile.caption)
     if tile.image is not None:
-        # Pillow's decoders raise many types on broken files; none may cost the whole page.
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(DecodeError):
             return f'<div class="frame"><img src="{thumbnail(tile.image)}" alt="{name}"></div>'
     return (
         f'<div class="frame missing" role="img" aria-label="{name} (cannot be shown)">'

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from test_independent_decoder import RGB
+from test_odd_images import swapped_profile
 
 from imgindex.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
+from imgindex.models import plugins
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\n&amp; {title} \u202egpj.צילום"
 
@@ -104,7 +107,42 @@ def test_thumbnails_are_small_and_never_enlarged(
 @pytest.mark.parametrize(("mode", "kind"), [("RGBA", "PNG"), ("L", "JPEG"), ("P", "PNG"), ("CMYK", "TIFF")])
 def test_every_mode_becomes_a_format_browsers_show(mode: str, kind: str) -> None:
     small = decoded(thumbnail(encoded(mode=mode, kind=kind)))
-    assert (small.format, small.mode) == (("PNG", "RGBA") if mode == "RGBA" else ("JPEG", "RGB"))
+    assert (small.format, small.mode) == ("JPEG", "RGB")
+
+
+def assert_shows(small: Image.Image, pixels: np.ndarray[Any, Any]) -> None:
+    assert small.size == pixels.shape[1::-1]
+    assert np.abs(np.asarray(small, float) - pixels).mean() < 10  # twice a JPEG
+
+
+def test_transparency_is_laid_on_white_as_in_a_build() -> None:
+    picture = Image.new("RGBA", (64, 48), (0, 0, 200, 255))
+    picture.paste((0, 0, 200, 0), (0, 0, 64, 24))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    expected = np.full((48, 64, 3), (0, 0, 200))
+    expected[:24] = 255
+    assert_shows(decoded(thumbnail(file.getvalue())), expected)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_color_profile_is_applied(kind: str) -> None:
+    file = io.BytesIO()
+    RGB.save(file, kind, icc_profile=swapped_profile(), **({"quality": 95} if kind == "JPEG" else {}))
+    assert_shows(decoded(thumbnail(file.getvalue())), np.asarray(RGB)[..., [1, 0, 2]])
+
+
+def test_what_only_a_plugin_or_the_second_decoder_reads_is_shown() -> None:
+    pytest.importorskip("pillow_heif")
+    plugins.register()
+    heic, tiff = io.BytesIO(), io.BytesIO()
+    RGB.save(heic, "HEIF", quality=90)
+    assert_shows(decoded(thumbnail(heic.getvalue())), np.asarray(RGB))
+    light = (np.asarray(RGB) / 255) ** 2.2
+    pytest.importorskip("tifffile").imwrite(tiff, light.astype(np.float32), photometric="rgb")
+    assert_shows(decoded(thumbnail(tiff.getvalue())), np.asarray(RGB))
+    jxl = pytest.importorskip("imagecodecs").jpegxl_encode(np.asarray(RGB), lossless=True)
+    assert_shows(decoded(thumbnail(bytes(jxl))), np.asarray(RGB))
 
 
 def test_sixteen_bits_of_grey_are_scaled_not_clipped() -> None:
