@@ -46,8 +46,8 @@ class Spec:
         )
 
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """What of the spec is another in `other`, as a manifest has it: in words for a message."""
-        own = {**asdict(self), "image_size": list(self.image_size)}
+        """What of the spec is another in `other`, of the same keys: in words for a message."""
+        own = asdict(self)
         return [words for name, words in _WORDS.items() if own[name] != other.get(name)]
 
     @property

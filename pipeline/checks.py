@@ -1,11 +1,11 @@
 """The checks that a finished generation must pass before it goes live."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from imgindex import storage, written_files
+from imgindex.manifest import Ledger
 from imgindex.models.annoy_index import RECALL_K
 from imgindex.plan import Plan
 from imgindex.records import FailureList, ShardSummary, WrittenBasis
@@ -17,7 +17,7 @@ class Finished:
     """A generation whose files are written, with what the checks look at."""
 
     plan: Plan
-    ledger: Mapping[str, Any]
+    ledger: Ledger
     shards: Sequence[ShardSummary]
     basis: WrittenBasis
     failures: Sequence[FailureList]
@@ -44,16 +44,19 @@ def refusal(finished: Finished) -> str | None:
     return None
 
 
-def reasons(ledger: Mapping[str, Any]) -> str:
+def reasons(ledger: Ledger) -> str:
     """The failures by reason, for a message."""
-    return ", ".join(f"{reason} {count}" for reason, count in ledger["failed_by_reason"].items())
+    return ", ".join(f"{reason} {count}" for reason, count in ledger.failed_by_reason.items())
 
 
 def _ledger(finished: Finished) -> str | None:
-    listed, indexed, failed = (finished.ledger[name] for name in ("listed", "indexed", "failed"))
-    if listed == indexed + failed:
+    ledger = finished.ledger
+    if ledger.listed == ledger.indexed + ledger.failed:
         return None
-    return f"{listed} listed, but {indexed} indexed and {failed} failed; this is a bug, please report it"
+    return (
+        f"{ledger.listed} listed, but {ledger.indexed} indexed and {ledger.failed} failed; this is a bug, "
+        "please report it"
+    )
 
 
 def _files(finished: Finished) -> str | None:
@@ -68,7 +71,7 @@ def _files(finished: Finished) -> str | None:
 
 def _max_failure_rate(finished: Finished) -> str | None:
     limit = finished.plan.config.publish.max_failure_rate
-    listed, failed = finished.ledger["listed"], finished.ledger["failed"]
+    listed, failed = finished.ledger.listed, finished.ledger.failed
     # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
     if failed / listed <= limit:
         return None
@@ -82,7 +85,7 @@ def _max_failure_rate(finished: Finished) -> str | None:
 
 def _max_shrink(finished: Finished) -> str | None:
     limit, previous = finished.plan.config.publish.max_shrink, finished.plan.previous
-    indexed = finished.ledger["indexed"]
+    indexed = finished.ledger.indexed
     before = previous.indexed if previous else 0
     if not before or (before - indexed) / before <= limit:
         return None
@@ -96,7 +99,7 @@ def _max_shrink(finished: Finished) -> str | None:
 def _left_out(finished: Finished) -> str:
     """What patterns leave out, for a message: they may be new."""
     kinds = (HIDDEN_FILES, HIDDEN_FOLDERS, EXCLUDED_FILES, EXCLUDED_FOLDERS)
-    counts = {kind: count for kind, count in finished.ledger["skipped"].items() if kind in kinds}
+    counts = {kind: count for kind, count in finished.ledger.skipped.items() if kind in kinds}
     if not counts:
         return ""
     return f". This build left out {described(counts)}, as images.include and images.exclude say"

@@ -147,14 +147,14 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     outcome = refresh(config, options, known.force, retry_failed=known.retry_failed, rehash=known.rehash)
     if outcome.published:
-        interrupt.done(f"generation {outcome.manifest['generation']} is live")
-        print(describe_generation(str(config.output), outcome.manifest))
+        interrupt.done(f"generation {outcome.live.generation} is live")
+        print(describe_generation(str(config.output), outcome.live))
         if outcome.replaced:
-            before = outcome.manifest["previous"]
+            before = outcome.live.previous
             files = counted(len(outcome.replaced), "file is", "files are")
             print(f"it replaces {before}, of which {files} damaged")
     else:
-        print(describe_unchanged(outcome.manifest, outcome.ledger))
+        print(describe_unchanged(outcome.live, outcome.counted))
 
 
 def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":

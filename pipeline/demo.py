@@ -37,13 +37,14 @@ def run(folder: Path) -> None:
         output=str(index_directory),
         backbone=BackboneConfig(name="MobileNetV2", weights="bundled"),
     )
-    print(f"{describe_generation(str(index_directory), build(config))}\n")
-
+    build(config)
     index = Index.open(index_directory)
+    print(f"{describe_generation(str(index_directory), index.facts)}\n")
+
     queries = [sorted((images / label).iterdir())[0] for label in labels]
     results = index.search(queries, k=8)
     write_page(page, index, results)
-    print(f"{result_table(results[:3], index.manifest['metric'])}\n")
+    print(f"{result_table(results[:3], index.facts.metric)}\n")
     print(f"Look at {page.resolve()} in a browser.")
     print("Search by yourself:")
     print(f"  {_command('search', index_directory, queries[0], '-k', 5)}")

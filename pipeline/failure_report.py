@@ -23,9 +23,9 @@ def lines(output: Output, reason: str | None = None, *, as_json: bool = False) -
     if live is not None or refused is None:
         manifest = read_manifest(output)
         files = files_of(output, manifest)
-        found = (row for path in manifest["failures"] for row in failure_lists.read_failures(files[path]))
-        folder = storage.join(output.generation(manifest["generation"]), "failures")
-        yield from _lines("live", manifest["generation"], folder, found, reason, as_json)
+        found = (row for path in manifest.failures for row in failure_lists.read_failures(files[path]))
+        folder = storage.join(output.generation(manifest.generation), "failures")
+        yield from _lines("live", manifest.generation, folder, found, reason, as_json)
     if refused is not None:
         folder = storage.join(output.generation(refused), "failures")
         yield from _lines("refused", refused, folder, failure_lists.read_folder(folder), reason, as_json)

@@ -5,13 +5,12 @@ import logging
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from imgindex import interrupt, storage, written_files
 from imgindex import manifest as manifests
@@ -23,6 +22,7 @@ from imgindex.errors import (
     SupersededError,
     UsageError,
 )
+from imgindex.manifest import Manifest
 from imgindex.models.frameworks import tensorflow_version, version_of
 from imgindex.paths import absolute
 from imgindex.records import WrittenFile
@@ -120,7 +120,7 @@ def live_name(output: Output) -> str:
     raise OutputError(f"{output.root} holds no index; `imgindex build` writes one")
 
 
-def read_manifest(output: Output, name: str | None = None) -> dict[str, Any]:
+def read_manifest(output: Output, name: str | None = None) -> Manifest:
     """The manifest of a generation, the live one when `name` is None.
 
     Raises:
@@ -139,16 +139,13 @@ def read_manifest(output: Output, name: str | None = None) -> dict[str, Any]:
         raise DamagedError(f"the manifest {path} cannot be used: {error}") from error
 
 
-def files_of(output: Output, manifest: Mapping[str, Any]) -> dict[str, WrittenFile]:
+def files_of(output: Output, manifest: Manifest) -> dict[str, WrittenFile]:
     """The files of a generation, with their whole paths, by what its manifest calls them."""
-    directory = output.generation(manifest["generation"])
-    files = (WrittenFile(file["path"], file["size"], file["sha256"]) for file in manifest["files"])
-    return {file.path: written_files.placed(directory, file) for file in files}
+    directory = output.generation(manifest.generation)
+    return {file.path: written_files.placed(directory, file) for file in manifest.files}
 
 
-def publish(
-    output: Output, name: str, manifest: Mapping[str, Any], check: Callable[[], None] = lambda: None
-) -> None:
+def publish(output: Output, manifest: Manifest, check: Callable[[], None] = lambda: None) -> None:
     """Writes the manifest of a generation whose files are all there, and makes it the live one.
 
     Raises:
@@ -156,6 +153,7 @@ def publish(
       SupersededError: by `check`, or as of `make_current`.
       OutputError: it cannot be written, or is not read back as it was written.
     """
+    name = manifest.generation
     check()
     try:
         data = manifests.encode(manifest)

@@ -1,14 +1,16 @@
-"""What a manifest says, and the limits of it that everything relies on that reads a generation."""
+"""The manifest: what a generation says of itself, and the limits that whoever reads one relies on."""
 
 import math
 import re
 import reprlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from imgindex.models.annoy_index import METRICS
+from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.engines import ENGINES, PRECISIONS
+from imgindex.records import WrittenFile
 from imgindex.sealed import seal, unseal
 
 SCHEMA_VERSION = 1
@@ -21,45 +23,187 @@ _PATH = re.compile(r"[a-z]+/[A-Za-z0-9][A-Za-z0-9._-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
+@dataclass(frozen=True)
+class Ledger:
+    """What a build did with the images of its input; those listed are those indexed and those failed."""
+
+    listed: int
+    indexed: int
+    failed: int
+    failed_by_reason: Mapping[str, int]  # by stage/reason
+    # Against the generation before.
+    added: int
+    changed: int
+    removed: int
+    unchanged: int
+    # Where the features came from.
+    embedded: int
+    copied: int  # from images of the same bytes
+    reused: int  # from the store
+    damaged_chunks: int  # of the store, which were dropped
+    environmental: int = 0  # failures that may pass, which the next builds try again
+    skipped: Mapping[str, int] = field(default_factory=dict)  # files that are no images of the input, by kind
+
+
+@dataclass(frozen=True)
+class RecordedSpec:
+    """The spec of the features, as of `models.spec.Spec`; older builds did not write what is None."""
+
+    digest: str
+    backbone: str
+    weights_sha256: str
+    image_size: tuple[int, int]  # height, width
+    pooling: str
+    preprocessing: str | None = None
+    decoding: str | None = None
+    layers_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class RecordedEngine:
+    """What computed the features."""
+
+    name: str
+    precision: str
+    batch_size: int
+    cosine_with_float32: float | None = None  # the least of the first images; None: not compared
+
+
+@dataclass(frozen=True)
+class RecordedPca:
+    """How the basis came about; older builds did not write what is None."""
+
+    refit: bool  # whether it was fitted in this build
+    why: str
+    fitted_in: str  # the generation
+    fitted_images: int
+    new_images: int | None = None
+    unexplained: float | None = None  # the mean share of the new images' variance
+    tolerated: float | None = None
+    cut: int | None = None  # components that whitening left out
+    scale_ratio: float | None = None  # of the last dimension to the first, where it is whitened
+
+
+@dataclass(frozen=True)
+class MeasuredRecall:
+    """Recall@k against exact search; older builds measured it with copies and did not write what is None."""
+
+    k: int
+    recall: float
+    queries: int | None = None
+    distinct: int | None = None  # images that they were drawn from
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An Annoy file, and the metadata file whose row i describes its item i."""
+
+    index: str  # the path of the file below the generation
+    metadata: str
+    items: int
+    trees: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a generation says of itself. Paths are relative to the generation."""
+
+    generation: str  # its name
+    previous: str | None
+    spec: RecordedSpec
+    engine: RecordedEngine
+    input_root: str  # the directory that uris are relative to
+    config: Mapping[str, Any]  # of the build, by section and key; older ones lack some keys
+    ledger: Ledger
+    feature_dim: int
+    dims: int  # of the vectors
+    explained_variance_ratio: float
+    pca: RecordedPca
+    metric: Metric
+    search_k: int
+    recall: MeasuredRecall
+    shards: tuple[Shard, ...]
+    basis: str
+    failures: tuple[str, ...]  # the lists of them
+    files: tuple[WrittenFile, ...]
+    timings: Mapping[str, float]  # seconds by stage, and in `total`
+    created: str = ""  # the time, as of ISO 8601
+    forced: tuple[str, ...] = ()  # the checks that could not refuse
+    failures_digest: str = ""  # of which images failed and why; older builds did not write it
+    libraries: Mapping[str, str] = field(default_factory=dict)  # their versions
+    content: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the JSON that it was read from
+
+    @property
+    def size(self) -> int:
+        """The bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def items(self) -> int:
+        """How many images are indexed."""
+        return sum(shard.items for shard in self.shards)
+
+
+def encode(manifest: Manifest) -> bytes:
     """A manifest's bytes. Raises ValueError where no reader would accept them."""
-    data = seal(content)
+    content = asdict(replace(manifest, content={}))
+    del content["content"]
+    data = seal({"schema_version": SCHEMA_VERSION, **content})
     if len(data) > MAX_BYTES:
         raise ValueError(f"it is of {len(data)} bytes, more than the {MAX_BYTES} that are read")
-    decode(data, str(content.get("generation")))
+    decode(data, manifest.generation)
     return data
 
 
-def decode(data: bytes, generation: str) -> dict[str, Any]:
+def decode(data: bytes, generation: str) -> Manifest:
     """Reads the bytes of the manifest of `generation`.
 
     Raises ValueError for whatever `encode` has not written, and for values that nothing has which a build
     publishes, such as a path that leads elsewhere.
     """
-    manifest = unseal(data)
-    if manifest.get("schema_version") != SCHEMA_VERSION:
-        schema = reprlib.repr(manifest.get("schema_version"))
+    content = unseal(data)
+    if content.get("schema_version") != SCHEMA_VERSION:
+        schema = reprlib.repr(content.get("schema_version"))
         raise ValueError(f"it has schema {schema}, of another imgindex; this one reads {SCHEMA_VERSION}")
-    for fault in _faults(manifest, _SHAPE, ""):
+    for fault in _faults(content, _SHAPE, ""):
         raise ValueError(fault)
-    if manifest["generation"] != generation:
-        raise ValueError(f"it is that of generation {manifest['generation']}")
-    if not manifest["shards"]:
-        raise ValueError("it has no shards")
-    engine = manifest["engine"]
-    if (engine["name"], engine["precision"]) == ("openvino", "float16"):
-        raise ValueError("its engine has no such precision")
     for section, shapes in _NEWER.items():
+        within = content[section] if section else content
         for key, check in shapes.items():
-            if key in manifest[section] and not check(manifest[section][key]):
-                raise ValueError(f"{section}.{key} is {reprlib.repr(manifest[section][key])}")
-    named = [shard[kind] for shard in manifest["shards"] for kind in ("index", "metadata")]
-    named += [manifest["basis"], *manifest["failures"]]
-    described = Counter(file["path"] for file in manifest["files"])
+            if key in within and not check(within[key]):
+                raise ValueError(f"{section}.{key} is {reprlib.repr(within[key])}".removeprefix("."))
+    manifest = replace(_record(Manifest, content), content=content)
+    if manifest.generation != generation:
+        raise ValueError(f"it is that of generation {manifest.generation}")
+    if not manifest.shards:
+        raise ValueError("it has no shards")
+    if (manifest.engine.name, manifest.engine.precision) == ("openvino", "float16"):
+        raise ValueError("its engine has no such precision")
+    named = [path for shard in manifest.shards for path in (shard.index, shard.metadata)]
+    named += [manifest.basis, *manifest.failures]
+    described = Counter(file.path for file in manifest.files)
     for path, count in Counter(named).items():
         if (described[path], count) != (1, 1):
             raise ValueError(f"it names {path} {count} times and describes it {described[path]} times")
     return manifest
+
+
+_T = TypeVar("_T")
+
+
+def _record(kind: type[_T], content: Mapping[str, Any]) -> _T:
+    """The dataclass of checked JSON. What it lacks has its default, and what `kind` lacks is left out."""
+    hints = get_type_hints(kind)
+    names = [item.name for item in fields(kind) if item.name in content]  # type: ignore[arg-type]
+    return kind(**{name: _typed(hints[name], content[name]) for name in names})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if is_dataclass(hint):
+        return _record(hint, value)  # type: ignore[arg-type]
+    if get_origin(hint) is tuple:
+        return tuple(_typed(get_args(hint)[0], item) for item in value)
+    return value
 
 
 def _faults(value: Any, shape: Any, where: str) -> Iterator[str]:
@@ -98,6 +242,10 @@ def _like(pattern: re.Pattern[str]) -> _Check:
 
 def _text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_text, value))
 
 
 def _switch(value: Any) -> bool:
@@ -139,7 +287,7 @@ _SHAPE = {
             "pooling": _text,
             "image_size": _optional(_dims),
         },
-        "images": {"max_bytes": _whole(1, 2**40)},
+        "images": {"max_bytes": _whole(1, 2**40), "max_pixels": _whole(1, 2**63)},
         "pca": {"dims": _number, "whiten": _switch},
         "index": {},
     },
@@ -162,9 +310,15 @@ _SHAPE = {
     "timings": lambda value: _each(_number)(value) and "total" in value,
 }
 
-# What older builds do not write.
+# What older builds do not write, by section; those of no section are at the top.
 _NEWER: dict[str, dict[str, _Check]] = {
-    "ledger": {"skipped": _each(_count)},
-    "recall": {"queries": _count, "distinct": _count},
-    "pca": {"cut": _count, "scale_ratio": _number},
+    "": {"created": _text, "failures_digest": _text, "forced": _texts, "libraries": _each(_text)},
+    "spec": dict.fromkeys(("preprocessing", "decoding", "layers_sha256"), _optional(_text)),
+    "engine": {"cosine_with_float32": _optional(_number)},
+    "ledger": {"environmental": _count, "skipped": _each(_count)},
+    "recall": dict.fromkeys(("queries", "distinct"), _optional(_count)),
+    "pca": {
+        **dict.fromkeys(("cut", "new_images"), _optional(_count)),
+        **dict.fromkeys(("scale_ratio", "unexplained", "tolerated"), _optional(_number)),
+    },
 }

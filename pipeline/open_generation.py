@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from imgindex.errors import DamagedError, UsageError
 from imgindex.generation import Output, files_of
+from imgindex.manifest import Manifest, Shard
 from imgindex.models.annoy_index import RECALL_K, first_items
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
@@ -49,7 +50,7 @@ class Wanted:
 class OpenGeneration:
     """The files of one generation, mapped or read."""
 
-    def __init__(self, output: Output, manifest: dict[str, Any], quick: bool, model: str | None) -> None:
+    def __init__(self, output: Output, manifest: Manifest, quick: bool, model: str | None) -> None:
         """Opens every shard, `quick` and `model` as for `Index.open`. Raises DamagedError."""
         self.output = output
         self.manifest = manifest
@@ -59,28 +60,28 @@ class OpenGeneration:
         self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
         files = files_of(output, manifest)
 
-        def opened(shard: dict[str, Any]) -> OpenedShard:
+        def opened(shard: Shard) -> OpenedShard:
             return open_shard(
-                files[shard["index"]],
-                files[shard["metadata"]],
+                files[shard.index],
+                files[shard.metadata],
                 Path(self._copies.name),
-                items=shard["items"],
-                dims=manifest["dims"],
-                metric=manifest["metric"],
+                items=shard.items,
+                dims=manifest.dims,
+                metric=manifest.metric,
                 quick=quick,
             )
 
-        self.basis = read_basis(files[manifest["basis"]])
+        self.basis = read_basis(files[manifest.basis])
         with ThreadPoolExecutor(available_cores(), "open") as pool:
-            shards = list(pool.map(opened, manifest["shards"]))
-        if (self.basis.dims, self.basis.feature_dim) != (manifest["dims"], manifest["feature_dim"]):
-            raise DamagedError(f"{files[manifest['basis']].path} is of other dimensions")
+            shards = list(pool.map(opened, manifest.shards))
+        if (self.basis.dims, self.basis.feature_dim) != (manifest.dims, manifest.feature_dim):
+            raise DamagedError(f"{files[manifest.basis].path} is of other dimensions")
         self._shards = [shard.annoy for shard in shards]
         self._metadata = [shard.metadata for shard in shards]
 
     def __len__(self) -> int:
         """How many images are indexed."""
-        return sum(shard["items"] for shard in self.manifest["shards"])
+        return self.manifest.items
 
     def answers(self, loaded: Sequence[Loaded], wanted: Wanted) -> list[Result]:
         """The result of each of `loaded`, of which those that are images are embedded together.
@@ -98,7 +99,7 @@ class OpenGeneration:
 
     def _vectors_of(self, loaded: Sequence[Loaded]) -> tuple[Vectors, dict[int, QueryError]]:
         """Vectors [n, dims] of queries, and by their number the errors of those that have none."""
-        vectors = np.zeros((len(loaded), self.manifest["dims"]), np.float32)
+        vectors = np.zeros((len(loaded), self.manifest.dims), np.float32)
         errors: dict[int, QueryError] = {}
         images: dict[int, npt.NDArray[Any]] = {}
         for n, query in enumerate(loaded):
@@ -124,7 +125,7 @@ class OpenGeneration:
 
     def _themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
         """For each query the contents of the indexed images that it is: by its bytes, or by its path."""
-        root = self.manifest["input_root"]
+        root = self.manifest.input_root
         names: list[set[str]] = []
         for query in queries:
             if query.sha256 is None:
@@ -170,7 +171,7 @@ class OpenGeneration:
         available = len(self._counts) if wanted.distinct else len(self)
         k = min(wanted.k, max(1, available - more))
         # Recall was measured for RECALL_K neighbors; more of them take proportionally more effort.
-        effort = None if wanted.exact else self.manifest["search_k"] * max(1, -(-(k + more) // RECALL_K))
+        effort = None if wanted.exact else self.manifest.search_k * max(1, -(-(k + more) // RECALL_K))
         answers = self._nearest_of_all(vectors, k + more, effort, wanted.distinct)
         for n, (vector, contents) in enumerate(zip(vectors, left_out, strict=True)):
             found = tuple(
@@ -224,7 +225,7 @@ class OpenGeneration:
             [annoy.vectors[found] for annoy, (found, _) in zip(self._shards, answers, strict=True)]
         )
         most = len(items) if distinct or left_out else k
-        places, squares, _ = rank(stored, vector, self.manifest["metric"], most)
+        places, squares, _ = rank(stored, vector, self.manifest.metric, most)
         contents = np.array([self._contents[shards[place]][items[place]] for place in places], np.int64)
         if left_out:
             kept = np.flatnonzero(~np.isin(contents, list(left_out)))[: None if distinct else k]

@@ -23,6 +23,7 @@ from imgindex.generation import (
 from imgindex.listing import input_root, is_inside, list_images
 from imgindex.live_check import faults_in
 from imgindex.loading import load_image
+from imgindex.manifest import Manifest
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.engines import EngineChoice, choose_engine, load_engine
 from imgindex.models.preprocess import Pixels
@@ -116,11 +117,11 @@ def make_plan(
     )
 
 
-def _damaged(output: Output, manifest: dict[str, Any], budget: int, now: float) -> tuple[str, ...]:
+def _damaged(output: Output, manifest: Manifest, budget: int, now: float) -> tuple[str, ...]:
     """The whole paths of the live generation's files in which damage is found, of which a log tells."""
     files = files_of(output, manifest)
     day = int(now // (24 * 3600))
-    faults = faults_in([*files.values()], [files[manifest["basis"]]], budget, day)
+    faults = faults_in([*files.values()], [files[manifest.basis]], budget, day)
     for fault in faults.values():
         logger.warning("damaged: %s", fault)
     if faults:
@@ -132,30 +133,30 @@ def _damaged(output: Output, manifest: dict[str, Any], budget: int, now: float) 
 
 
 def _previous(
-    output: Output, manifest: dict[str, Any], config: Config, spec: Spec, damaged: tuple[str, ...]
+    output: Output, manifest: Manifest, config: Config, spec: Spec, damaged: tuple[str, ...]
 ) -> Previous:
     files = files_of(output, manifest)
-    before = manifest["config"]
-    same_spec = manifest["spec"]["digest"] == spec.digest
+    before = manifest.config
+    same_spec = manifest.spec.digest == spec.digest
     pca = {key: before["pca"][key] for key in ("dims", "whiten")}
     usable = same_spec and pca == {"dims": config.pca.dims, "whiten": config.pca.whiten}
-    basis = files[manifest["basis"]] if usable else None
+    basis = files[manifest.basis] if usable else None
     if basis is not None and basis.path in damaged:
         basis = _same_basis(output, basis)
-    metadata = (files[shard["metadata"]] for shard in manifest["shards"])
+    metadata = (files[shard.metadata] for shard in manifest.shards)
     return Previous(
-        name=manifest["generation"],
-        indexed=manifest["ledger"]["indexed"],
-        failures=manifest.get("failures_digest", ""),  # older manifests have none: build once more
+        name=manifest.generation,
+        indexed=manifest.ledger.indexed,
+        failures=manifest.failures_digest,  # older manifests have none: build once more
         metadata=tuple(file for file in metadata if file.path not in damaged),
         same_recipe=usable
         and _recipe(before["index"]) == _recipe(asdict(config.index))
         and config.pca.refit != "always"
-        and manifest["input_root"] == input_root(str(config.input))
+        and manifest.input_root == input_root(str(config.input))
         and not damaged,
         basis=basis,
-        fitted_in=manifest["pca"]["fitted_in"],
-        fitted_images=manifest["pca"]["fitted_images"],
+        fitted_in=manifest.pca.fitted_in,
+        fitted_images=manifest.pca.fitted_images,
         damaged=damaged,
         lost_basis=usable and basis is None,
     )
@@ -171,7 +172,7 @@ def _same_basis(output: Output, damaged: WrittenFile) -> WrittenFile | None:
             manifest = read_manifest(output, name)
         except DamagedError:
             continue
-        file = files_of(output, manifest)[manifest["basis"]]
+        file = files_of(output, manifest)[manifest.basis]
         same = (file.size, file.sha256) == (damaged.size, damaged.sha256)
         if same and written_files.fault_in(file, every_byte=True) is None:
             return file

@@ -23,7 +23,15 @@ from imgindex.generation import (
     read_manifest,
 )
 from imgindex.listing import input_root
-from imgindex.manifest import SCHEMA_VERSION
+from imgindex.manifest import (
+    Ledger,
+    Manifest,
+    MeasuredRecall,
+    RecordedEngine,
+    RecordedPca,
+    RecordedSpec,
+    Shard,
+)
 from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
 from imgindex.models.drift import Verdict
 from imgindex.plan import Plan
@@ -65,14 +73,15 @@ def finish(
         return
     storage.delete_tree(parts.directory(plan.directory))
     if nothing_changed(plan, tally):
-        _write_outcome(plan, {"unchanged": _ledger(tally, failures, tally.counts.get("unchanged", 0))})
+        ledger = _ledger(tally, failures, tally.counts.get("unchanged", 0))
+        _write_outcome(plan, {"unchanged": asdict(ledger)})
         return
     shards = sorted(shards, key=lambda shard: shard.index.path)
     failures = sorted(failures, key=lambda listed: listed.file.path)
     ledger = _ledger(tally, failures, sum(shard.items for shard in shards))
     if not shards:
         message = (
-            f"none of the {ledger['listed']} images in {plan.input} could be indexed "
+            f"none of the {ledger.listed} images in {plan.input} could be indexed "
             f"({reasons(ledger)}); see {path_of(plan, failures)}"
         )
         _write_outcome(plan, {"error": InputError.__name__, "message": message})
@@ -89,61 +98,51 @@ def finish(
     written += [file for shard in shards for file in (shard.index, shard.metadata)]
     previous = plan.previous
     if verdict.refit or previous is None:
-        fitted_in, fitted_images = plan.generation, ledger["indexed"]
+        fitted_in, fitted_images = plan.generation, ledger.indexed
     else:
         fitted_in, fitted_images = previous.fitted_in, previous.fitted_images
-    manifest = {
-        "schema_version": SCHEMA_VERSION,
-        "generation": plan.generation,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "previous": previous.name if previous else None,
-        "spec": {"digest": plan.spec.digest, **asdict(plan.spec)},
-        "engine": {
-            "name": plan.engine.engine,
-            "precision": plan.engine.precision,
-            "batch_size": plan.engine.batch_size,
-            "cosine_with_float32": plan.engine.cosine,
-        },
-        "input_root": input_root(plan.input),
-        "config": asdict(plan.config),
-        "forced": sorted(plan.force),
-        "ledger": ledger,
-        "feature_dim": basis.feature_dim,
-        "dims": basis.dims,
-        "explained_variance_ratio": basis.explained_variance_ratio,
-        "pca": {
+    manifest = Manifest(
+        generation=plan.generation,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        previous=previous.name if previous else None,
+        spec=RecordedSpec(digest=plan.spec.digest, **asdict(plan.spec)),
+        engine=RecordedEngine(
+            plan.engine.engine, plan.engine.precision, plan.engine.batch_size, plan.engine.cosine
+        ),
+        input_root=input_root(plan.input),
+        config=asdict(plan.config),
+        forced=tuple(sorted(plan.force)),
+        ledger=ledger,
+        feature_dim=basis.feature_dim,
+        dims=basis.dims,
+        explained_variance_ratio=basis.explained_variance_ratio,
+        pca=RecordedPca(
             **asdict(verdict),
-            "fitted_in": fitted_in,
-            "fitted_images": fitted_images,
-            "cut": basis.cut,
-            "scale_ratio": basis.scale_ratio,
-        },
-        "metric": plan.config.index.metric,
-        "search_k": EFFORTS[effort],
-        "recall": {
-            "k": RECALL_K,
-            "recall": recalls[effort],
-            "queries": sum(shard.queries for shard in shards),
-            "distinct": sum(shard.distinct for shard in shards),
-        },
-        "shards": [
-            {
-                "index": shard.index.path,
-                "metadata": shard.metadata.path,
-                "items": shard.items,
-                "trees": shard.trees,
-            }
-            for shard in shards
-        ],
-        "basis": basis.file.path,
-        "failures": [listed.file.path for listed in failures],
-        "failures_digest": digest_of_failures(tally),
-        "files": [asdict(file) for file in sorted(written, key=lambda file: file.path)],
-        "libraries": library_versions(),
-        "timings": _timings(plan, tally, basis, shards),
-    }
+            fitted_in=fitted_in,
+            fitted_images=fitted_images,
+            cut=basis.cut,
+            scale_ratio=basis.scale_ratio,
+        ),
+        metric=plan.config.index.metric,
+        search_k=EFFORTS[effort],
+        recall=MeasuredRecall(
+            RECALL_K,
+            recalls[effort],
+            queries=sum(shard.queries for shard in shards),
+            distinct=sum(shard.distinct for shard in shards),
+        ),
+        shards=tuple(
+            Shard(shard.index.path, shard.metadata.path, shard.items, shard.trees) for shard in shards
+        ),
+        basis=basis.file.path,
+        failures=tuple(listed.file.path for listed in failures),
+        failures_digest=digest_of_failures(tally),
+        files=tuple(sorted(written, key=lambda file: file.path)),
+        libraries=library_versions(),
+        timings=_timings(plan, tally, basis, shards),
+    )
     try:
-        publish(plan.output, plan.generation, manifest, partial(_check_unsuperseded, plan))
+        publish(plan.output, manifest, partial(_check_unsuperseded, plan))
     except PublishRefusedError as error:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": str(error)})
     except SupersededError as error:
@@ -160,7 +159,7 @@ def _was_followed(plan: Plan) -> bool:
     """Whether a build has published a generation that follows this one, which was live then."""
     for name in generation_names(plan.output):
         try:
-            if read_manifest(plan.output, name)["previous"] == plan.generation:
+            if read_manifest(plan.output, name).previous == plan.generation:
                 return True
         except DamagedError:
             return True  # it may be the one
@@ -194,10 +193,20 @@ def is_finished(plan: Plan) -> bool:
 class Outcome:
     """What a build came to."""
 
-    manifest: dict[str, Any]  # of the generation that is live now
-    ledger: dict[str, Any]  # of this build
+    live: Manifest  # of the generation that is live now
+    counted: Ledger  # of this build
     published: bool  # False: nothing had changed
     replaced: tuple[str, ...] = ()  # the files of the generation before that were damaged
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of the generation that is live now, as it stands in ``manifest.json``."""
+        return dict(self.live.content)
+
+    @property
+    def ledger(self) -> dict[str, Any]:
+        """The ledger of this build."""
+        return asdict(self.counted)
 
 
 def outcome(plan: Plan) -> Outcome:
@@ -210,11 +219,11 @@ def outcome(plan: Plan) -> Outcome:
     if unchanged is None:
         manifest = read_manifest(plan.output, plan.generation)
         replaced = plan.previous.damaged if plan.previous else ()
-        return Outcome(manifest, manifest["ledger"], True, replaced)
+        return Outcome(manifest, manifest.ledger, True, replaced)
     return Outcome(read_manifest(plan.output), unchanged, False)
 
 
-def conclude(plan: Plan) -> dict[str, Any] | None:
+def conclude(plan: Plan) -> Ledger | None:
     """Deletes what `finish` left that nobody can use. Gives the ledger where nothing had changed, else None.
 
     Raises what `outcome` does. A runner that retries may run it again.
@@ -225,8 +234,7 @@ def conclude(plan: Plan) -> dict[str, Any] | None:
     content: dict[str, Any] = json.loads(storage.read_bytes(path))
     if "unchanged" in content:
         storage.delete_tree(plan.directory)
-        ledger: dict[str, Any] = content["unchanged"]
-        return ledger
+        return Ledger(**content["unchanged"])
     # What nobody can use goes; the list of failures, which the message names, stays.
     for folder in ("index", "metadata", "pca", DETACHED):
         storage.delete_tree(storage.join(plan.directory, folder))
@@ -236,21 +244,21 @@ def conclude(plan: Plan) -> dict[str, Any] | None:
     raise kinds[content["error"]](content["message"])
 
 
-def _ledger(tally: Tally, failures: Sequence[FailureList], indexed: int) -> dict[str, Any]:
+def _ledger(tally: Tally, failures: Sequence[FailureList], indexed: int) -> Ledger:
     counts = tally.counts
     by_reason: Counter[str] = Counter()
     for listed in failures:
         by_reason.update(listed.by_reason)
-    return {
-        "listed": counts.get("listed", 0),
-        "indexed": indexed,
-        "failed": by_reason.total(),
-        "failed_by_reason": dict(sorted(by_reason.items())),
-        "environmental": sum(n for reason, n in by_reason.items() if is_environmental(*reason.split("/"))),
+    return Ledger(
+        listed=counts.get("listed", 0),
+        indexed=indexed,
+        failed=by_reason.total(),
+        failed_by_reason=dict(sorted(by_reason.items())),
+        environmental=sum(n for reason, n in by_reason.items() if is_environmental(*reason.split("/"))),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
         **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused", "damaged_chunks")},
-        "skipped": most_frequent(tally.skipped),
-    }
+        skipped=most_frequent(tally.skipped),
+    )
 
 
 def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from imgindex import listing, members, storage, walking
 from imgindex.content_encoding import unpacked
 from imgindex.errors import InputError, UsageError
+from imgindex.manifest import Manifest
 from imgindex.models.plugins import readable
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, upright_rgb
 from imgindex.names import name_of, uri_of
@@ -46,15 +47,16 @@ class Recipe:
     max_pixels: int = DEFAULT_MAX_PIXELS
 
     @classmethod
-    def of(cls, manifest: Mapping[str, Any]) -> "Recipe":
+    def of(cls, manifest: Manifest) -> "Recipe":
         """The recipe of the generation that has `manifest`."""
-        images = manifest["config"]["images"]
-        height, width = manifest["spec"]["image_size"]
+        images = manifest.config["images"]
         # Manifests of before these two keys have none.
         color_profile, truncated = images.get("color_profile", "srgb"), images.get("truncated", "fail")
         # What an index leaves out may still be searched for.
         max_pixels = max(images["max_pixels"], DEFAULT_MAX_PIXELS)
-        return cls((height, width), str(color_profile), images["max_bytes"], str(truncated), max_pixels)
+        return cls(
+            manifest.spec.image_size, str(color_profile), images["max_bytes"], str(truncated), max_pixels
+        )
 
 
 @dataclass(frozen=True)

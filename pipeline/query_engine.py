@@ -1,12 +1,12 @@
 """The engine that an index was built with, for its queries, wherever the file of its model lies by now."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from imgindex import storage
 from imgindex.errors import DamagedError, OutputError, UsageError
+from imgindex.manifest import Manifest
 from imgindex.models.backbones import WEIGHTS_WORDS, is_file
 from imgindex.models.engines import Engine, EngineChoice, load_engine
 from imgindex.models.resources import available_cores
@@ -15,7 +15,7 @@ from imgindex.paths import absolute
 from imgindex.queries import Recipe
 
 
-def query_engine(output: str, manifest: Mapping[str, Any], model: str | None = None) -> Engine:
+def query_engine(output: str, manifest: Manifest, model: str | None = None) -> Engine:
     """Loads the engine of a generation, whose features fit the index.
 
     The file of the model, or of the weights, is `model` where that is given. Else it is looked for where it
@@ -48,17 +48,17 @@ def query_engine(output: str, manifest: Mapping[str, Any], model: str | None = N
     )
 
 
-def _recorded(manifest: Mapping[str, Any]) -> EngineChoice:
+def _recorded(manifest: Manifest) -> EngineChoice:
     """The engine as the manifest has it. Manifests of before some keys lack them."""
-    backbone, engine = manifest["config"]["backbone"], manifest["engine"]
+    backbone, engine = manifest.config["backbone"], manifest.engine
     return EngineChoice(
         name=backbone["name"],
         weights=backbone["weights"],
         pooling=backbone["pooling"],
         image_size=backbone["image_size"],
-        engine=engine["name"],
-        precision=engine["precision"],
-        batch_size=engine["batch_size"],
+        engine=engine.name,
+        precision=engine.precision,
+        batch_size=engine.batch_size,
         color_profile=Recipe.of(manifest).color_profile,
         output=backbone.get("output"),
     )
@@ -102,15 +102,14 @@ def _with_files(recorded: EngineChoice, output: str) -> Iterator[EngineChoice]:
             yield _from(recorded, place)
 
 
-def _check(engine: Engine, choice: EngineChoice, manifest: Mapping[str, Any]) -> None:
+def _check(engine: Engine, choice: EngineChoice, manifest: Manifest) -> None:
     """Raises OutputError where `engine` does not give the features of the index."""
-    spec = manifest["spec"]
-    if engine.spec.digest != spec["digest"]:
-        differing = " and ".join(engine.spec.differences(spec)) or "spec"
+    if engine.spec.digest != manifest.spec.digest:
+        differing = " and ".join(engine.spec.differences(asdict(manifest.spec))) or "spec"
         raise OutputError(
             f"queries would not fit the index: the {differing} of {choice.name} with weights "
             f"{choice.weights} differ from those that it was built with; bring back the file or name it with "
             "--model FILE, bring back the version of imgindex, or build the index again"
         )
-    if engine.feature_dim != manifest["feature_dim"]:
-        raise DamagedError(f"its manifest has features of {manifest['feature_dim']} values")
+    if engine.feature_dim != manifest.feature_dim:
+        raise DamagedError(f"its manifest has features of {manifest.feature_dim} values")

@@ -13,6 +13,7 @@ from imgindex import storage
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generation import Output, current_name, read_manifest
 from imgindex.listing import is_list
+from imgindex.manifest import Manifest
 from imgindex.models import decoder_pool
 from imgindex.models.engines import refuse_after_fork
 from imgindex.models.pca import Basis
@@ -67,7 +68,7 @@ class Index:
           OutputError: the live generation cannot be opened; the index stays as it was.
         """
         live = current_name(self.output)
-        if live == self.manifest["generation"]:
+        if live == self.facts.generation:
             return False
         self._opened = _open(self.output, None, self._opened.quick, self._opened.model)
         return True
@@ -79,7 +80,12 @@ class Index:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest of the generation."""
+        """The manifest of the generation, as it stands in ``manifest.json``."""
+        return dict(self._opened.manifest.content)
+
+    @property
+    def facts(self) -> Manifest:
+        """The manifest of the generation, by typed fields."""
         return self._opened.manifest
 
     @property
@@ -184,7 +190,7 @@ class Index:
     ) -> list[Result]:
         """The `k` nearest images of each of `vectors` [n, dims]; see `search`. Raises UsageError."""
         opened, wanted = self._opened, Wanted(k, exact, distinct)
-        rows = _as_vectors(vectors, opened.manifest["dims"])
+        rows = _as_vectors(vectors, opened.manifest.dims)
         names = names or [f"vector {n}" for n in range(len(rows))]
         found = opened.neighbors(rows, wanted)
         return [Result(name, neighbors) for name, neighbors in zip(names, found, strict=True)]
@@ -195,11 +201,12 @@ class Index:
         That of a member of a tar leads into the tar. Raises OutputError for one that would lead out of the
         input, as no build writes it.
         """
+        facts = self.facts
         if ".." in uri.split("/"):
-            raise OutputError(f"{uri!r} leads out of the input {self.manifest['input_root']}")
-        if is_whole(uri) and is_list(self.manifest["config"]["input"]):
+            raise OutputError(f"{uri!r} leads out of the input {facts.input_root}")
+        if is_whole(uri) and is_list(facts.config["input"]):
             return name_of(uri)
-        return storage.join(self.manifest["input_root"], name_of(uri))
+        return storage.join(facts.input_root, name_of(uri))
 
 
 def _is_vector(query: Query) -> bool:

@@ -33,7 +33,7 @@ def run(known: argparse.Namespace) -> None:
         distinct=known.distinct,
         exclude_self=known.exclude_self,
     )
-    show = _JsonPrinter() if known.json else _TablePrinter(index.manifest["metric"])
+    show = _JsonPrinter() if known.json else _TablePrinter(index.facts.metric)
     one_alone = len(known.images) == 1 and not is_several(known.images[0])
     on_page: list[Result] = []
     pictures = total = failed = 0
@@ -58,7 +58,7 @@ def run(known: argparse.Namespace) -> None:
 
 
 def _queries(sources: Sequence[str], index: Index) -> Iterator[str | Found]:
-    indexed = index.manifest["config"]["images"].get("extensions", ())
+    indexed = index.facts.config["images"].get("extensions", ())
     extensions = sorted({*ImagesConfig.extensions, *indexed})
     for source in sources:
         skipped: Counter[str] = Counter()

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from imgindex import gallery, storage
 from imgindex.errors import DamagedError, OutputError, printable
 from imgindex.failures import MAX_TRIES
 from imgindex.generation import Output, current_name, generation_names, read_manifest
+from imgindex.manifest import Ledger, Manifest
 from imgindex.members import read_image
 from imgindex.names import name_of
 from imgindex.results import Neighbor, Result, describe_error
@@ -21,84 +21,83 @@ from imgindex.text import counted
 _WHITENED_IMAGES = 30
 
 
-def describe_generation(output: str, manifest: dict[str, Any]) -> str:
+def describe_generation(output: str, manifest: Manifest) -> str:
     """A published generation in a dozen lines."""
-    ledger, timings, engine = manifest["ledger"], manifest["timings"], manifest["engine"]
-    environmental = ledger.get("environmental")  # which manifests of earlier versions do not have
-    spec = manifest["spec"]
-    height, width = spec["image_size"]
-    sizes = sum(file["size"] for file in manifest["files"])
+    ledger, timings, spec = manifest.ledger, manifest.timings, manifest.spec
+    height, width = spec.image_size
     seconds = ", ".join(f"{stage} {timings[stage]:.1f}" for stage in timings if stage != "total")
     lines = [
-        ("generation", manifest["generation"]),
-        ("input", manifest["config"]["input"]),
-        ("images", f"{ledger['listed']} listed, {ledger['indexed']} indexed, {ledger['failed']} failed"),
-        *((f"  {reason}", str(count)) for reason, count in ledger["failed_by_reason"].items()),
-        *((("  of these", f"{environmental} environmental, which {MAX_TRIES} builds try"),)
-          if environmental else ()),
-        *((("skipped", described(ledger["skipped"])),) if ledger.get("skipped") else ()),
-        ("changes", f"{ledger['added']} added, {ledger['changed']} changed, {ledger['removed']} removed, "
-                    f"{ledger['unchanged']} unchanged"),
-        ("features", f"{ledger['embedded']} computed, {ledger['copied']} copied from images of the same "
-                     f"bytes, {ledger['reused']} from the store"),
-        *((("store", _damaged_chunks(ledger)),) if ledger["damaged_chunks"] else ()),
-        ("backbone", f"{spec['backbone']} {width}x{height}, {spec['pooling']} pooling, "
-                     f"weights {spec['weights_sha256'][:12]}"),
-        ("engine", f"{engine['name']} {engine['precision']}"),
-        ("vectors", f"{manifest['dims']} of {manifest['feature_dim']} dimensions, "
-                    f"{manifest['explained_variance_ratio']:.1%} of the variance"),
-        ("basis", f"{'fitted' if manifest['pca']['refit'] else 'kept'}: {manifest['pca']['why']}"),
+        ("generation", manifest.generation),
+        ("input", manifest.config["input"]),
+        ("images", f"{ledger.listed} listed, {ledger.indexed} indexed, {ledger.failed} failed"),
+        *((f"  {reason}", str(count)) for reason, count in ledger.failed_by_reason.items()),
+        *((("  of these", f"{ledger.environmental} environmental, which {MAX_TRIES} builds try"),)
+          if ledger.environmental else ()),
+        *((("skipped", described(ledger.skipped)),) if ledger.skipped else ()),
+        ("changes", f"{ledger.added} added, {ledger.changed} changed, {ledger.removed} removed, "
+                    f"{ledger.unchanged} unchanged"),
+        ("features", f"{ledger.embedded} computed, {ledger.copied} copied from images of the same "
+                     f"bytes, {ledger.reused} from the store"),
+        *((("store", _damaged_chunks(ledger)),) if ledger.damaged_chunks else ()),
+        ("backbone", f"{spec.backbone} {width}x{height}, {spec.pooling} pooling, "
+                     f"weights {spec.weights_sha256[:12]}"),
+        ("engine", f"{manifest.engine.name} {manifest.engine.precision}"),
+        ("vectors", f"{manifest.dims} of {manifest.feature_dim} dimensions, "
+                    f"{manifest.explained_variance_ratio:.1%} of the variance"),
+        ("basis", f"{'fitted' if manifest.pca.refit else 'kept'}: {manifest.pca.why}"),
         *((("whitening", _whitening(manifest)),) if _is_whitened(manifest) else ()),
-        ("index", f"{counted(len(manifest['shards']), 'shard')}, {human_bytes(sizes)} in all, metric "
-                  f"{manifest['metric']}"),
+        ("index", f"{counted(len(manifest.shards), 'shard')}, {human_bytes(manifest.size)} in all, metric "
+                  f"{manifest.metric}"),
         ("recall", _recall(manifest)),
         ("seconds", f"{timings['total']:.1f} ({seconds})"),
-        ("files", storage.join(output, "generations", manifest["generation"])),
+        ("files", storage.join(output, "generations", manifest.generation)),
     ]  # fmt: skip
     return "\n".join(f"{printable(key):<12} {printable(text)}" for key, text in lines)
 
 
-def _recall(manifest: dict[str, Any]) -> str:
-    recall = manifest["recall"]
-    text = f"{recall['recall']:.3f} at {recall['k']}, with search_k {manifest['search_k']}"
-    if "distinct" in recall:  # older builds measured it with copies, too
-        text += f", of {recall['queries']} of {recall['distinct']} distinct images"
+def _recall(manifest: Manifest) -> str:
+    recall = manifest.recall
+    text = f"{recall.recall:.3f} at {recall.k}, with search_k {manifest.search_k}"
+    if recall.distinct is not None:  # older builds measured it with copies, too
+        text += f", of {recall.queries} of {recall.distinct} distinct images"
     return text
 
 
-def _is_whitened(manifest: dict[str, Any]) -> bool:
-    return manifest["config"]["pca"]["whiten"] and "scale_ratio" in manifest["pca"]  # not of older builds
+def _is_whitened(manifest: Manifest) -> bool:
+    return (
+        bool(manifest.config["pca"]["whiten"]) and manifest.pca.scale_ratio is not None
+    )  # not of older builds
 
 
-def _whitening(manifest: dict[str, Any]) -> str:
+def _whitening(manifest: Manifest) -> str:
     """By how much whitening amplifies, and a warning where it is noise."""
-    pca, dims = manifest["pca"], manifest["dims"]
-    images = pca["fitted_images"] / dims
-    text = f"dimension {dims} is scaled {pca['scale_ratio']:.1f} times as much as dimension 1"
-    if pca["cut"]:
-        text += f"; {pca['cut']} more were cut, as they hold only the rounding of float16"
+    pca, dims = manifest.pca, manifest.dims
+    images = pca.fitted_images / dims
+    text = f"dimension {dims} is scaled {pca.scale_ratio:.1f} times as much as dimension 1"
+    if pca.cut:
+        text += f"; {pca.cut} more were cut, as they hold only the rounding of float16"
     if images < _WHITENED_IMAGES:
         text += (
             f". WARNING: it amplifies noise, for the basis was fitted to {images:.1f} images a dimension "
             f"and needs {_WHITENED_IMAGES}; set pca.dims to at most "
-            f"{max(1, pca['fitted_images'] // _WHITENED_IMAGES)}, or pca.whiten to false"
+            f"{max(1, pca.fitted_images // _WHITENED_IMAGES)}, or pca.whiten to false"
         )
     return text
 
 
-def describe_unchanged(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
+def describe_unchanged(manifest: Manifest, ledger: Ledger) -> str:
     """What is said where a build has nothing to publish."""
     return (
-        f"nothing has changed: {counted(ledger['listed'], 'image')} listed, "
-        f"{ledger['unchanged']} as they were indexed, {ledger['failed']} failed as before; "
-        f"{manifest['generation']} stays live"
-        + (f"; {_damaged_chunks(ledger)}" if ledger["damaged_chunks"] else "")
-        + (f"; skipped: {described(ledger['skipped'])}" if ledger.get("skipped") else "")
+        f"nothing has changed: {counted(ledger.listed, 'image')} listed, "
+        f"{ledger.unchanged} as they were indexed, {ledger.failed} failed as before; "
+        f"{manifest.generation} stays live"
+        + (f"; {_damaged_chunks(ledger)}" if ledger.damaged_chunks else "")
+        + (f"; skipped: {described(ledger.skipped)}" if ledger.skipped else "")
     )
 
 
-def _damaged_chunks(ledger: dict[str, Any]) -> str:
-    files = counted(ledger["damaged_chunks"], "damaged file was", "damaged files were")
+def _damaged_chunks(ledger: Ledger) -> str:
+    files = counted(ledger.damaged_chunks, "damaged file was", "damaged files were")
     return f"{files} dropped from the store, and the images in it embedded again"
 
 
@@ -114,12 +113,11 @@ def describe_history(output: Output) -> str:
                 f"{name:<26}{'its manifest cannot be used':>43}" + (", live" if name == live else "")
             )
             continue
-        ledger = manifest["ledger"]
-        size = human_bytes(sum(file["size"] for file in manifest["files"]))
+        ledger = manifest.ledger
+        size = human_bytes(manifest.size)
         lines.append(
-            f"{name:<26}{ledger['indexed']:>9}{ledger['added']:>8}{ledger['changed']:>9}"
-            f"{ledger['removed']:>9}{manifest['recall']['recall']:>8.3f}  {size}"
-            + (", live" if name == live else "")
+            f"{name:<26}{ledger.indexed:>9}{ledger.added:>8}{ledger.changed:>9}"
+            f"{ledger.removed:>9}{manifest.recall.recall:>8.3f}  {size}" + (", live" if name == live else "")
         )
     return "\n".join(lines)
 
@@ -160,13 +158,13 @@ def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str
 
     It says that `hidden` more queries are not on it.
     """
-    manifest = index.manifest
+    manifest = index.facts
     facts = [
         ("Index", str(index.output.root)),
-        ("Generation", manifest["generation"]),
+        ("Generation", manifest.generation),
         ("Images", f"{len(index):,}"),
-        ("Backbone", manifest["spec"]["backbone"]),
-        ("Vectors", f"{manifest['dims']} dimensions, {manifest['metric']}"),
+        ("Backbone", manifest.spec.backbone),
+        ("Vectors", f"{manifest.dims} dimensions, {manifest.metric}"),
     ]
     rows = [
         gallery.Row(
@@ -192,7 +190,7 @@ def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int 
 
 def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
     details = [str(neighbor.rank)]
-    if index.manifest["metric"] != "angular":
+    if index.facts.metric != "angular":
         details.append(f"distance {neighbor.distance:.4f}")
     details.append(f"cosine {neighbor.similarity:.3f}")
     if neighbor.copies:
@@ -207,6 +205,6 @@ def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
 def _image(index: Index, path: str) -> bytes | None:
     """The file of an image; None, of which the page says that it cannot be shown, where there is none."""
     try:
-        return read_image(path, index.manifest["config"]["images"]["max_bytes"])
+        return read_image(path, index.facts.config["images"]["max_bytes"])
     except (OSError, ValueError):  # a name that no filesystem takes is a ValueError
         return None

@@ -5,11 +5,10 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -27,6 +26,7 @@ from imgindex.generation import (
 from imgindex.interrupt import undone
 from imgindex.keys import Keys, key_of, places, sorted_keys
 from imgindex.lock import writer_lock
+from imgindex.manifest import Manifest
 from imgindex.opened import read_basis, read_digests
 from imgindex.records import (
     ImageFile,
@@ -70,7 +70,7 @@ def verify(output: str) -> Verified:
     counted = rows = 0
     for spec in storage.list_folders(storage.join(layout.root, "store")):
         folder = layout.store(spec)
-        feature_dim = manifest["feature_dim"] if spec == manifest["spec"]["digest"] else None
+        feature_dim = manifest.feature_dim if spec == manifest.spec.digest else None
         seen: set[str] = set()
         moved = True
         # `prune` moves rows that are in use to other files. What a build adds meanwhile is not waited for.
@@ -90,11 +90,10 @@ def verify(output: str) -> Verified:
                         problems.append(str(error))
                     else:
                         moved = True
-    sizes = [file["size"] for file in manifest["files"]]
-    return Verified(len(sizes), sum(sizes), counted, rows, tuple(problems))
+    return Verified(len(manifest.files), manifest.size, counted, rows, tuple(problems))
 
 
-def _check_live(layout: Output) -> tuple[dict[str, Any], list[str]]:
+def _check_live(layout: Output) -> tuple[Manifest, list[str]]:
     """The live generation's manifest, and what is damaged in it. Raises OutputError."""
     while True:
         name = live_name(layout)
@@ -110,19 +109,17 @@ def _check_live(layout: Output) -> tuple[dict[str, Any], list[str]]:
             return manifest, problems
 
 
-def _check_generation(output: Output, manifest: Mapping[str, Any]) -> Iterator[str]:
-    directory = output.generation(manifest["generation"])
-    by_path = {
-        file["path"]: WrittenFile(file["path"], file["size"], file["sha256"]) for file in manifest["files"]
-    }
-    for shard in manifest["shards"]:
+def _check_generation(output: Output, manifest: Manifest) -> Iterator[str]:
+    directory = output.generation(manifest.generation)
+    by_path = {file.path: file for file in manifest.files}
+    for shard in manifest.shards:
         summary = ShardSummary(
-            by_path.pop(shard["index"]), by_path.pop(shard["metadata"]), shard["items"], shard["trees"], (), 0
+            by_path.pop(shard.index), by_path.pop(shard.metadata), shard.items, shard.trees, (), 0
         )
-        yield from shards.check_shard(directory, summary, manifest["dims"], manifest["metric"])
+        yield from shards.check_shard(directory, summary, manifest.dims, manifest.metric)
     for file in by_path.values():
         try:
-            (read_basis if file.path == manifest["basis"] else written_files.read_checked)(
+            (read_basis if file.path == manifest.basis else written_files.read_checked)(
                 written_files.placed(directory, file)
             )
         except DamagedError as error:
@@ -144,7 +141,7 @@ def rollback(output: str, generation: str | None = None) -> tuple[str | None, st
         # Only now, for until now another process may have published.
         live, names = _live_or_none(layout, generation), generation_names(layout)
         # The live one's manifest, which may be what is damaged, is read only where it is needed.
-        target = generation or read_manifest(layout, live)["previous"]
+        target = generation or read_manifest(layout, live).previous
         if target not in names:
             what = f"generation {target}" if generation else "generation before the live one"
             why = ", which was pruned" if target and not generation else ""
@@ -241,9 +238,9 @@ def _used(layout: Output, names: Iterable[str]) -> tuple[dict[str, Keys], dict[s
     failed: dict[str, list[WrittenFile]] = defaultdict(list)
     for name in names:
         manifest = read_manifest(layout, name)
-        files, spec = files_of(layout, manifest), manifest["spec"]["digest"]
-        in_use[spec] += [files[shard["metadata"]] for shard in manifest["shards"]]
-        failed[spec] += [files[path] for path in manifest["failures"]]
+        files, spec = files_of(layout, manifest), manifest.spec.digest
+        in_use[spec] += [files[shard.metadata] for shard in manifest.shards]
+        failed[spec] += [files[path] for path in manifest.failures]
     images = {
         spec: _keys(image for file in files for image in read_digests(file)) for spec, files in in_use.items()
     }

@@ -101,7 +101,7 @@ def test_a_collection_of_copies(tmp_path: Path, image_bytes: Callable[..., bytes
     def build() -> dict[str, Any]:
         arguments = ["build", f"--input={tmp_path / 'photos'}", f"--output={output}"]
         subprocess.run([*COMMAND, *arguments, *(f"--set={one}" for one in settings)], check=True)
-        return read_manifest(layout)
+        return dict(read_manifest(layout).content)
 
     def sizes() -> list[int]:
         return [pq.read_metadata(path).num_rows for path in output.glob("store/*/chunk-*.parquet")]

@@ -1,6 +1,7 @@
 """Paths are settled when a build starts, and an index finds its model again from anywhere, or when told."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,9 +64,11 @@ def home(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def recorded_as(home: Path, path: str) -> None:
     """Makes the index of `home` one whose manifest has `path` for its model, as older builds wrote it."""
     output = Output(str(home / "work" / "index"))
-    content = read_manifest(output)
-    content["config"]["backbone"]["name"] = path
-    storage.write_bytes(output.manifest(content["generation"]), manifest.encode(content))
+    recorded = read_manifest(output)
+    config = {**recorded.config, "backbone": {**recorded.config["backbone"], "name": path}}
+    storage.write_bytes(
+        output.manifest(recorded.generation), manifest.encode(replace(recorded, config=config))
+    )
 
 
 def finds_itself(home: Path, **options) -> None:
@@ -142,7 +145,7 @@ class TestAModelThatIsGiven:
         before = index.manifest["generation"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("imgindex.search.current_name", lambda output: "another")
-            patch.setattr("imgindex.search.read_manifest", lambda output, name: index.manifest)
+            patch.setattr("imgindex.search.read_manifest", lambda output, name: index.facts)
             assert index.refresh()
         assert index.manifest["generation"] == before
         assert index.search(str(home / QUERY), 1)[0].neighbors[0].uri == QUERY.removeprefix("photos/")

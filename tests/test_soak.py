@@ -125,7 +125,7 @@ class Soak:
         return Build(arguments, self.root)
 
     def manifest(self) -> dict[str, Any]:
-        return read_manifest(Output(str(self.output)))
+        return dict(read_manifest(Output(str(self.output))).content)
 
     def stores(self) -> list[Path]:
         return sorted((self.output / "store").glob("*"))
@@ -342,7 +342,7 @@ class Soak:
             shutil.copytree(self.output / "generations" / name, scratch / "generations" / name)
             (scratch / "CURRENT").write_text(f"{name}\n")
         self.start(scratch, **changes).end(0)
-        built = read_manifest(Output(str(scratch)))
+        built = read_manifest(Output(str(scratch))).content
         assert built["generation"] != name
         assert built["ledger"]["reused"] == 0
         assert content(scratch) == content(self.output)

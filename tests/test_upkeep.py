@@ -4,7 +4,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from manifests import manifest_of
 
 from imgindex import chunks, failures, shards, storage, store, upkeep, written_files
 from imgindex.cli import main
@@ -75,43 +75,8 @@ def generate(
     listed = [
         write_list(directory, number, 2, map(failure_of, failed[number::2])).file for number in range(2)
     ]
-    written = [written_files.write_described(directory, "pca/basis.npz", basis.to_npz()), *listed]
-    backbone = {"name": "MobileNetV2", "weights": "none", "pooling": "avg", "image_size": 32}
-    counts = ("listed", "indexed", "failed", "added", "changed", "removed", "unchanged", "embedded", "copied")
-    manifest = {
-        "schema_version": 1,
-        "generation": name,
-        "previous": current_name(layout),
-        "spec": {
-            "digest": spec, "backbone": "MobileNetV2", "weights_sha256": "", "image_size": [32, 32],
-            "pooling": "avg",
-        },
-        "engine": {"name": "openvino", "precision": "float32", "batch_size": 16},
-        "input_root": "/photos",
-        "config": {
-            "input": "/photos", "backbone": backbone, "images": {"max_bytes": 1000},
-            "pca": {"dims": 4, "whiten": False}, "index": {},
-        },
-        "ledger": {**dict.fromkeys((*counts, "reused", "damaged_chunks"), 0), "failed_by_reason": {}},
-        "feature_dim": 16,
-        "dims": 4,
-        "explained_variance_ratio": 0.5,
-        "pca": {"refit": True, "why": "", "fitted_in": name, "fitted_images": 100},
-        "metric": "angular",
-        "search_k": 100,
-        "recall": {"k": 10, "recall": 1.0},
-        "shards": [
-            {
-                "index": shard.index.path, "metadata": shard.metadata.path,
-                "items": shard.items, "trees": 2,
-            }
-        ],
-        "basis": written[0].path,
-        "failures": [file.path for file in listed],
-        "files": [asdict(file) for file in (shard.index, shard.metadata, *written)],
-        "timings": {"total": 1.0},
-    }  # fmt: skip
-    publish(layout, name, manifest)
+    file = written_files.write_described(directory, "pca/basis.npz", basis.to_npz())
+    publish(layout, manifest_of(name, [shard], file, listed, spec=spec, previous=current_name(layout)))
     return name
 
 
