@@ -179,12 +179,13 @@ def test_search_takes_paths_arrays_images_and_vectors(index, photos):
     [
         ({"weights_sha256": "00" * 32}, "the weights of MobileNetV2 with weights bundled differ"),
         ({"layers_sha256": None}, "the layers of MobileNetV2 .* build the index again"),
-        ({"decoding": "of-before", "image_size": [96, 96]}, "the image size and decoding of images of "),
+        ({"decoding": "of-before", "image_size": (96, 96)}, "the image size and decoding of images of "),
     ],
 )
-def test_queries_that_would_not_fit_are_refused(config, manifest, photos, monkeypatch, change, words):
+def test_queries_that_would_not_fit_are_refused(config, photos, monkeypatch, change, words):
     opened = imgindex.Index.open(config.output)
-    monkeypatch.setitem(opened.manifest, "spec", {**manifest["spec"], **change, "digest": "0" * 16})
+    other = replace(opened.facts, spec=replace(opened.facts.spec, **change, digest="0" * 16))
+    monkeypatch.setattr(opened._opened, "manifest", other)
     with pytest.raises(OutputError, match=words):
         opened.search(str(next(photos.rglob("*.jpg"))))
 

@@ -286,7 +286,7 @@ class TestExcludeSelf:
     ) -> None:
         folder = shutil.copytree(photos, tmp_path / "photos")
         index = imgindex.Index.open(output)
-        monkeypatch.setitem(index.manifest, "input_root", str(folder))
+        monkeypatch.setattr(index._opened, "manifest", replace(index.facts, input_root=str(folder)))
         path = folder / "a" / "00.png"
         path.write_bytes((folder / "b" / "05.png").read_bytes())
         (tmp_path / "link.png").symlink_to(path)
