@@ -1,6 +1,5 @@
 """Searching with many queries, of which some are bad, and leaving out the images that queries are."""
 
-import copy
 import io
 import json
 import os
@@ -320,12 +319,11 @@ class TestLimits:
         path = photos / "a" / "02.png"
         listed = list_images(str(photos / "a"), Selection((".png",)))
         (found,) = (replace(image, uri=str(path)) for image in listed if image.uri == path.name)
-        manifest = copy.deepcopy(index.manifest)
         size = path.stat().st_size
         for allowed, expected in ((size, None), (size - 1, "too_many_bytes")):
-            manifest["config"]["images"]["max_bytes"] = allowed
+            recipe = replace(Recipe.of(index.facts), max_bytes=allowed)
             for query in (path, found):
-                loaded = load(query, Recipe.of(manifest), decode).value
+                loaded = load(query, recipe, decode).value
                 assert (loaded.reason if isinstance(loaded, QueryError) else None) == expected
 
     def test_a_pipe_is_a_bad_query(self, tmp_path: Path, search: Search) -> None:

@@ -2,10 +2,12 @@
 
 import functools
 import io
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from manifests import manifest_of
 from PIL import Image, ImageFile
 from test_independent_decoder import HEIGHT, RGB, WIDTH
 from test_preprocess import encoded
@@ -13,6 +15,7 @@ from test_preprocess import encoded
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, decode
 from imgindex.queries import Recipe, load
+from imgindex.records import WrittenFile
 from imgindex.results import QueryError
 
 SIZE = (HEIGHT, WIDTH)
@@ -94,22 +97,28 @@ def test_whole_ones_and_other_failures_are_as_before() -> None:
     assert reason(b"", truncated="accept") == "empty"
 
 
+def recipe_of(images: dict[str, Any]) -> Recipe:
+    """The recipe of an index with this section of its config."""
+    manifest = manifest_of("", [], WrittenFile("pca/basis.npz", 0, ""))
+    spec = replace(manifest.spec, image_size=SIZE)
+    return Recipe.of(replace(manifest, config={"images": images}, spec=spec))
+
+
 def test_a_query_follows_its_index() -> None:
     data = photo()[:-400]
-    images: dict[str, Any] = {"max_bytes": 1 << 20, "max_pixels": 1000}
-    manifest = {"config": {"images": images}, "spec": {"image_size": SIZE}}
-    failed = load(data, Recipe.of(manifest), decode).value
+    images = {"max_bytes": 1 << 20, "max_pixels": 1000}
+    failed = load(data, recipe_of(images), decode).value
     assert isinstance(failed, QueryError)
     assert failed.reason == "truncated"
-    images["truncated"] = "accept"
-    assert np.array_equal(load(data, Recipe.of(manifest), decode).value, accepting(data, SIZE).pixels)
+    accepted = load(data, recipe_of({**images, "truncated": "accept"}), decode).value
+    assert np.array_equal(accepted, accepting(data, SIZE).pixels)
 
 
 @pytest.mark.parametrize(("of_index", "of_query"), [(1000, DEFAULT_MAX_PIXELS), (1 << 30, 1 << 30)])
 def test_a_query_may_be_as_large_as_the_images_of_its_index(of_index: int, of_query: int) -> None:
     """And as large as by default, for what an index leaves out may still be searched for."""
     images = {"max_bytes": 1 << 20, "max_pixels": of_index}
-    recipe = Recipe.of({"config": {"images": images}, "spec": {"image_size": SIZE}})
+    recipe = recipe_of(images)
     asked: list[int] = []
 
     def noting(data: bytes, size: tuple[int, int], max_pixels: int, *how: str) -> DecodedImage:
