@@ -5,6 +5,7 @@ All are made here, or by the tests of bad inputs, so that no image need lie in t
 
 import contextlib
 import hashlib
+import io
 import struct
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
+import tifffile
 from PIL import Image, ImageCms
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -209,6 +211,34 @@ def oddities() -> Iterator[bytes]:
         yield bad_inputs.encoded(image("1"), "TIFF", compression="group4", tiffinfo={266: fill_order})
 
 
+def other_tiffs() -> Iterator[bytes]:
+    """TIFFs that `decode` reads and Pillow does not."""
+    rgb = np.asarray(image("RGB"))
+    light, lab = (rgb / 255).astype(np.float32), rgb.astype(np.int16)
+    clear = np.dstack([light, light[..., :1]])
+    kinds: list[tuple[Any, str, dict[str, Any]]] = [
+        *(
+            (light, "rgb", {"compression": name})
+            for name in (None, "lzw", "packbits", "zstd", "lzma", "lerc")
+        ),
+        *((rgb, "rgb", {"compression": name}) for name in ("webp", "jpeg2000", "jpegxl", "jpegxr", "png")),
+        (light, "rgb", {"compression": "deflate", "predictor": True, "tile": (16, 16)}),
+        (light, "rgb", {"bigtiff": True, "byteorder": ">"}),
+        (np.moveaxis(light, 2, 0).copy(), "rgb", {"planarconfig": "separate"}),
+        *((clear, "rgb", {"extrasamples": [name]}) for name in ("unassalpha", "assocalpha")),
+        (lab, "cielab", {"compression": "lzw", "predictor": True}),
+        (light, "cielab", {}),
+        (rgb, "icclab", {}),
+        (rgb, "ycbcr", {}),
+        (rgb.astype(np.uint32), "rgb", {}),
+        (light[..., 0].astype(np.float64), "miniswhite", {}),
+    ]
+    for values, photometric, options in kinds:
+        file = io.BytesIO()
+        tifffile.imwrite(file, values, photometric=photometric, **options)
+        yield file.getvalue()
+
+
 def of_the_tests() -> Iterator[bytes]:
     """What the tests of bad inputs try, but for what fails before it is decoded."""
     with tempfile.TemporaryDirectory() as folder:
@@ -224,7 +254,7 @@ def write(folder: Path) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     seeds = {
         data
-        for make in (encodings, unwritten, oddities, of_the_tests)
+        for make in (encodings, unwritten, oddities, other_tiffs, of_the_tests)
         for data in make()
         if len(data) <= MAX_BYTES
     }

@@ -57,7 +57,7 @@ def _conversion(data: bytes, layout: Layout, codec: Codec) -> Callable[[Values],
     if layout.photometric in (CIELAB, ICCLAB):
         return functools.partial(_lab, layout)
     if layout.photometric == YCBCR:
-        return lambda values: np.asarray(Image.fromarray(values[..., :3].copy(), "YCbCr").convert("RGB"))
+        return _ycbcr
     colors = slice(layout.colors)
     if layout.dtype == np.uint8:
         if layout.photometric == WHITE_IS_ZERO:
@@ -69,6 +69,11 @@ def _conversion(data: bytes, layout: Layout, codec: Codec) -> Callable[[Values],
         return lambda values: _byte(_srgb(np.nan_to_num(values[..., colors].astype(np.float32))))
     levels = _levels(data, layout, codec)
     return lambda values: levels.apply(_narrow(values[..., colors]))
+
+
+def _ycbcr(values: Values) -> Values:
+    image = Image.frombytes("YCbCr", values.shape[1::-1], values[..., :3].tobytes())
+    return np.asarray(image.convert("RGB"))
 
 
 def _narrow(values: Values) -> Values:

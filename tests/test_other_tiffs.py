@@ -188,7 +188,8 @@ def test_ycbcr_without_compression(across: int, down: int) -> None:
     shared = coarse.repeat(down, axis=0).repeat(across, axis=1)
     expected = np.dstack([full[..., 0], shared[:HEIGHT, :WIDTH]])[:height, :width]
     seen = decode(data, (height, width)).pixels
-    assert difference(seen, np.asarray(Image.fromarray(expected, "YCbCr").convert("RGB"))) == 0
+    image = Image.frombytes("YCbCr", (width, height), expected.tobytes())
+    assert difference(seen, np.asarray(image.convert("RGB"))) == 0
     assert failure(data[:-1]).reason == "truncated"
 
 
