@@ -79,6 +79,7 @@ lint: $(VENV)/installed-test
 	rm -rf build/typed
 	$(BIN)/python setup.py --quiet build_py --build-lib build/typed
 	$(BIN)/mypy
+	PYTHONPATH=build/typed $(BIN)/lint-imports --no-cache
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest build $(DEMO)

@@ -1,9 +1,14 @@
 """Installs ``pipeline/`` as the package ``imgindex`` and ``models/`` as ``imgindex.models``."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
-    packages=["imgindex", "imgindex.models", "imgindex.models.weights"],
+    packages=[
+        "imgindex",
+        *(f"imgindex.{package}" for package in find_packages("pipeline")),
+        "imgindex.models",
+        "imgindex.models.weights",
+    ],
     package_dir={
         "imgindex": "pipeline",
         "imgindex.models": "models",

@@ -21,9 +21,9 @@ CHUNK_ROWS = 512
 
 def synthesize(store: Path, images: int) -> None:
     """Writes `images` features that look like a ReLU's pooled output to chunks of a store."""
+    from imgindex.features.feature_store import write_rows
     from imgindex.models.pca import normalize
     from imgindex.records import ImageRow
-    from imgindex.store import write_rows
 
     rng = np.random.default_rng(0)
     mixing = rng.standard_normal((256, FEATURE_DIM), dtype=np.float32)
@@ -42,12 +42,12 @@ def ours(store: Path, output: Path) -> None:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from imgindex.assembly import frozen_or_fitted, index_half
     from imgindex.config import Config, IndexConfig, PcaConfig
-    from imgindex.generation import Output
+    from imgindex.generations.layout import Output
+    from imgindex.job.graph import frozen_or_fitted, index_half
+    from imgindex.job.plan import Plan
     from imgindex.models.engines import EngineChoice
     from imgindex.models.spec import Spec
-    from imgindex.plan import Plan
 
     started = time.time()
     plan = Plan(

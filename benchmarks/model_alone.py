@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from imgindex.models.engines import EngineChoice, load_engine
-from imgindex.models.resources import available_cores
+from imgindex.runtime.resources import available_cores
 
 
 def main(backbone: str, precision: str, images: int) -> None:

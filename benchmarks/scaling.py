@@ -1,12 +1,12 @@
-"""Writes the tables of docs/scaling.md, which `imgindex.costs` predicts, into that page."""
+"""Writes the tables of docs/scaling.md, which `imgindex.job.costs` predicts, into that page."""
 
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from imgindex import costs
-from imgindex.costs import EMBED_SECONDS, Workload
-from imgindex.summary import human_bytes
+from imgindex.job import costs
+from imgindex.job.costs import EMBED_SECONDS, Workload
+from imgindex.text import human_bytes
 
 PAGE = Path(__file__).parent.parent / "docs" / "scaling.md"
 SIZES = (10**6, 10**8, 10**10)

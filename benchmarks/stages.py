@@ -1,4 +1,4 @@
-"""What each stage of a build takes on one core: the constants of `imgindex.costs`.
+"""What each stage of a build takes on one core: the constants of `imgindex.job.costs`.
 
 Backbones are not among them: `whole_job.py` measures those.
 """
@@ -15,15 +15,15 @@ import pyarrow as pa
 from measure import machine
 from threadpoolctl import threadpool_limits
 
-from imgindex import store
 from imgindex.config import IndexConfig
-from imgindex.listing import list_images
+from imgindex.features import feature_store
+from imgindex.indexing.shards import write_shard
+from imgindex.indexing.vector_files import Parts, PartWriter
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
-from imgindex.parts import Parts, PartWriter
 from imgindex.records import ImageFile, ImageRow, VectorRows
-from imgindex.selection import Selection
-from imgindex.shards import write_shard
 
 FEATURE_DIM = 2048
 DIMS = 150
@@ -55,8 +55,8 @@ def joins(folder: Path) -> float:
     import apache_beam as beam
     from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-    from imgindex.comparison import CompareGenerations
-    from imgindex.delta import DiffAgainstStore
+    from imgindex.features.transforms import DiffAgainstStore
+    from imgindex.generations.transforms import CompareGenerations
 
     def uri(number: int) -> str:
         return f"{number % 997:03}/{number:09}.jpg"
@@ -76,7 +76,7 @@ def joins(folder: Path) -> float:
             rows = [
                 ImageRow(uri(n), n, "1", f"{n:064}", 1, 1) for n in range(start, min(images, start + 512))
             ]
-            store.write_rows(str(folder / str(images)), rows, np.full((len(rows), 1), 1, np.float16))
+            feature_store.write_rows(str(folder / str(images)), rows, np.full((len(rows), 1), 1, np.float16))
         taken.append(seconds(lambda images=images: join(images)))
     return (taken[1] - taken[0]) / (JOINED[1] - JOINED[0])
 
@@ -124,12 +124,12 @@ def main() -> None:
 
         def write() -> None:
             for start in range(0, len(rows), 512):
-                images = store.write_rows(str(folder / "store"), described, rows[start : start + 512])
+                images = feature_store.write_rows(str(folder / "store"), described, rows[start : start + 512])
                 chunks.append(images[0].chunk)
 
         def read() -> None:
             for chunk in chunks:
-                store.read_features(str(folder / "store"), chunk, list(range(512)))
+                feature_store.read_features(str(folder / "store"), chunk, list(range(512)))
 
         print(f"write {seconds(write) / len(rows):.3g} s, read {seconds(read) / len(rows):.3g} s a feature")
         moments = Moments.empty(FEATURE_DIM)

@@ -18,9 +18,9 @@ from imgindex.models.backbones import load_backbone
 from imgindex.models.openvino_engine import OpenVinoEngine, converted_model, has_bfloat16
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import Pixels, decoding
-from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import TensorFlowEngine, has_gpu
+from imgindex.runtime.resources import available_cores
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import MachineError, OutputError, UnsupportedModelError, UsageError
+from imgindex.io.digest_json import seal, unseal
 from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
 from imgindex.models.cache import cache_folder
 from imgindex.models.frameworks import (
@@ -33,7 +34,6 @@ from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.saved_models import is_saved_model
 from imgindex.models.spec import Spec
 from imgindex.models.tensorflow_engine import trace
-from imgindex.sealed import seal, unseal
 
 _MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
 _PARTIAL = ".partial-"

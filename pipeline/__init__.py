@@ -9,7 +9,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from imgindex.comparison import CompareGenerations, GroupByChunk
     from imgindex.config import (
         BackboneConfig,
         Config,
@@ -20,16 +19,16 @@ if TYPE_CHECKING:
         PublishConfig,
         load_config,
     )
-    from imgindex.delta import DiffAgainstStore
     from imgindex.errors import ImgindexError
-    from imgindex.fitting import FitPca
-    from imgindex.inputs import ListImages
-    from imgindex.launch import build, refresh, submit
+    from imgindex.features.transforms import DiffAgainstStore, EmbedImages, GroupByChunk, ReadFeatures
+    from imgindex.generations.transforms import CompareGenerations
+    from imgindex.indexing.transforms import FitPca, ProjectFeatures, WriteIndex
+    from imgindex.inputs.transforms import ListImages
+    from imgindex.job.launch import build, refresh, submit
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
-    from imgindex.results import Neighbor, QueryError, Result
-    from imgindex.search import Index
-    from imgindex.transforms import EmbedImages, ProjectFeatures, ReadFeatures, WriteIndex
+    from imgindex.search.index import Index
+    from imgindex.search.results import Neighbor, QueryError, Result
 
 __all__ = [
     "BackboneConfig",
@@ -63,17 +62,26 @@ __all__ = [
 ]
 
 _MODULES = {
-    "comparison": ["CompareGenerations", "GroupByChunk"],
-    "config": [name for name in __all__ if name.endswith("Config")] + ["load_config"],
-    "delta": ["DiffAgainstStore"],
+    "config": [
+        "BackboneConfig",
+        "Config",
+        "EngineConfig",
+        "ImagesConfig",
+        "IndexConfig",
+        "PcaConfig",
+        "PublishConfig",
+        "load_config",
+    ],
     "errors": ["ImgindexError"],
-    "fitting": ["FitPca"],
-    "inputs": ["ListImages"],
-    "launch": ["build", "refresh", "submit"],
+    "features.transforms": ["DiffAgainstStore", "EmbedImages", "GroupByChunk", "ReadFeatures"],
+    "generations.transforms": ["CompareGenerations"],
+    "indexing.transforms": ["FitPca", "ProjectFeatures", "WriteIndex"],
+    "inputs.transforms": ["ListImages"],
+    "job.launch": ["build", "refresh", "submit"],
     "models.engines": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],
-    "results": ["Neighbor", "QueryError", "Result"],
-    "search": ["Index"],
+    "search.index": ["Index"],
+    "search.results": ["Neighbor", "QueryError", "Result"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -85,7 +93,7 @@ def __getattr__(name: str) -> Any:
         return version("imgindex")
     if name not in __all__:
         raise AttributeError(f"module 'imgindex' has no attribute {name!r}")
-    module = importlib.import_module(f"imgindex.{_MODULE_OF.get(name, 'transforms')}")
+    module = importlib.import_module(f"imgindex.{_MODULE_OF[name]}")
     value = getattr(module, name)
     globals()[name] = value
     return value

@@ -10,17 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imgindex import interrupt
-from imgindex.arguments import duration, parser, with_underscores
-from imgindex.errors import (
-    DamagedError,
-    MachineError,
-    UsageError,
-    foreseen,
-    printable,
-)
-from imgindex.standard_streams import discard, encodable, prepare_standard_streams
-from imgindex.text import counted
+from imgindex.commands.arguments import duration, parser, with_underscores
+from imgindex.errors import DamagedError, MachineError, UsageError, foreseen
+from imgindex.runtime import signals
+from imgindex.runtime.standard_streams import discard, encodable, prepare_standard_streams
+from imgindex.text import counted, printable
 
 if TYPE_CHECKING:
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -35,12 +29,12 @@ _REPAIR = (
 def run() -> None:
     """The command ``imgindex``: runs as a process of its own, which signals end, and never returns."""
     if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
-        from imgindex.completion import answer
+        from imgindex.commands.completion import answer
 
         answer(parser())
     prepare_standard_streams()
     try:
-        code = interrupt.run(main)
+        code = signals.run(main)
     except RuntimeError as error:  # not even its first thread can start
         code = _tell(error)
     sys.exit(code)
@@ -53,7 +47,7 @@ _NEEDED = {"-v": 4 << 30, "-d": 3 << 30}
 
 def _check_limits() -> None:
     """Raises MachineError where libraries would wait for ever for memory that they cannot reserve."""
-    from imgindex.models.resources import ulimits
+    from imgindex.runtime.resources import ulimits
 
     for flag, limit in ulimits().items():
         if limit < _NEEDED[flag]:
@@ -130,13 +124,13 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
     if known.dry_run:
         from apache_beam.io.filesystems import FileSystems
 
-        from imgindex.dry_run import describe_build
+        from imgindex.job.dry_run import describe_build
 
         FileSystems.set_options(_beam_options(rest))
         print(describe_build(config, known.retry_failed, known.rehash))
         return
-    from imgindex.launch import is_detached, refresh, submit
-    from imgindex.summary import describe_generation, describe_unchanged
+    from imgindex.commands.descriptions import describe_generation, describe_unchanged
+    from imgindex.job.launch import is_detached, refresh, submit
 
     options = _beam_options(rest)
     if is_detached(options):
@@ -147,7 +141,7 @@ def _build(known: argparse.Namespace, rest: Sequence[str]) -> None:
         return
     outcome = refresh(config, options, known.force, retry_failed=known.retry_failed, rehash=known.rehash)
     if outcome.published:
-        interrupt.done(f"generation {outcome.live.generation} is live")
+        signals.done(f"generation {outcome.live.generation} is live")
         print(describe_generation(str(config.output), outcome.live))
         if outcome.replaced:
             before = outcome.live.previous
@@ -186,15 +180,15 @@ def _beam_options(arguments: Sequence[str]) -> "PipelineOptions":
 
 
 def _search(known: argparse.Namespace) -> None:
-    from imgindex.search_command import run
+    from imgindex.commands.search import run
 
     run(known)
 
 
 def _inspect(known: argparse.Namespace) -> None:
-    from imgindex.failure_report import lines
-    from imgindex.generation import Output, read_manifest
-    from imgindex.summary import describe_generation, describe_history
+    from imgindex.commands.descriptions import describe_generation, describe_history
+    from imgindex.commands.failure_report import lines
+    from imgindex.generations.layout import Output, read_manifest
 
     output = Output(known.output)
     if known.failures:
@@ -209,8 +203,8 @@ def _inspect(known: argparse.Namespace) -> None:
 
 
 def _verify(known: argparse.Namespace) -> None:
-    from imgindex.summary import human_bytes
-    from imgindex.upkeep import verify
+    from imgindex.generations.verify import verify
+    from imgindex.text import human_bytes
 
     found = verify(known.output)
     print(
@@ -225,15 +219,15 @@ def _verify(known: argparse.Namespace) -> None:
 
 
 def _rollback(known: argparse.Namespace) -> None:
-    from imgindex.upkeep import rollback
+    from imgindex.generations.rollback import rollback
 
     before, now = rollback(known.output, known.generation)
-    interrupt.done(f"generation {now} is live")
+    signals.done(f"generation {now} is live")
     print(f"{now} is live" + (f"; it was {before}" if before else ""))
 
 
 def _prune(known: argparse.Namespace) -> None:
-    from imgindex.upkeep import FEATURE_GRACE, GENERATION_GRACE, prune
+    from imgindex.generations.prune import FEATURE_GRACE, GENERATION_GRACE, prune
 
     pruned = prune(known.output, known.keep, known.grace)
     for name in pruned.generations:
@@ -254,7 +248,7 @@ def _prune(known: argparse.Namespace) -> None:
 
 
 def _doctor(known: argparse.Namespace) -> None:
-    from imgindex.doctor import describe, examine
+    from imgindex.commands.doctor.examine import describe, examine
 
     problems = 0
     for finding in examine(known.output):
@@ -266,12 +260,12 @@ def _doctor(known: argparse.Namespace) -> None:
 
 
 def _completion(known: argparse.Namespace) -> None:
-    from imgindex.completion import script
+    from imgindex.commands.completion import script
 
     print(script(known.shell))
 
 
 def _demo(known: argparse.Namespace) -> None:
-    from imgindex.demo import run
+    from imgindex.commands.demo import run
 
     run(Path(known.output))

@@ -12,17 +12,18 @@ from typing import Any
 
 import yaml
 
-from imgindex import presets, storage
-from imgindex.errors import UsageError, printable
+from imgindex import presets
+from imgindex.errors import UsageError
+from imgindex.io import filesystem
+from imgindex.io.paths import absolute
+from imgindex.io.patterns import compiled
 from imgindex.models.annoy_index import METRICS, Metric
 from imgindex.models.backbones import check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines import ENGINES, PRECISIONS
-from imgindex.models.plugins import readable
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from imgindex.models.saved_models import is_saved_model
-from imgindex.paths import absolute
-from imgindex.selection import Selection, compiled
+from imgindex.text import printable
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,6 @@ class ImagesConfig:
     max_bytes: int = 268_435_456
     color_profile: str = "srgb"
     truncated: str = "fail"
-
-    @property
-    def selection(self) -> Selection:
-        """Which files of an input are taken: of the extensions those that this machine can read."""
-        return Selection(readable(self.extensions), self.include, self.exclude)
 
     def __post_init__(self) -> None:
         if not self.extensions:
@@ -261,7 +257,7 @@ def _brief(text: str) -> str:
 
 def _read_yaml(path: str | Path) -> dict[str, Any]:
     try:
-        data = storage.read_start(absolute(presets.config_path(str(path))), _MAX_FILE + 1)
+        data = filesystem.read_start(absolute(presets.config_path(str(path))), _MAX_FILE + 1)
         if len(data) > _MAX_FILE:
             raise UsageError(f"--config {path}: is longer than {_MAX_FILE} bytes, which no config is")
         text = data.decode()

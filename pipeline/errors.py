@@ -7,8 +7,6 @@ prints it without a traceback; what is neither one of them nor `foreseen` is a b
 import os
 from pathlib import Path
 
-from imgindex.names import byte_of
-
 
 class ImgindexError(Exception):
     """Base of every error that a user can act on."""
@@ -100,21 +98,3 @@ def _has_current_directory() -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def printable(text: str) -> str:
-    """`text` on one line, what could steer a terminal escaped: file names may hold anything.
-
-    A byte of a name that is not UTF-8 shows as ``\\xff``, whether it stands as in a uri or as Python has it.
-    """
-    return "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    byte = byte_of(character)
-    if byte is not None:
-        return f"\\x{byte:02x}"
-    # Python has two digits for U+0080 to U+00FF, which would look like a byte.
-    if 0x80 <= ord(character) <= 0xFF:
-        return f"\\u{ord(character):04x}"
-    return character.encode("unicode_escape").decode()

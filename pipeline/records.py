@@ -1,15 +1,13 @@
 """What travels through the pipeline and between its runs."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-
-from imgindex.skipped import Counts, added
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -158,35 +156,6 @@ class WrittenBasis:
     finished: float
     cut: int = 0  # as of `Basis`
     scale_ratio: float = 1.0
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What any part of a run counted and how long it embedded; parts add up in any order."""
-
-    counts: Mapping[str, int] = field(default_factory=dict)
-    span: tuple[float, float] | None = None  # of embedding, seconds since the epoch
-    engine_seconds: float = 0.0
-    diffed: float = 0.0  # when the last image was found in the store, by its name or its bytes
-    failures: int = 0  # the sum of the failures' `failures.fingerprint`s
-    skipped: Counts = field(default_factory=dict)  # files of the input that are not taken, by kind
-
-    @property
-    def held(self) -> int:
-        """Images of the listing whose features the store holds by now."""
-        return sum(self.counts.get(kind, 0) for kind in ("embedded", "copied", "reused"))
-
-    def __add__(self, other: "Tally") -> "Tally":
-        """Both parts together: counts and seconds summed, the spans joined."""
-        counts = dict(self.counts)
-        for name, count in other.counts.items():
-            counts[name] = counts.get(name, 0) + count
-        spans = [span for span in (self.span, other.span) if span is not None]
-        span = (min(s for s, _ in spans), max(f for _, f in spans)) if spans else None
-        engine_seconds = self.engine_seconds + other.engine_seconds
-        failures = self.failures + other.failures
-        diffed, skipped = max(self.diffed, other.diffed), added(self.skipped, other.skipped)
-        return Tally(counts, span, engine_seconds, diffed, failures, skipped)
 
 
 def version_of_file(version: str) -> str:

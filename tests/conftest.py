@@ -15,7 +15,7 @@ from hypothesis import settings
 from PIL import Image
 from quick_beam import remember
 
-from imgindex.samples import write_samples
+from imgindex.commands.sample_images import write_samples
 
 # No test asserts a time, and hypothesis would: a busy machine is no failure.
 settings.register_profile("imgindex", deadline=None)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from imgindex.manifest import (
+from imgindex.generations.manifest import (
     Ledger,
     Manifest,
     MeasuredRecall,

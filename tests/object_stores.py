@@ -24,15 +24,16 @@ from packed import tar_of
 from PIL import Image
 
 import imgindex
-from imgindex import lock, storage, upkeep
 from imgindex.cli import main
-from imgindex.doctor_output import check_object_store
+from imgindex.commands.doctor.output import check_object_store
 from imgindex.errors import OutputError
-from imgindex.key_ranges import KeyRange, cut, objects_of
-from imgindex.listing import list_images
-from imgindex.lock import writer_lock
-from imgindex.ranges import reader
-from imgindex.selection import Selection
+from imgindex.generations import prune, rollback, verify
+from imgindex.inputs.key_ranges import KeyRange, cut, objects_of
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection
+from imgindex.io import filesystem, output_lock
+from imgindex.io.byte_ranges import reader
+from imgindex.io.output_lock import writer_lock
 
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled", image_size=32)
 
@@ -91,7 +92,9 @@ def write_photos(folder: Path) -> None:
 def upload(folder: Path, target: str) -> None:
     """Copies a local folder to an object store."""
     for path in folder.rglob("*.*"):
-        storage.write_bytes(storage.join(target, path.relative_to(folder).as_posix()), path.read_bytes())
+        filesystem.write_bytes(
+            filesystem.join(target, path.relative_to(folder).as_posix()), path.read_bytes()
+        )
 
 
 def settings(source: str | Path, output: str | Path) -> imgindex.Config:
@@ -203,32 +206,32 @@ class ObjectStoreTests:
         upload(local / "photos", source)
         first = imgindex.build(config)
         assert imgindex.refresh(config).published is False
-        storage.delete(f"{source}/class 0/000.jpg")
-        storage.write_bytes(f"{source}/new.jpg", storage.read_bytes(f"{source}/class 1/001.jpg"))
+        filesystem.delete(f"{source}/class 0/000.jpg")
+        filesystem.write_bytes(f"{source}/new.jpg", filesystem.read_bytes(f"{source}/class 1/001.jpg"))
         second = imgindex.build(config)
         counts = {
             kind: second["ledger"][kind] for kind in ("added", "removed", "embedded", "copied", "reused")
         }
         assert counts == {"added": 1, "removed": 1, "embedded": 0, "copied": 1, "reused": 23}
-        assert storage.read_bytes(f"{output}/CURRENT").decode() == f"{second['generation']}\n"
-        assert upkeep.verify(output).problems == ()
-        assert upkeep.rollback(output) == (second["generation"], first["generation"])
-        upkeep.rollback(output, second["generation"])
-        pruned = upkeep.prune(output, 1, grace_seconds=-60)
+        assert filesystem.read_bytes(f"{output}/CURRENT").decode() == f"{second['generation']}\n"
+        assert verify.verify(output).problems == ()
+        assert rollback.rollback(output) == (second["generation"], first["generation"])
+        rollback.rollback(output, second["generation"])
+        pruned = prune.prune(output, 1, grace_seconds=-60)
         assert (pruned.generations, pruned.rows) == ((first["generation"],), 1)
-        assert storage.list_folders(f"{output}/generations") == [second["generation"]]
-        assert upkeep.verify(output).problems == ()
-        assert json.loads(storage.read_bytes(f"{output}/.lock"))["released"] is True
+        assert filesystem.list_folders(f"{output}/generations") == [second["generation"]]
+        assert verify.verify(output).problems == ()
+        assert json.loads(filesystem.read_bytes(f"{output}/.lock"))["released"] is True
 
     def test_tars_and_lists(self, built: imgindex.Config, bucket: str, local: Path) -> None:
         photos = local / "photos"
         names = sorted(path.relative_to(photos).as_posix() for path in photos.glob("*/*.jpg"))
-        storage.write_bytes(f"{built.input}/list.txt", "\n".join(names).encode())
+        filesystem.write_bytes(f"{built.input}/list.txt", "\n".join(names).encode())
         listed = imgindex.refresh(replace(built, input=f"{built.input}/list.txt"))
         assert (listed.published, listed.ledger["reused"]) == (False, 24)
         output = f"{bucket}/out/tar"
         files = {name: (photos / name).read_bytes() for name in names}
-        storage.write_bytes(f"{bucket}/in/tars/x.tar", tar_of(files))
+        filesystem.write_bytes(f"{bucket}/in/tars/x.tar", tar_of(files))
         of_tar = settings(f"{bucket}/in/tars", output)
         assert imgindex.build(of_tar)["ledger"]["embedded"] == 24
         assert imgindex.refresh(of_tar).published is False
@@ -242,9 +245,9 @@ class ObjectStoreTests:
         files = {f"{number}.jpg": photo.read_bytes() for number, photo in enumerate(photos)}
         place = f"{bucket}/in/photos [2020]"
         for name, data in files.items():
-            storage.write_bytes(f"{place}/{name}", data)
-        storage.write_bytes(f"{place}/shard[1].tar", tar_of(files))
-        storage.write_bytes(f"{bucket}/in/photos 2/0.jpg", b"what the glob would match")
+            filesystem.write_bytes(f"{place}/{name}", data)
+        filesystem.write_bytes(f"{place}/shard[1].tar", tar_of(files))
+        filesystem.write_bytes(f"{bucket}/in/photos 2/0.jpg", b"what the glob would match")
 
         def uris(source: str) -> set[str]:
             return {image.uri for image in list_images(source, Selection((".jpg",)))}
@@ -259,7 +262,7 @@ class ObjectStoreTests:
         for number, photo in enumerate(sorted((local / "photos").glob("*/*.jpg"))[:6]):
             path = f"{bucket}/in/packed/{number}.jpg"
             if number % 2:
-                storage.write_bytes(path, photo.read_bytes())
+                filesystem.write_bytes(path, photo.read_bytes())
             else:
                 self.put_packed(path, gzip.compress(photo.read_bytes()))
         self.put_packed(f"{bucket}/in/packed.csv", gzip.compress(b"path\npacked/0.jpg\npacked/1.jpg\n"))
@@ -299,14 +302,14 @@ class ObjectStoreTests:
                 ends.update(how_it_ended(*one) for one in ended)
                 assert (manifest["previous"], manifest["ledger"]["indexed"]) == (live, 25 + number)
                 live = manifest["generation"]
-                assert upkeep.verify(output).problems == ()
+                assert verify.verify(output).problems == ()
         sys.stdout.write(f"{dict(ends)}\n")
         assert ends["published"] == PAIRS
 
     def test_a_second_writer_is_refused_and_a_dead_one_forgotten(
         self, bucket: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(lock, "LEASE_SECONDS", 6.0)
+        monkeypatch.setattr(output_lock, "LEASE_SECONDS", 6.0)
         output = f"{bucket}/out/locked"
         with (
             writer_lock(output),
@@ -317,30 +320,30 @@ class ObjectStoreTests:
         with writer_lock(output):
             pass
         dead = {"owner": "x", "host": "elsewhere", "pid": 1, "since": 1.0, "renewed": time.time() + 1000}
-        storage.write_bytes(f"{output}/.lock", json.dumps(dead).encode())
+        filesystem.write_bytes(f"{output}/.lock", json.dumps(dead).encode())
         with writer_lock(output) as claim:
             claim.check()
 
     def test_a_file_is_replaced_only_in_the_version_that_was_read(self, bucket: str) -> None:
         path = f"{bucket}/out/versions/CURRENT"
-        assert storage.read_versioned(path) is None
-        assert storage.replace_version(path, b"never", "1" if bucket.startswith("gs") else '"abc"') is None
-        first = storage.replace_version(path, b"first", None)
-        assert storage.replace_version(path, b"second", None) is None
-        assert storage.read_versioned(path) == (b"first", first)
-        second = storage.replace_version(path, b"second", first)
-        assert storage.replace_version(path, b"third", first) is None
-        assert storage.read_versioned(path) == (b"second", second)
+        assert filesystem.read_versioned(path) is None
+        assert filesystem.replace_version(path, b"never", "1" if bucket.startswith("gs") else '"abc"') is None
+        first = filesystem.replace_version(path, b"first", None)
+        assert filesystem.replace_version(path, b"second", None) is None
+        assert filesystem.read_versioned(path) == (b"first", first)
+        second = filesystem.replace_version(path, b"second", first)
+        assert filesystem.replace_version(path, b"third", first) is None
+        assert filesystem.read_versioned(path) == (b"second", second)
         # As a second attempt after the answer to the first was lost.
-        assert storage.replace_version(path, b"second", first) == second
+        assert filesystem.replace_version(path, b"second", first) == second
 
     def test_a_lease_is_renewed(self, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(lock, "LEASE_SECONDS", 12.0)
+        monkeypatch.setattr(output_lock, "LEASE_SECONDS", 12.0)
         path = f"{bucket}/out/renewed/.lock"
         with writer_lock(f"{bucket}/out/renewed"):
-            renewals = {json.loads(storage.read_bytes(path))["renewed"]}
+            renewals = {json.loads(filesystem.read_bytes(path))["renewed"]}
             for _ in range(200):
-                renewals.add(json.loads(storage.read_bytes(path))["renewed"])
+                renewals.add(json.loads(filesystem.read_bytes(path))["renewed"])
                 if len(renewals) > 1:
                     break
                 time.sleep(0.1)
@@ -350,23 +353,23 @@ class ObjectStoreTests:
         names = [f"{number % 7}/ä {number:05}" for number in range(1100)]
         place = f"{bucket}/many/"
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda name: storage.write_bytes(place + name, b""), names))
-        assert [found.path.removeprefix(place) for found in storage.each_object(place)] == sorted(names)
+            list(pool.map(lambda name: filesystem.write_bytes(place + name, b""), names))
+        assert [found.path.removeprefix(place) for found in filesystem.each_object(place)] == sorted(names)
         parts = cut(KeyRange(place), 20)
         assert len(parts) >= 7
         listed = [found.path.removeprefix(place) for part in parts for found in objects_of(part)]
         assert sorted(listed) == sorted(names)
-        assert storage.list_folders(place) == [str(number) for number in range(7)]
-        storage.delete_tree(place)
-        assert list(storage.each_object(place)) == []
+        assert filesystem.list_folders(place) == [str(number) for number in range(7)]
+        filesystem.delete_tree(place)
+        assert list(filesystem.each_object(place)) == []
 
     def test_files_of_any_size(self, bucket: str) -> None:
         for size in (0, 1, 9 << 20):  # the last in parts
             path, data = f"{bucket}/sizes/{size}", np.random.default_rng(size).bytes(size)
-            storage.write_bytes(path, data)
-            assert hashlib.sha256(storage.read_bytes(path)).digest() == hashlib.sha256(data).digest()
-            assert storage.read_regular(path, 10) == data[:11]
-            assert storage.find(path).size == size
+            filesystem.write_bytes(path, data)
+            assert hashlib.sha256(filesystem.read_bytes(path)).digest() == hashlib.sha256(data).digest()
+            assert filesystem.read_regular(path, 10) == data[:11]
+            assert filesystem.find(path).size == size
             with reader(path) as file:
                 file.seek(max(0, size - 5))
                 assert file.read() == data[-5:]
@@ -377,20 +380,20 @@ class ObjectStoreTests:
         path = f"{bucket}/versions/image.jpg"
         versions = set()
         for content in (b"one", b"two", b"six"):
-            storage.write_bytes(path, content)
-            found = storage.find(path)
+            filesystem.write_bytes(path, content)
+            found = filesystem.find(path)
             # A listing says the same as a look at the object alone.
-            assert storage.page(f"{bucket}/versions/").found == [found]
+            assert filesystem.page(f"{bucket}/versions/").found == [found]
             versions.add(found.version)
         assert len(versions) == 3
 
     def test_what_is_not_there(self, bucket: str) -> None:
         with pytest.raises(FileNotFoundError):
-            storage.read_bytes(f"{bucket}/nothing")
+            filesystem.read_bytes(f"{bucket}/nothing")
         with pytest.raises(FileNotFoundError):
-            storage.find(f"{bucket}/nothing")
-        assert not storage.exists(f"{bucket}/nothing")
-        assert storage.list_folders(f"{bucket}/nothing") == []
+            filesystem.find(f"{bucket}/nothing")
+        assert not filesystem.exists(f"{bucket}/nothing")
+        assert filesystem.list_folders(f"{bucket}/nothing") == []
         assert main(["build", "--input", f"{bucket}/nothing", "--output", f"{bucket}/out/nothing"]) == 3
         assert main(["build", "--input", f"{bucket}-2/nothing", "--output", f"{bucket}/out/nothing"]) == 3
         assert main(["search", f"{bucket}/nothing", "a.jpg"]) == 3

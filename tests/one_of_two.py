@@ -14,8 +14,8 @@ from typing import Any
 
 from urllib3.connectionpool import HTTPConnectionPool
 
-from imgindex import lock
 from imgindex.cli import main
+from imgindex.io import output_lock
 
 SETTINGS = (
     "backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32",
@@ -34,7 +34,7 @@ def delayed(*arguments: Any, **options: Any) -> Any:
 
 
 HTTPConnectionPool.urlopen = delayed
-lock.LEASE_SECONDS = 24.0  # a holder renews it every 2 s, however busy the machine is
+output_lock.LEASE_SECONDS = 24.0  # a holder renews it every 2 s, however busy the machine is
 for line in sys.stdin:
     source, output, seed, longest = json.loads(line)
     chance.seed(seed)

@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from imgindex import Index
+from imgindex.commands.descriptions import describe_generation, describe_history
 from imgindex.errors import ImgindexError
-from imgindex.generation import Output, read_manifest
-from imgindex.summary import describe_generation, describe_history, result_page
-from imgindex.upkeep import prune, rollback, verify
+from imgindex.generations.layout import Output, read_manifest
+from imgindex.generations.prune import prune
+from imgindex.generations.rollback import rollback
+from imgindex.generations.verify import verify
+from imgindex.search.pages import result_page
 
 MEMORY = 200 << 20
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from imgindex import chunks
-from imgindex.sealed import seal
-from imgindex.walking import local_version
+from imgindex.inputs.local_files import local_version
+from imgindex.io import content_addressed
+from imgindex.io.digest_json import seal
 
 
 def relocate(base: Path, copy: Path) -> None:
@@ -23,4 +23,4 @@ def relocate(base: Path, copy: Path) -> None:
         column = table.column_names.index("etag_or_mtime")
         table = table.set_column(column, "etag_or_mtime", pa.array(versions))
         path.unlink()
-        chunks.write(str(path.parent), table, path.name.partition("-")[0])
+        content_addressed.write(str(path.parent), table, path.name.partition("-")[0])

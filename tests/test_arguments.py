@@ -9,8 +9,8 @@ from apache_beam.options.pipeline_options import PortableOptions, WorkerOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex.arguments import parser, with_underscores
 from imgindex.cli import _beam_options
+from imgindex.commands.arguments import parser, with_underscores
 from imgindex.config import load_config
 from imgindex.errors import UsageError
 from imgindex.presets import shipped
@@ -56,6 +56,6 @@ def test_a_wrong_name_lists_the_shipped_ones() -> None:
 
 
 def test_help_loads_no_library() -> None:
-    script = "import sys, imgindex.arguments as a; a.parser(); print(*sys.modules)"
+    script = "import sys, imgindex.commands.arguments as a; a.parser(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"apache_beam", "argcomplete", "keras", "numpy", "yaml"} & set(done.stdout.split())

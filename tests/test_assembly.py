@@ -8,10 +8,10 @@ import apache_beam as beam
 import pytest
 from apache_beam.pipeline import PipelineVisitor
 
-from imgindex.assembly import assemble
 from imgindex.config import BackboneConfig, Config, EngineConfig, PcaConfig
-from imgindex.plan import Plan, Previous
-from imgindex.prepare import make_plan
+from imgindex.job.graph import assemble
+from imgindex.job.plan import Plan, Previous
+from imgindex.job.prepare import make_plan
 from imgindex.records import WrittenFile
 
 BEFORE = Previous(

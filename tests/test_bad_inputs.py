@@ -13,8 +13,8 @@ import pytest
 from bad_inputs import BAD, GOOD, KINDS, MAX_BYTES, MAX_PIXELS
 
 import imgindex
-from imgindex.generation import Output, current_name
-from imgindex.upkeep import verify
+from imgindex.generations.layout import Output, current_name
+from imgindex.generations.verify import verify
 
 IMAGES = 200
 
@@ -65,7 +65,7 @@ def build(photos: Path, output: Path, *settings: str) -> tuple[int, list[str], d
 
 def libraries_mib() -> float:
     """Peak memory in MiB of a process that imports what builds do: more where Beam's extras are installed."""
-    code = "import imgindex.launch; print(open('/proc/self/status').read())"
+    code = "import imgindex.job.launch; print(open('/proc/self/status').read())"
     status = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 

@@ -11,14 +11,17 @@ import pytest
 
 from imgindex.cli import main
 from imgindex.errors import InputError, MachineError, OutputError, UsageError, foreseen
-from imgindex.listing import list_images
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection
 from imgindex.models.preprocess import decode
-from imgindex.queries import Recipe, each_query, load
-from imgindex.results import QueryError, describe_error
-from imgindex.selection import Selection
+from imgindex.search.queries import Recipe, each_query, load
+from imgindex.search.results import QueryError, describe_error
 
 # Runs `inspect`, whose work is replaced by a line of Python.
-SCRIPT = "import sys; from imgindex import cli, interrupt; cli._inspect = lambda known: {}; cli.run()"
+SCRIPT = (
+    "import sys; from imgindex import cli; from imgindex.runtime import signals; "
+    "cli._inspect = lambda known: {}; cli.run()"
+)
 
 
 def command(work: str, redirections: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -50,7 +53,7 @@ def test_a_full_disk_below_standard_output(unbuffered: str) -> None:
 
 
 def test_a_full_disk_below_standard_output_after_a_generation_went_live() -> None:
-    work = "(interrupt.done('generation 7 is live'), print('x'))"
+    work = "(signals.done('generation 7 is live'), print('x'))"
     done = command(work, "> /dev/full")
     assert done.returncode == 0
     assert done.stderr == (
@@ -67,7 +70,7 @@ def test_an_encoding_that_lacks_characters() -> None:
     done = command("print('\u732b')", PYTHONIOENCODING="ascii")
     assert (done.returncode, done.stdout) == (0, "\\u732b\n")
     done = command(
-        "print(__import__('imgindex.standard_streams').standard_streams.encodable('[\"\U0001f408\"]'))",
+        "print(__import__('imgindex.runtime.standard_streams').runtime.standard_streams.encodable('[\"\U0001f408\"]'))",
         PYTHONIOENCODING="ascii",
     )
     assert json.loads(done.stdout) == ["\U0001f408"]

@@ -209,13 +209,13 @@ def test_nothing_but_bad_images(tmp_path, capsys):
 
 
 def test_an_output_that_fails_in_mid_run(photos, tmp_path, capsys, monkeypatch):
-    from imgindex import store
     from imgindex.errors import OutputError
+    from imgindex.features import feature_store
 
     def refuse(*_):
         raise OutputError("cannot write /full/chunk: No space left on device")
 
-    monkeypatch.setattr(store, "write_rows", refuse)
+    monkeypatch.setattr(feature_store, "write_rows", refuse)
     assert main(["build", "--input", str(photos), "--output", str(tmp_path / "o"), *BUNDLED]) == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
         "imgindex: cannot write /full/chunk: No space left on device"

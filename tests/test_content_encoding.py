@@ -8,17 +8,17 @@ from typing import Any
 import pytest
 
 import imgindex
-from imgindex import storage
 from imgindex.config import ImagesConfig
-from imgindex.listing import list_images
-from imgindex.loading import hashed, load_image
-from imgindex.members import read_image
+from imgindex.inputs.image_reader import hashed, load_image
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection
+from imgindex.inputs.tar_members import read_image
+from imgindex.io import filesystem
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import decode
-from imgindex.queries import Recipe, load
 from imgindex.records import Failure, ImageFile
-from imgindex.results import QueryError
-from imgindex.selection import Selection
+from imgindex.search.queries import Recipe, load
+from imgindex.search.results import QueryError
 
 LIMITS = ImagesConfig(max_bytes=10_000)
 RECIPE = Recipe((8, 8), "srgb", LIMITS.max_bytes)
@@ -33,7 +33,7 @@ def decoder() -> Iterator[DecoderProcess]:
 
 def stored(data: bytes, path: str = "mem://bucket/photo.jpg") -> ImageFile:
     """An object of these bytes, as a listing tells of it."""
-    storage.write_bytes(path, data)
+    filesystem.write_bytes(path, data)
     (file,) = list_images(path.rpartition("/")[0], Selection((".jpg",)))
     assert isinstance(file, ImageFile)
     return file
@@ -90,10 +90,10 @@ def test_little_that_unpacks_to_much_is_refused(memory: Any, decoder: DecoderPro
 
 @pytest.mark.parametrize(("name", "text"), [("list.txt", "a.jpg\n"), ("list.csv", "label;path\ncat;a.jpg\n")])
 def test_a_packed_list_is_the_list(name: str, text: str, memory: Any) -> None:
-    storage.write_bytes(f"mem://bucket/{name}", gzip.compress(text.encode()))
-    storage.write_bytes("mem://bucket/a.jpg", b"a")
+    filesystem.write_bytes(f"mem://bucket/{name}", gzip.compress(text.encode()))
+    filesystem.write_bytes("mem://bucket/a.jpg", b"a")
     assert [found.uri for found in list_images(f"mem://bucket/{name}", Selection((".jpg",)))] == ["a.jpg"]
-    storage.write_bytes(f"mem://bucket/{name}", gzip.compress(text.encode())[:-9])
+    filesystem.write_bytes(f"mem://bucket/{name}", gzip.compress(text.encode())[:-9])
     with pytest.raises(
         imgindex.errors.InputError, match="is no list of images: Compressed file ended before"
     ):

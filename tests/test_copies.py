@@ -12,19 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests import manifest_of
 
-from imgindex import written_files
+from imgindex.commands.descriptions import describe_generation
 from imgindex.config import IndexConfig
 from imgindex.errors import UsageError
-from imgindex.generation import Output, publish
-from imgindex.manifest import decode
+from imgindex.generations.layout import Output, publish
+from imgindex.generations.manifest import decode
+from imgindex.indexing.shards import write_shard
+from imgindex.io import written_files
+from imgindex.io.digest_json import seal
 from imgindex.models.annoy_index import Metric
 from imgindex.models.pca import Basis
 from imgindex.records import VectorRows
-from imgindex.results import Neighbor, to_json
-from imgindex.sealed import seal
-from imgindex.search import Index
-from imgindex.shards import write_shard
-from imgindex.summary import describe_generation, result_page, result_table
+from imgindex.search.index import Index
+from imgindex.search.pages import result_page
+from imgindex.search.results import Neighbor, result_table, to_json
 
 NAME = "20200101T000000Z-01234567"
 

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import costs, store
 from imgindex.cli import main
-from imgindex.costs import Workload
-from imgindex.dry_run import count
-from imgindex.keys import key_of, sorted_keys
+from imgindex.features import feature_store
+from imgindex.features.key_hashes import key_of, sorted_keys
+from imgindex.job import costs
+from imgindex.job.costs import Workload
+from imgindex.job.dry_run import count
 from imgindex.models.annoy_index import estimate_bytes
 from imgindex.models.pca import normalize
 from imgindex.records import Failure, ImageFile, ImageRow
@@ -109,7 +110,7 @@ def test_a_chunk_has_the_size_that_is_predicted(tmp_path: Path) -> None:
     features, _ = normalize(np.random.default_rng(0).random((512, 256), np.float32))
     uris = [f"{number % 7:030}/{number:025}.jpg" for number in range(512)]
     rows = [ImageRow(uri, 10_000, str(17 * 10**17), f"{n:064}", 300, 200) for n, uri in enumerate(uris)]
-    store.write_rows(str(tmp_path), rows, features)
+    feature_store.write_rows(str(tmp_path), rows, features)
     (chunk,) = tmp_path.iterdir()
     work = Workload(512, 512, 0.1, feature_dim=256, uri_bytes=len(uris[0]))
     assert chunk.stat().st_size == pytest.approx(costs.stored_bytes(work)["store"], rel=0.05)
@@ -137,7 +138,7 @@ def test_a_listing_is_counted_as_the_diff_would_split_it(
     files = [file(number) for number in listed]
     unusable = [Failure(str(number), "list", "unreadable", "") for number in range(failing)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("imgindex.dry_run._BATCH_FILES", batch)
+        patch.setattr("imgindex.job.dry_run._BATCH_FILES", batch)
         counted = count([*files, *unusable], keys, known, trial)
     missing = [one for number, one in zip(listed, files, strict=True) if number not in stored | bad]
     assert (counted.files, counted.unusable) == (len(files), failing)

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from imgindex import chunks, store
-from imgindex.generation import Output, current_name
-from imgindex.upkeep import verify
+from imgindex.features import feature_store
+from imgindex.generations.layout import Output, current_name
+from imgindex.generations.verify import verify
+from imgindex.io import content_addressed
 
 # `make crash` kills more often.
 KILLS = int(os.environ.get("IMGINDEX_KILLS", "4"))
@@ -23,8 +24,8 @@ UNIT = 8
 
 BUILD = f"""
 import sys
-import imgindex.transforms
-imgindex.transforms.UNIT_IMAGES = {UNIT}  # many chunks, so that there is something to lose
+import imgindex.features.transforms
+imgindex.features.transforms.UNIT_IMAGES = {UNIT}  # many chunks, so that there is something to lose
 import imgindex
 manifest = imgindex.build(imgindex.Config(
     input=sys.argv[1], output=sys.argv[2],
@@ -65,9 +66,9 @@ def content(output: Path) -> dict[str, bytes]:
 def stored(output: Path) -> int:
     """How many images the store holds."""
     return sum(
-        sum(1 for _ in store.read_keys(str(directory), name))
+        sum(1 for _ in feature_store.read_keys(str(directory), name))
         for directory in (output / "store").glob("*")
-        for name in chunks.names(str(directory))
+        for name in content_addressed.names(str(directory))
     )
 
 

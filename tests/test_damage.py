@@ -12,12 +12,13 @@ import pytest
 from test_refresh import CONFIG, content
 
 import imgindex
-from imgindex import chunks, store
 from imgindex.cli import main
 from imgindex.errors import DamagedError, OutputError
-from imgindex.generation import Output, current_name
-from imgindex.launch import refresh
-from imgindex.upkeep import verify
+from imgindex.features import feature_store
+from imgindex.generations.layout import Output, current_name
+from imgindex.generations.verify import verify
+from imgindex.io import content_addressed
+from imgindex.job.launch import refresh
 
 IMAGES = 24
 
@@ -49,7 +50,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., 
 def base(tmp_path_factory: pytest.TempPathFactory, photos: Path) -> Path:
     output = tmp_path_factory.mktemp("base") / "index"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("imgindex.transforms.UNIT_IMAGES", 8)
+        patch.setattr("imgindex.features.transforms.UNIT_IMAGES", 8)
         imgindex.build(replace(CONFIG, input=str(photos), output=str(output)))
     return output
 
@@ -62,7 +63,10 @@ def output(base: Path, tmp_path: Path) -> Path:
 
 def stored(folder: Path) -> dict[str, int]:
     """How many images each chunk holds."""
-    return {name: len(list(store.read_keys(str(folder), name))) for name in chunks.names(str(folder))}
+    return {
+        name: len(list(feature_store.read_keys(str(folder), name)))
+        for name in content_addressed.names(str(folder))
+    }
 
 
 @pytest.mark.parametrize("how", ["cut in half", "altered", "empty", "huge"])
@@ -171,7 +175,7 @@ def test_the_command_says_that_it_replaces_damaged_files(
     damage(path, "altered")
     with caplog.at_level(logging.WARNING):
         assert main(arguments) == 0
-    assert [record.getMessage() for record in caplog.records if record.name == "imgindex.prepare"] == [
+    assert [record.getMessage() for record in caplog.records if record.name == "imgindex.job.prepare"] == [
         f"damaged: {path} has other bytes than were written",
         "1 file of the live generation is damaged: this build publishes a new one, made of the store",
     ]

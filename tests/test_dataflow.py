@@ -12,9 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from imgindex import launch
 from imgindex.cli import main
 from imgindex.config import IndexConfig, load_config
+from imgindex.job import launch
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -23,8 +23,9 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.transforms.environments import EmbeddedPythonEnvironment
 from PIL import Image
 
-from imgindex import Index, build, launch, submit
+from imgindex import Index, build, submit
 from imgindex.config import load_config, parse_config
+from imgindex.job import launch
 from imgindex.models.engines import EngineChoice
 
 pytestmark = pytest.mark.dataflow

@@ -19,14 +19,18 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import delta, failures, join, store, walking, written_files
-from imgindex.comparison import CompareGenerations, GroupByChunk
 from imgindex.config import ImagesConfig, IndexConfig
-from imgindex.delta import DiffAgainstStore
 from imgindex.errors import DamagedError, MachineError, OutputError
+from imgindex.features import diff as features_diff
+from imgindex.features import duplicates, feature_store, join, known_failures
+from imgindex.features.transforms import DiffAgainstStore, GroupByChunk
+from imgindex.generations.tally import Tally
+from imgindex.generations.transforms import CompareGenerations
+from imgindex.indexing.shards import write_shard
+from imgindex.inputs import local_files
+from imgindex.io import written_files
 from imgindex.models.pca import normalize
-from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, Tally, VectorRows
-from imgindex.shards import write_shard
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
 
 # What the workers of a pipeline, which run in this process, leave of each of its collections.
 KEPT: dict[str, list[Any]] = {}
@@ -67,11 +71,11 @@ class Folder:
             for n, file in enumerate(files)
         ]
         features, _ = normalize(np.random.default_rng(0).random((len(files), 8), np.float32))
-        return store.write_rows(self.store, rows, features)
+        return feature_store.write_rows(self.store, rows, features)
 
     def condemn(self, *files: ImageFile) -> None:
         """Has the store remember that `files` are bad."""
-        failures.write(
+        known_failures.write(
             self.store, [KnownFailure(failure_of(file), file.size, file.version) for file in files]
         )
 
@@ -106,7 +110,7 @@ def sha256(file: ImageFile) -> str:
 @pytest.fixture(autouse=True)
 def _versions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Versions are what tests say, and no test can say when attributes were changed."""
-    monkeypatch.setattr(walking, "local_version", lambda status: str(status.st_mtime_ns))
+    monkeypatch.setattr(local_files, "local_version", lambda status: str(status.st_mtime_ns))
 
 
 @pytest.fixture
@@ -136,7 +140,7 @@ def test_a_listing_is_split_by_name_time_and_content(folder: Folder) -> None:
     for image in copied:
         twin = stored[twins[image.uri]]
         assert (image.sha256, image.version) == (twin.sha256, "2" if image.uri == "touched" else "1")
-        rows = [store.read_rows(folder.store, at.chunk, [at.row]) for at in (image, twin)]
+        rows = [feature_store.read_rows(folder.store, at.chunk, [at.row]) for at in (image, twin)]
         np.testing.assert_array_equal(rows[0][1], rows[1][1])
         assert rows[0][0]["width"] == rows[1][0]["width"]
     # The store holds them under their own names now.
@@ -181,7 +185,7 @@ def test_every_file_of_a_listing_comes_out_once(tmp_path_factory: pytest.TempPat
 
 
 def test_many_copies_of_one_image_are_cut(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(delta, "_MAX_COPIES", 4)
+    monkeypatch.setattr(duplicates, "_MAX_COPIES", 4)
     new, _, _ = folder.diff([folder.file(f"{n}.jpg", b"same") for n in range(10)])
     assert sorted(1 + len(file.duplicates) for file in new) == [2, 4, 4]
 
@@ -235,12 +239,12 @@ def test_a_failure_loses_against_a_feature(folder: Folder) -> None:
 def test_failures_that_are_damaged_are_forgotten(folder: Folder) -> None:
     files = [folder.file("a.jpg", b"bad"), folder.file("b.jpg", b"worse")]
     folder.condemn(files[0])
-    (damaged,) = failures.names(folder.store)
+    (damaged,) = known_failures.names(folder.store)
     folder.condemn(files[1])
     Path(folder.store, damaged).write_bytes(b"x")
     new, failed = folder.failed(files)
     assert (new, [failure.uri for failure in failed]) == (["a.jpg"], ["b.jpg"])
-    assert damaged not in failures.names(folder.store)
+    assert damaged not in known_failures.names(folder.store)
 
 
 def rewrite(file: ImageFile, content: bytes) -> None:
@@ -309,7 +313,7 @@ class TestRepeatedUris:
         again = folder.file("b.jpg", b"listed twice")
         files = [member, plain, again, replace(again)]
         for order in itertools.permutations(files):
-            kept, failed = delta.each_uri_once(order)
+            kept, failed = features_diff.each_uri_once(order)
             assert sorted((file.uri, file.path) for file in kept) == [
                 ("a.tar/x.jpg", plain.path), ("b.jpg", again.path),
             ]  # fmt: skip
@@ -331,7 +335,7 @@ class TestFailuresThatMayPass:
     def leader(self, files: Sequence[ImageFile], known: Sequence[KnownFailure]) -> ImageFile | None:
         """What is to be embedded of files of the same bytes, of which failures are known."""
         read = [replace(file, sha256=sha256(file)) for file in files]
-        leader, *others = delta._match_digests((0, [(0, read), (1, list(known))]))
+        leader, *others = duplicates.match_digests((0, [(0, read), (1, list(known))]))
         if isinstance(leader, ImageFile):
             assert others == []
             return leader
@@ -341,20 +345,20 @@ class TestFailuresThatMayPass:
     def test_are_tried_again_with_a_bound(self, folder: Folder) -> None:
         files = [folder.file("a.jpg", b"bytes"), folder.file("b.jpg", b"bytes")]
         known: list[KnownFailure] = []
-        for tries in range(failures.MAX_TRIES):
+        for tries in range(known_failures.MAX_TRIES):
             leader = self.leader(files, known)
             assert leader is not None
             assert (leader.tries, len(leader.duplicates)) == (tries, 1)
             failure = Failure(leader.uri, "decode", "killed", "signal 9", sha256(leader))
-            known += failures.to_remember(failure, [leader, *leader.duplicates], leader.tries)
+            known += known_failures.to_remember(failure, [leader, *leader.duplicates], leader.tries)
         # The bytes count, whatever their names.
         assert self.leader([folder.file("c.jpg", b"bytes")], known) is None
         assert self.leader(files, known) is None
         # As the store keeps them.
-        failures.write(folder.store, known[:4])
+        known_failures.write(folder.store, known[:4])
         new, failed = folder.failed(files)
         assert (new, failed) == (["a.jpg"], [])
-        failures.write(folder.store, known[4:])
+        known_failures.write(folder.store, known[4:])
         new, failed = folder.failed(files)
         assert (new, [failure.reason for failure in failed]) == ([], ["killed", "killed"])
 
@@ -381,10 +385,10 @@ class TestAMachineThatLacksSomething:
         with monkeypatch.context() as patch:
             patch.setattr(pq.ParquetFile, "read", refuse)
             with pytest.raises((MachineError, OutputError), match=path.name) as caught:
-                list(delta._read_keys(path.name, folder.store, None, ImagesConfig()))
+                list(features_diff.read_keys(path.name, folder.store, None, ImagesConfig()))
         assert not isinstance(caught.value, DamagedError)
         assert sorted(Path(folder.store).iterdir()) == before
-        assert len(list(delta._read_keys(path.name, folder.store, None, ImagesConfig()))) == 1
+        assert len(list(features_diff.read_keys(path.name, folder.store, None, ImagesConfig()))) == 1
 
 
 def image(uri: str, digest: str) -> StoredImage:

@@ -13,14 +13,18 @@ import annoy
 import pytest
 from PIL import features
 
-from imgindex import doctor, doctor_annoy, doctor_engine, doctor_output, object_protocol, storage
 from imgindex.cli import main
-from imgindex.doctor_annoy import check_annoy
-from imgindex.doctor_engine import check_engine, check_gpu
-from imgindex.doctor_machine import check_formats, check_libraries, check_memory
-from imgindex.doctor_output import check_output
+from imgindex.commands.doctor import annoy as doctor_annoy
+from imgindex.commands.doctor import engine as doctor_engine
+from imgindex.commands.doctor import examine
+from imgindex.commands.doctor import output as doctor_output
+from imgindex.commands.doctor.annoy import check_annoy
+from imgindex.commands.doctor.engine import check_engine, check_gpu
+from imgindex.commands.doctor.findings import Finding
+from imgindex.commands.doctor.machine import check_formats, check_libraries, check_memory
+from imgindex.commands.doctor.output import check_output
 from imgindex.errors import OutputError
-from imgindex.findings import Finding
+from imgindex.io import filesystem, object_protocol
 
 # An Annoy that does what the installed one does, but for what a test puts below it.
 STAND_IN = f"""
@@ -144,7 +148,7 @@ class TestMachine:
         assert f"annoy {annoy_version()}" in found.found
 
     def test_a_library_that_is_not_there(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("imgindex.generation._LIBRARIES", ("annoy", "no-such-library"))
+        monkeypatch.setattr("imgindex.generations.layout._LIBRARIES", ("annoy", "no-such-library"))
         found = check_libraries()
         assert (found.level, found.found) == ("problem", "no-such-library is not installed")
 
@@ -337,7 +341,7 @@ class TestOutput:
     def test_an_object_store_that_overwrites_whatever_is_there(
         self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "replace_version", lambda path, data, version: "1")
+        monkeypatch.setattr(filesystem, "replace_version", lambda path, data, version: "1")
         assert levels("mem://bucket/index") == {"store": "problem"}
 
     def test_an_object_store(self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -350,13 +354,13 @@ class TestOutput:
     def test_an_object_store_that_forgets(
         self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(storage, "read_bytes", lambda path: b"old")
+        monkeypatch.setattr(filesystem, "read_bytes", lambda path: b"old")
         assert levels("mem://bucket/index") == {"store": "problem"}
 
 
 class TestCommand:
     def run(self, monkeypatch: pytest.MonkeyPatch, **checks: Callable[[], Finding]) -> None:
-        monkeypatch.setattr(doctor, "_MACHINE", checks)
+        monkeypatch.setattr(examine, "_MACHINE", checks)
 
     def test_a_machine_that_will_do(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

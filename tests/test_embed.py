@@ -15,16 +15,17 @@ import trapped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import chunks, outage, storage, store
 from imgindex.config import ImagesConfig
-from imgindex.embed import UnitEmbedder
 from imgindex.errors import InputError, OutputError, WorkerError
+from imgindex.features import feature_store
+from imgindex.features.embedder import UnitEmbedder
+from imgindex.inputs.local_files import local_version
+from imgindex.io import circuit_breaker, content_addressed, filesystem
 from imgindex.models.decoder import Decoder, DecoderProcess
 from imgindex.models.decoder_pool import DecoderPool
 from imgindex.models.preprocess import DecodeError, decode
 from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
-from imgindex.walking import local_version
 
 MAX_BYTES = 100_000
 
@@ -141,7 +142,7 @@ def embed_units(
     """The units, and what `advance` was told."""
     advanced: list[int] = []
     limits = ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000)
-    write = partial(store.write_rows, directory)
+    write = partial(feature_store.write_rows, directory)
     with UnitEmbedder(engine, engine.smaller, limits, 2, write, advanced.append, decoder) as embedder:
         embedded = [unit for files in units for unit in embedder.embed(files)]
         return [*embedded, *embedder.finish()], advanced
@@ -162,8 +163,10 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
     listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
     unit, advanced = embed(listed, MeanEngine(4), place)
     assert unit.images
-    assert chunks.names(place) == [unit.images[0].chunk]
-    images, features = store.read_rows(place, unit.images[0].chunk, [image.row for image in unit.images])
+    assert content_addressed.names(place) == [unit.images[0].chunk]
+    images, features = feature_store.read_rows(
+        place, unit.images[0].chunk, [image.row for image in unit.images]
+    )
     failed = [failure.uri for failure in unit.failures]
     assert sorted(images["uri"].to_pylist() + failed) == sorted(files)
     assert sum(advanced) == len(files)
@@ -194,7 +197,7 @@ def test_the_chunk_holds_the_listed_size_and_version(files: dict[str, ImageFile]
     unit, _ = embed([listed], MeanEngine(4), str(tmp_path))
     chunk = unit.images[0].chunk
     expected = StoredImage(listed.uri, listed.size, listed.version, digest_of(listed), chunk, 0)
-    assert list(store.read_keys(str(tmp_path), chunk)) == list(unit.images) == [expected]
+    assert list(feature_store.read_keys(str(tmp_path), chunk)) == list(unit.images) == [expected]
 
 
 def test_a_file_that_may_not_be_read(
@@ -203,7 +206,9 @@ def test_a_file_that_may_not_be_read(
     def refuse(path: str, limit: int) -> bytes:
         raise PermissionError(13, "Permission denied", path)
 
-    monkeypatch.setattr("imgindex.storage.read_regular", refuse)  # root, as which tests may run, reads all
+    monkeypatch.setattr(
+        "imgindex.io.filesystem.read_regular", refuse
+    )  # root, as which tests may run, reads all
     unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path))
     assert [(f.stage, f.reason, f.message) for f in unit.failures] == [
         ("read", "permission_denied", "Permission denied")
@@ -245,7 +250,7 @@ def test_batches_are_full_across_units_and_every_unit_keeps_its_own(
         kept = [image.uri for image in unit.images]
         found.append((kept, sorted(failure.uri for failure in unit.failures)))
         for image in unit.images:
-            feature = store.read_features(folder, image.chunk, [image.row])[0]
+            feature = feature_store.read_features(folder, image.chunk, [image.row])[0]
             data = Path(files[image.uri].path).read_bytes()
             np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
     expected = [
@@ -272,7 +277,7 @@ def test_a_feature_without_direction_fails_its_image_alone(
     assert unit.images
     kept = [image.uri for image in unit.images]
     assert kept == ["good/0.png", "good/2.bmp"]
-    features = store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1])
+    features = feature_store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1])
     for name, feature in zip(kept, features, strict=True):
         np.testing.assert_allclose(feature, mean_feature(Path(files[name].path).read_bytes()), atol=5e-4)
 
@@ -291,7 +296,7 @@ def features_of(unit: EmbeddedUnit, directory: str) -> dict[str, bytes]:
     if not unit.images:
         return {}
     rows = [image.row for image in unit.images]
-    features = store.read_features(directory, unit.images[0].chunk, rows)
+    features = feature_store.read_features(directory, unit.images[0].chunk, rows)
     return {image.uri: feature.tobytes() for image, feature in zip(unit.images, features, strict=True)}
 
 
@@ -378,22 +383,22 @@ def test_a_storage_that_is_gone_ends_the_embedding_and_what_waits(
 
     def fail(path: str, limit: int) -> bytes:
         begun.append(path)
-        if len(begun) > outage.LIMIT:
+        if len(begun) > circuit_breaker.LIMIT:
             ended.wait(60)
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("imgindex.storage.read_regular", fail)
-    monkeypatch.setattr("imgindex.loading.READS", outage.Reads())
+    monkeypatch.setattr("imgindex.io.filesystem.read_regular", fail)
+    monkeypatch.setattr("imgindex.inputs.image_reader.READS", circuit_breaker.Reads())
     embedder = UnitEmbedder(
         MeanEngine(16), MeanEngine.smaller, ImagesConfig(), 1, lambda rows, features: (), lambda count: None
     )
-    with pytest.raises(InputError, match=f"{outage.LIMIT} reads in a row"):
+    with pytest.raises(InputError, match=f"{circuit_breaker.LIMIT} reads in a row"):
         list(embedder.embed([files["good/0.png"]] * 200))
-    assert len(begun) <= outage.LIMIT + 1
+    assert len(begun) <= circuit_breaker.LIMIT + 1
     ended.set()
     # Of what waits nothing is begun either.
     embedder.close()
-    assert len(begun) <= outage.LIMIT + 1
+    assert len(begun) <= circuit_breaker.LIMIT + 1
 
 
 @pytest.mark.parametrize("fits", [1, 2, 5])
@@ -431,7 +436,7 @@ def test_images_of_another_filesystem(
     listed = [ImageFile(uri, f"mem://bucket/in/{uri}", len(data), "0") for uri in ("a.png", "gone.png")]
     unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store")
     assert unit.images
-    feature = store.read_features("mem://bucket/store", unit.images[0].chunk, [0])[0]
+    feature = feature_store.read_features("mem://bucket/store", unit.images[0].chunk, [0])[0]
     np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
     assert [(failure.uri, failure.stage) for failure in unit.failures] == [("gone.png", "read")]
 
@@ -453,7 +458,7 @@ def test_duplicates_share_the_feature_or_the_failure_of_their_leader(
         *((f"good/0.png-{number}", f"{number}") for number in range(3)),
     ]
     assert len({image.sha256 for image in unit.images}) == 1
-    features = store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1, 2, 3])
+    features = feature_store.read_features(str(tmp_path), unit.images[0].chunk, [0, 1, 2, 3])
     assert len({feature.tobytes() for feature in features}) == 1
     expected = sorted(
         (f"{uri}{end}", reason, end[1:] or files[uri].version)
@@ -500,19 +505,23 @@ def test_its_duplicates_have_been_tried_as_often_as_it_was(
 def test_what_is_embedded_when_the_storage_goes_is_kept(
     files: dict[str, ImageFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgindex.loading.READS", outage.Reads())
+    monkeypatch.setattr("imgindex.inputs.image_reader.READS", circuit_breaker.Reads())
     good = [file for uri, file in sorted(files.items()) if uri.startswith("good/")]
     directory = str(tmp_path / "store")
-    read_regular = storage.read_regular
+    read_regular = filesystem.read_regular
 
     def fail(path: str, limit: int) -> bytes:
         if path == "gone":
             raise OSError(5, "Input/output error")
         return read_regular(path, limit)
 
-    monkeypatch.setattr("imgindex.storage.read_regular", fail)
+    monkeypatch.setattr("imgindex.io.filesystem.read_regular", fail)
     gone = replace(good[0], path="gone")
     with pytest.raises(InputError, match="what was embedded is kept"):
         embed_units([good[:4], [*good[4:], *[gone] * 100]], MeanEngine(4), directory)
-    kept = [image.uri for name in chunks.names(directory) for image in store.read_keys(directory, name)]
+    kept = [
+        image.uri
+        for name in content_addressed.names(directory)
+        for image in feature_store.read_keys(directory, name)
+    ]
     assert sorted(kept) == [file.uri for file in good]

@@ -31,8 +31,8 @@ from imgindex.models.engines import (
 from imgindex.models.frameworks import settled_keras
 from imgindex.models.openvino_engine import converted_model, has_bfloat16
 from imgindex.models.preprocess import decode
-from imgindex.models.resources import available_cores
 from imgindex.models.spec import Spec
+from imgindex.runtime.resources import available_cores
 
 SIZE = 64
 BATCH = 6

@@ -13,11 +13,11 @@ from apache_beam.testing.util import assert_that
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import storage, written_files
 from imgindex.errors import DamagedError
-from imgindex.failure_lists import list_count_of, list_of, read_list, write_list
+from imgindex.generations.failure_lists import list_count_of, list_of, read_list, write_list
+from imgindex.generations.transforms import WriteFailures
+from imgindex.io import filesystem, written_files
 from imgindex.records import Failure
-from imgindex.transforms import WriteFailures
 
 FAILURES = st.builds(
     Failure,
@@ -61,11 +61,11 @@ def test_a_list_that_is_not_as_it_was_written(place: str, monkeypatch: pytest.Mo
     failure = Failure("a.jpg", "decode", "empty", "it is empty", "aa")
     written = write_list(place, 1, 3, [failure])
     assert (written.file.path, written.problems) == ("failures/failures-00001-of-00003.jsonl", ())
-    path = storage.join(place, written.file.path)
-    storage.write_bytes(path, storage.read_bytes(path).replace(b"a.jpg", b"b.jpg"))
+    path = filesystem.join(place, written.file.path)
+    filesystem.write_bytes(path, filesystem.read_bytes(path).replace(b"a.jpg", b"b.jpg"))
     with pytest.raises(DamagedError, match="has other bytes"):
         list(read_list(written_files.placed(place, written.file)))
-    monkeypatch.setattr(storage, "write_bytes", lambda path, data: None)
+    monkeypatch.setattr(filesystem, "write_bytes", lambda path, data: None)
     (problem,) = write_list(f"{place}/other", 1, 3, [failure]).problems
     assert problem.startswith(f"{place}/other/failures/failures-00001-of-00003.jsonl cannot be read")
 

@@ -20,17 +20,18 @@ from hypothesis import strategies as st
 from relocated import relocate
 
 import imgindex
-from imgindex import failures, storage
 from imgindex.cli import main
-from imgindex.dry_run import describe_build
 from imgindex.errors import OutputError, PublishRefusedError
-from imgindex.generation import Output, current_name
-from imgindex.launch import refresh
+from imgindex.features import known_failures
+from imgindex.generations.layout import Output, current_name
+from imgindex.inputs.local_files import local_version
+from imgindex.io import filesystem
+from imgindex.job.dry_run import describe_build
+from imgindex.job.launch import refresh
+from imgindex.job.publish import Outcome
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError
-from imgindex.publish import Outcome
 from imgindex.records import Failure, ImageFile, KnownFailure
-from imgindex.walking import local_version
 
 ODD = "ä 猫/b\n.png"
 
@@ -42,39 +43,39 @@ def known(uri: str, size: int = 3, version: str = "1", sha256: str = "aa", messa
 class TestFiles:
     def test_failures_come_back(self, place: str) -> None:
         written = [known("b"), known(ODD, 2**40, "etag-'x'", "bb", "it says\n'ä'"), known("a", 0)]
-        failures.write(place, written)
-        (name,) = failures.names(place)
-        assert set(failures.read(place, name)) == set(written)
+        known_failures.write(place, written)
+        (name,) = known_failures.names(place)
+        assert set(known_failures.read(place, name)) == set(written)
         # In another order they are the same file.
-        failures.write(place, written[::-1])
-        assert failures.names(place) == [name]
-        failures.write(place, written[:1])
-        assert len(failures.names(place)) == 2
+        known_failures.write(place, written[::-1])
+        assert known_failures.names(place) == [name]
+        known_failures.write(place, written[:1])
+        assert len(known_failures.names(place)) == 2
 
     def test_tries_come_back(self, place: str) -> None:
         written = [known("a"), replace(known("a"), tries=2), replace(known("b"), tries=3)]
-        failures.write(place, written)
-        (name,) = failures.names(place)
-        assert set(failures.read(place, name)) == set(written)
-        assert [failures.is_final(one) for one in written] == [True, False, True]
+        known_failures.write(place, written)
+        (name,) = known_failures.names(place)
+        assert set(known_failures.read(place, name)) == set(written)
+        assert [known_failures.is_final(one) for one in written] == [True, False, True]
 
     def test_of_no_failures_there_is_no_file(self, place: str) -> None:
-        failures.write(place, [])
-        assert failures.names(place) == []
+        known_failures.write(place, [])
+        assert known_failures.names(place) == []
 
     @pytest.mark.parametrize("how", ["altered", "truncated", "empty", "missing"])
     def test_a_damaged_file_is_refused_by_name(self, how: str, place: str) -> None:
-        failures.write(place, [known("a")])
-        (name,) = failures.names(place)
-        path = storage.join(place, name)
-        data = storage.read_bytes(path)
+        known_failures.write(place, [known("a")])
+        (name,) = known_failures.names(place)
+        path = filesystem.join(place, name)
+        data = filesystem.read_bytes(path)
         middle = len(data) // 2
-        storage.delete(path)
+        filesystem.delete(path)
         if how != "missing":
             altered = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-            storage.write_bytes(path, {"altered": altered, "truncated": data[:-1], "empty": b""}[how])
+            filesystem.write_bytes(path, {"altered": altered, "truncated": data[:-1], "empty": b""}[how])
         with pytest.raises(OutputError, match=path):
-            list(failures.read(place, name))
+            list(known_failures.read(place, name))
 
 
 @pytest.mark.parametrize(
@@ -95,9 +96,9 @@ class TestFiles:
     ],
 )
 def test_what_lasts(stage: str, reason: str, lasts: bool) -> None:
-    assert failures.is_lasting(Failure("a", stage, reason, "", "aa")) is lasts
+    assert known_failures.is_lasting(Failure("a", stage, reason, "", "aa")) is lasts
     # Nothing lasts that is not known to be of these bytes.
-    assert not failures.is_lasting(Failure("a", stage, reason, ""))
+    assert not known_failures.is_lasting(Failure("a", stage, reason, ""))
 
 
 def test_the_reasons_in_the_docs() -> None:
@@ -106,8 +107,10 @@ def test_the_reasons_in_the_docs() -> None:
     named = {(stage, reason): then for stage, cell, then in rows for reason in re.findall(r"`(\w+)`", cell)}
     assert len(named) > 15
     for (stage, reason), then in named.items():
-        assert (then == "remembers") is failures.is_lasting(Failure("a", stage, reason, "", "aa")), reason
-        assert ("builds" in then) is failures.is_environmental(stage, reason), reason
+        assert (then == "remembers") is known_failures.is_lasting(Failure("a", stage, reason, "", "aa")), (
+            reason
+        )
+        assert ("builds" in then) is known_failures.is_environmental(stage, reason), reason
     (example,) = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
     exec(compile(example, "docs/failures.md", "exec"), {})
 
@@ -122,18 +125,18 @@ KNOWN = st.builds(
 def test_every_missing_image_is_tried_or_has_failed_whatever_the_order(
     missing: list[ImageFile], bad: list[KnownFailure], data: Any
 ) -> None:
-    untried, failed = failures.split(missing, bad)
+    untried, failed = known_failures.split(missing, bad)
     keys = {(one.uri, one.size, one.version) for one in bad}
     assert [(f.uri, f.size, f.version) in keys for f in missing] == [f not in untried for f in missing]
     assert sorted([f.uri for f in untried] + [f.uri for f in failed]) == sorted(f.uri for f in missing)
-    again = failures.split(data.draw(st.permutations(missing)), data.draw(st.permutations(bad)))
+    again = known_failures.split(data.draw(st.permutations(missing)), data.draw(st.permutations(bad)))
     assert (set(again[0]), set(again[1])) == (set(untried), set(failed))
 
 
 def test_of_several_failures_of_the_same_bytes_the_choice_does_not_depend_on_their_order() -> None:
     bad = [known("b", message="y"), known("b", message="x"), known("a", message="z")]
     for several in itertools.permutations(bad):
-        assert min(several, key=failures.order) == bad[2]
+        assert min(several, key=known_failures.order) == bad[2]
 
 
 CONFIG = imgindex.Config(
@@ -164,16 +167,18 @@ class Build:
     def remembered(self) -> dict[str, str]:
         """The reason of each remembered failure by its uri."""
         (store,) = (self.output / "store").iterdir()
-        found = (one for name in failures.names(str(store)) for one in failures.read(str(store), name))
+        found = (
+            one for name in known_failures.names(str(store)) for one in known_failures.read(str(store), name)
+        )
         return {one.uri: one.failure.reason for one in found}
 
     def listed(self) -> dict[str, str]:
         """The reason of each failure of the live generation by its uri."""
         layout = Output(str(self.output))
-        path = storage.join(
+        path = filesystem.join(
             layout.generation(str(current_name(layout))), "failures/failures-00000-of-00001.jsonl"
         )
-        rows = map(json.loads, storage.read_bytes(path).splitlines())
+        rows = map(json.loads, filesystem.read_bytes(path).splitlines())
         return {row["uri"]: f"{row['stage']}/{row['reason']}" for row in rows}
 
 
@@ -209,13 +214,13 @@ def build(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     copy = tmp_path / "copy"
     relocate(base, copy)
     reads: list[str] = []
-    read_regular = storage.read_regular
+    read_regular = filesystem.read_regular
 
     def read(path: str, limit: int) -> bytes:
         reads.append(path)
         return read_regular(path, limit)
 
-    monkeypatch.setattr(storage, "read_regular", read)
+    monkeypatch.setattr(filesystem, "read_regular", read)
     return Build(copy, reads)
 
 
@@ -334,7 +339,7 @@ def test_what_may_pass_is_tried_again(
     }
     for number, name in enumerate(errors):
         (build.photos / name).write_bytes(image_bytes(50 + number, (77, 66 + number)))
-    read_regular = storage.read_regular
+    read_regular = filesystem.read_regular
 
     def refuse(path: str, limit: int) -> bytes:
         error = errors.get(Path(path).name)
@@ -343,7 +348,7 @@ def test_what_may_pass_is_tried_again(
         return read_regular(path, limit)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "read_regular", refuse)
+        patch.setattr(filesystem, "read_regular", refuse)
         outcome, _ = build.run()
     passing = {"read/permission_denied": 1, "read/vanished": 1, "read/unreadable": 1}
     assert passing.items() <= outcome.ledger["failed_by_reason"].items()
@@ -358,7 +363,7 @@ def test_what_the_machine_has_caused_is_told_apart_and_tried_again_with_a_bound(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     (build.photos / "new.png").write_bytes(image_bytes(50, (77, 66)))
-    monkeypatch.setattr(failures, "MAX_TRIES", 2)
+    monkeypatch.setattr(known_failures, "MAX_TRIES", 2)
     decode = DecoderProcess.decode
 
     def stall(self: DecoderProcess, data: bytes, *arguments: Any) -> Any:
@@ -399,7 +404,7 @@ def test_what_is_good_now_is_indexed_when_it_is_retried(
     status = path.stat()
     (store,) = (build.output / "store").iterdir()
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    failures.write(str(store), [known("new.png", status.st_size, local_version(status), digest)])
+    known_failures.write(str(store), [known("new.png", status.st_size, local_version(status), digest)])
     outcome, read = build.run()
     assert (outcome.ledger["failed_by_reason"]["decode/truncated"], read) == (2, [])
     arguments = ["--input", str(build.photos), "--output", str(build.output), "--retry_failed"]
@@ -441,7 +446,7 @@ def test_a_storage_that_is_gone_ends_the_build_and_keeps_what_is_embedded(
         def refuse(path: str, limit: int) -> bytes:
             raise OSError(107, "Transport endpoint is not connected")
 
-        patch.setattr(storage, "read_regular", refuse)
+        patch.setattr(filesystem, "read_regular", refuse)
         arguments = ["build", "--input", str(build.photos), "--output", str(build.output)]
         backbone = ["backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32"]
         settings = [*backbone, "engine.precision=float32", "pca.dims=4"]

@@ -8,7 +8,7 @@ import pytest
 
 from imgindex.cli import main
 from imgindex.errors import OutputError
-from imgindex.lock import writer_lock
+from imgindex.io.output_lock import writer_lock
 
 QUICK = ["backbone.name=MobileNetV2", "backbone.image_size=32", "engine.precision=float32", "pca.dims=2"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from imgindex.doctor_machine import check_libraries
+from imgindex.commands.doctor.machine import check_libraries
 from imgindex.errors import MachineError, UsageError
-from imgindex.generation import library_versions
+from imgindex.generations.layout import library_versions
 from imgindex.models import frameworks
 from imgindex.models.backbones import load_backbone
 from imgindex.models.cache import cache_folder

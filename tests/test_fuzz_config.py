@@ -15,7 +15,7 @@ from test_config import KEYS, VALUES, sections
 
 from imgindex.config import Config, load_config
 from imgindex.errors import UsageError
-from imgindex.sealed import seal, unseal
+from imgindex.io.digest_json import seal, unseal
 
 SECTIONS = ("input", "output", *dict.fromkeys(key.partition(".")[0] for key in KEYS))
 

@@ -25,7 +25,7 @@ from reader import READERS
 from test_pca import npz
 from test_upkeep import fail, generate, keep
 
-from imgindex.sealed import _digest_of
+from imgindex.io.digest_json import _digest_of
 
 Ends = dict[str, list[str]]
 

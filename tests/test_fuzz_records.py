@@ -9,10 +9,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgindex import failures, storage
-from imgindex.records import Failure, ImageRow, KnownFailure, Tally, bucket_of
-from imgindex.sealed import seal, unseal
-from imgindex.store import read_keys, read_rows, write_rows
+from imgindex.features import known_failures
+from imgindex.features.feature_store import read_keys, read_rows, write_rows
+from imgindex.generations.tally import Tally
+from imgindex.io import filesystem
+from imgindex.io.digest_json import seal, unseal
+from imgindex.records import Failure, ImageRow, KnownFailure, bucket_of
 
 # Whole numbers of seconds up to a year 10,000: their sums are exact.
 SECONDS = st.integers(0, 2**38).map(float)
@@ -44,7 +46,7 @@ def test_tallies_add_up_in_any_order_and_any_grouping(tallies: list[Tally], data
     assert total.diffed == max((tally.diffed for tally in tallies), default=0.0)
 
 
-# What `names.uri_of` makes of any name: text without lone surrogates.
+# What `uris.uri_of` makes of any name: text without lone surrogates.
 URIS = st.text(max_size=20)
 
 
@@ -144,11 +146,11 @@ def test_remembered_failures_come_back(
         KnownFailure(Failure(row.uri, "decode", "truncated", message, row.sha256), row.size, row.version)
         for row in rows
     ]
-    failures.write(directory, known)
-    (name,) = failures.names(directory)
-    assert sorted(failures.read(directory, name), key=repr) == sorted(known, key=repr)
+    known_failures.write(directory, known)
+    (name,) = known_failures.names(directory)
+    assert sorted(known_failures.read(directory, name), key=repr) == sorted(known, key=repr)
     # The same failures make the same file, in whatever order they come.
-    before = storage.read_bytes(storage.join(directory, name))
-    failures.write(directory, known[::-1])
-    assert failures.names(directory) == [name]
-    assert storage.read_bytes(storage.join(directory, name)) == before
+    before = filesystem.read_bytes(filesystem.join(directory, name))
+    known_failures.write(directory, known[::-1])
+    assert known_failures.names(directory) == [name]
+    assert filesystem.read_bytes(filesystem.join(directory, name)) == before

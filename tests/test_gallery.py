@@ -12,8 +12,8 @@ from PIL import Image
 from test_independent_decoder import RGB
 from test_odd_images import swapped_profile
 
-from imgindex.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
 from imgindex.models import plugins
+from imgindex.search.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\n&amp; {title} \u202egpj.צילום"
 

@@ -11,9 +11,9 @@ import pytest
 from annoy import AnnoyIndex
 
 import imgindex
-from imgindex import upkeep
 from imgindex.config import load_config
 from imgindex.errors import OutputError
+from imgindex.generations import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 PHOTOS = GOLDEN / "photos"  # 12 images in three folders, and a file that is none
@@ -38,7 +38,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def test_verifies(output: Path) -> None:
-    assert upkeep.verify(str(output)).problems == ()
+    assert verify.verify(str(output)).problems == ()
 
 
 def test_answers_vectors(output: Path) -> None:
@@ -80,7 +80,7 @@ def test_refreshes(output: Path) -> None:
     # The features of another spec are no use. Those of the same are found by the bytes of the photos.
     counts = (0, 12) if output.name == NEWEST else (12, 0)
     assert (ledger["embedded"], ledger["copied"]) == counts
-    assert upkeep.verify(str(output)).problems == ()
+    assert verify.verify(str(output)).problems == ()
 
 
 def test_a_refresh_that_embeds_nothing_tells_how_long_its_stages_took(tmp_path: Path) -> None:

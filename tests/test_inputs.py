@@ -12,8 +12,8 @@ from packed import tar_of
 
 import imgindex
 from imgindex.cli import main
-from imgindex.inputs import ListImages
-from imgindex.names import name_of
+from imgindex.inputs.transforms import ListImages
+from imgindex.uris import name_of
 
 CONFIG = imgindex.Config(
     backbone=imgindex.BackboneConfig(name="MobileNetV2", weights="none", image_size=32),

@@ -24,18 +24,19 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from object_stores import digests as digests_on_store
 from object_stores import s3_server, upload
 
-from imgindex import BackboneConfig, Config, PcaConfig, refresh, transforms
-from imgindex.assembly import frozen_or_fitted, index_half
+from imgindex import BackboneConfig, Config, PcaConfig, refresh
 from imgindex.cli import main
+from imgindex.commands.sample_images import write_samples
 from imgindex.config import IndexConfig
-from imgindex.generation import Output
+from imgindex.features import transforms as feature_transforms
+from imgindex.features.feature_store import write_rows
+from imgindex.generations.layout import Output
+from imgindex.job.graph import frozen_or_fitted, index_half
+from imgindex.job.plan import Plan
 from imgindex.models.engines import EngineChoice
 from imgindex.models.pca import normalize
 from imgindex.models.spec import Spec
-from imgindex.plan import Plan
 from imgindex.records import ImageRow
-from imgindex.samples import write_samples
-from imgindex.store import write_rows
 
 pytestmark = pytest.mark.integration
 
@@ -128,7 +129,7 @@ def test_prism_makes_the_same_index(photos, in_process, prism, tmp_path):
 
 
 def test_prism_tells_why_a_build_was_refused(prism, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("imgindex.samples.IMAGES_PER_CLASS", 3)
+    monkeypatch.setattr("imgindex.commands.sample_images.IMAGES_PER_CLASS", 3)
     folder = tmp_path / "photos"
     write_samples(folder)
     for number in range(40):
@@ -171,7 +172,7 @@ def test_flink_makes_the_same_index_from_and_on_s3(photos, in_process, cluster):
 
 
 def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("imgindex.samples.IMAGES_PER_CLASS", 3)
+    monkeypatch.setattr("imgindex.commands.sample_images.IMAGES_PER_CLASS", 3)
     folder = tmp_path / "photos"
     write_samples(folder)
     for number in range(40):
@@ -240,7 +241,7 @@ def run_index_half(store, output, runner, options):
 
 def test_a_build_survives_the_death_of_a_task_manager_and_of_a_worker(photos, cluster, tmp_path, monkeypatch):
     # Smaller units, so that there are many to lose; what they are does not change the index.
-    monkeypatch.setattr(transforms, "UNIT_IMAGES", 16)
+    monkeypatch.setattr(feature_transforms, "UNIT_IMAGES", 16)
     config = Config(input=str(photos), backbone=BackboneConfig(name="MobileNetV2", weights="bundled"))
     refresh(replace(config, output=str(tmp_path / "expected")))
     found = []

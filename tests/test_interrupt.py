@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from imgindex import chunks, store
-from imgindex.generation import Output, current_name, generation_names
-from imgindex.lock import writer_lock
+from imgindex.features import feature_store
+from imgindex.generations.layout import Output, current_name, generation_names
+from imgindex.io import content_addressed
+from imgindex.io.output_lock import writer_lock
 
 STUBS = Path(__file__).parent / "stubs"
 IMAGES = 40
@@ -84,9 +85,9 @@ def descendants(process: int) -> Iterator[int]:
 def stored(output: Path) -> int:
     """How many images the store holds."""
     return sum(
-        sum(1 for _ in store.read_keys(str(directory), name))
+        sum(1 for _ in feature_store.read_keys(str(directory), name))
         for directory in (output / "store").glob("*")
-        for name in chunks.names(str(directory))
+        for name in content_addressed.names(str(directory))
     )
 
 
@@ -178,7 +179,7 @@ def test_the_python_api_leaves_signals_alone(photos: Path, tmp_path: Path) -> No
     script = (
         "import signal, sys\n"
         "def refuse(*arguments): raise AssertionError(arguments)\n"
-        "import imgindex.launch\n"
+        "import imgindex.job.launch\n"
         "signal.signal = signal.set_wakeup_fd = refuse\n"
         "imgindex.build(imgindex.Config(input=sys.argv[1], output=sys.argv[2],\n"
         "    engine=imgindex.EngineConfig(precision='float32'),\n"
@@ -193,9 +194,9 @@ def test_the_python_api_leaves_signals_alone(photos: Path, tmp_path: Path) -> No
 def start(body: str) -> subprocess.Popen[str]:
     """Runs `body` as the command of a process, and waits for its first line of output."""
     script = (
-        f"{HEED}import time\nfrom imgindex import interrupt\ndef command():\n"
+        f"{HEED}import time\nfrom imgindex.runtime import signals\ndef command():\n"
         + "".join(f"    {line}\n" for line in body.splitlines())
-        + "sys.exit(interrupt.run(command))\n"
+        + "sys.exit(signals.run(command))\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script], cwd=Path(__file__).parent,
@@ -212,7 +213,7 @@ AT_WORK = "print('at work', flush=True); time.sleep(600)\n"
 def test_a_second_signal_ends_at_once() -> None:
     process = start(
         "def undo(): print('undoing', flush=True); time.sleep(600)\n"
-        f"with interrupt.undone(undo): {AT_WORK}"
+        f"with signals.undone(undo): {AT_WORK}"
     )  # fmt: skip
     process.send_signal(signal.SIGTERM)
     assert process.stdout is not None
@@ -226,8 +227,8 @@ def test_a_signal_finds_a_generation_live_or_not(tmp_path: Path) -> None:
     process = start(
         "from pathlib import Path\n"
         f"current = Path({str(tmp_path / 'CURRENT')!r})\n"
-        "with interrupt.undone(lambda: current.exists() and interrupt.done('it is live')):\n"
-        "    with interrupt.switching():\n"
+        "with signals.undone(lambda: current.exists() and signals.done('it is live')):\n"
+        "    with signals.switching():\n"
         "        print('at work', flush=True); time.sleep(1); current.touch()\n"
         "    time.sleep(600)\n"
     )
@@ -242,10 +243,10 @@ def test_a_generation_does_not_go_live_after_the_signal_was_answered(tmp_path: P
         "from pathlib import Path\n"
         f"current = Path({str(tmp_path / 'CURRENT')!r})\n"
         "def undo(): time.sleep(1)\n"
-        "with interrupt.undone(undo):\n"
+        "with signals.undone(undo):\n"
         "    print('at work', flush=True)\n"
-        "    while not interrupt._switch.locked(): time.sleep(0.01)\n"
-        "    with interrupt.switching(): current.touch()\n"
+        "    while not signals._switch.locked(): time.sleep(0.01)\n"
+        "    with signals.switching(): current.touch()\n"
     )
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE)
@@ -256,12 +257,12 @@ def test_a_generation_does_not_go_live_after_the_signal_was_answered(tmp_path: P
 def test_a_lease_is_given_back() -> None:
     process = start(
         "from conftest import MemoryFileSystem\n"
-        "from imgindex import lock, object_protocol, storage\n"
+        "from imgindex.io import output_lock, object_protocol, filesystem\n"
         "object_protocol.SETTLE_SECONDS = 0\n"
-        "release = lock.Lease.release\n"
-        "def say(lease): release(lease); print(storage.read_bytes('mem://bucket/output/.lock').decode())\n"
-        "lock.Lease.release = say\n"
-        f"with lock.writer_lock('mem://bucket/output'): {AT_WORK}"
+        "release = output_lock.Lease.release\n"
+        "def say(lease): release(lease); print(filesystem.read_bytes('mem://bucket/output/.lock').decode())\n"
+        "output_lock.Lease.release = say\n"
+        f"with output_lock.writer_lock('mem://bucket/output'): {AT_WORK}"
     )
     process.send_signal(signal.SIGTERM)
     printed, _ = process.communicate(timeout=PATIENCE)
@@ -273,7 +274,7 @@ def test_what_cannot_be_undone_is_said_even_where_standard_error_is_turned_away(
     process = start(
         "def undo(): 1 / 0\n"
         "import os; os.dup2(os.open(os.devnull, os.O_WRONLY), 2)\n"
-        f"with interrupt.undone(undo): {AT_WORK}"
+        f"with signals.undone(undo): {AT_WORK}"
     )
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=PATIENCE)
@@ -284,16 +285,16 @@ def test_what_cannot_be_undone_is_said_even_where_standard_error_is_turned_away(
 def test_a_signal_that_is_ignored_stays_ignored() -> None:
     # As nohup and a script's background have it for SIGINT.
     script = (
-        "import signal, sys\nfrom imgindex import interrupt\n"
+        "import signal, sys\nfrom imgindex.runtime import signals\n"
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "def command(): signal.raise_signal(signal.SIGINT); return 7\n"
-        "sys.exit(interrupt.run(command))\n"
+        "sys.exit(signals.run(command))\n"
     )
     assert subprocess.run([sys.executable, "-c", script]).returncode == 7
 
 
 def test_what_the_command_raises_is_raised() -> None:
-    script = "from imgindex import interrupt\ninterrupt.run(lambda: 1 / 0)\n"
+    script = "from imgindex.runtime import signals\nsignals.run(lambda: 1 / 0)\n"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == "ZeroDivisionError: division by zero"

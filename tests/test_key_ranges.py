@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import objects
-from imgindex.key_ranges import KeyRange, cut, objects_of
-from imgindex.listing import list_images
-from imgindex.object_protocol import Found, Page
-from imgindex.selection import Selection
+from imgindex.inputs.key_ranges import KeyRange, cut, objects_of
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection
+from imgindex.io import object_stores
+from imgindex.io.object_protocol import Found, Page
 
 BUCKET = "paged://bucket/"
 
@@ -44,7 +44,7 @@ def paged(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     def serve(keys: Any, page: int) -> Paged:
         store = Paged([BUCKET + key for key in keys], page)
-        monkeypatch.setattr(objects, "_store_of", lambda path: store)
+        monkeypatch.setattr(object_stores, "_store_of", lambda path: store)
         return store
 
     return serve
@@ -62,7 +62,7 @@ KEYS = st.sets(st.text(CHARACTERS, min_size=1, max_size=6))
 def test_the_parts_hold_every_key_once(keys: set[str], page: int, parts: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         store = Paged([BUCKET + key for key in keys], page)
-        patch.setattr(objects, "_store_of", lambda path: store)
+        patch.setattr(object_stores, "_store_of", lambda path: store)
         assert sorted(listed(cut(KeyRange(BUCKET), parts))) == sorted(keys)
         below = sorted(key for key in keys if key.startswith("a"))
         assert sorted(listed(cut(KeyRange(f"{BUCKET}a"), parts))) == below

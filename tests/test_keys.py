@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex.keys import key_of, places, sorted_keys
+from imgindex.features.key_hashes import key_of, places, sorted_keys
 
 
 @given(st.sets(st.text(max_size=5)), st.lists(st.text(max_size=5)))

@@ -16,11 +16,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from imgindex import lock, objects, retries
 from imgindex.errors import OutputError, SupersededError
-from imgindex.generation import Output, current_name, make_current
-from imgindex.object_protocol import Found, Versioned
-from imgindex.publish import _check_unsuperseded
+from imgindex.generations.layout import Output, current_name, make_current
+from imgindex.io import object_stores, output_lock, retries
+from imgindex.io.object_protocol import Found, Versioned
+from imgindex.job.publish import _check_unsuperseded
 
 OUTPUT = Output("fake://bucket/out")
 LOCK = "fake://bucket/out/.lock"
@@ -174,7 +174,7 @@ class Build:
 
     def _build(self) -> None:
         holder = {"owner": self.name, "host": "there", "pid": self.number, "since": 1e9}
-        lease = lock.Lease(LOCK, holder)
+        lease = output_lock.Lease(LOCK, holder)
         lease.take()
         if self.submitted:
             plan = self._plan(None)
@@ -185,14 +185,14 @@ class Build:
         self.over = self.kept = False
         self.actors.append(Actor(self.world, lambda: self._keep(lease, is_over), self.number))
         try:
-            self._publish(self._plan(lock.Claim(OUTPUT.root, self.name, 0.0)))
+            self._publish(self._plan(output_lock.Claim(OUTPUT.root, self.name, 0.0)))
         finally:
             self.over = True
             while not self.kept:
                 self.world.sleep(SECOND)
             self._release(lease)
 
-    def _plan(self, claim: lock.Claim | None) -> Any:
+    def _plan(self, claim: output_lock.Claim | None) -> Any:
         self.before = current_name(OUTPUT)
         previous = self.before and SimpleNamespace(name=self.before)
         return SimpleNamespace(output=OUTPUT, claim=claim, previous=previous)
@@ -201,11 +201,11 @@ class Build:
         self.world.sleep(self.takes)
         make_current(OUTPUT, self.name, lambda: _check_unsuperseded(plan))
 
-    def _release(self, lease: lock.Lease) -> None:
-        with lock._given_back(LOCK):
+    def _release(self, lease: output_lock.Lease) -> None:
+        with output_lock._given_back(LOCK):
             lease.release()
 
-    def _keep(self, lease: lock.Lease, stop: Any) -> None:
+    def _keep(self, lease: output_lock.Lease, stop: Any) -> None:
         lease.keep(stop)
         self.kept = True
 
@@ -220,13 +220,13 @@ class Build:
 def patched(world: World) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         time = SimpleNamespace(
-            sleep=world.sleep, monotonic=world.clock, time=world.clock, strftime=lock.time.strftime,
-            localtime=lock.time.localtime,
+            sleep=world.sleep, monotonic=world.clock, time=world.clock, strftime=output_lock.time.strftime,
+            localtime=output_lock.time.localtime,
         )  # fmt: skip
-        patch.setattr(lock, "time", time)
+        patch.setattr(output_lock, "time", time)
         patch.setattr(retries, "time", time)
-        patch.setattr("imgindex.interrupt.switching", nullcontext)  # each build has one of its own
-        patch.setattr(objects, "_store_of", lambda path: world)
+        patch.setattr("imgindex.runtime.signals.switching", nullcontext)  # each build has one of its own
+        patch.setattr(object_stores, "_store_of", lambda path: world)
         yield
 
 
@@ -276,7 +276,7 @@ def test_whatever_the_order(
             for actor in world.actors:
                 while not actor.ended:
                     actor.step()
-    assert all(seconds >= lock.LEASE_SECONDS for seconds in world.silences)
+    assert all(seconds >= output_lock.LEASE_SECONDS for seconds in world.silences)
     # Each was made for what was live before it, so that none has undone another.
     live = None
     for before, name in world.published:

@@ -10,11 +10,11 @@ import pytest
 from packed import tar_of
 
 from imgindex.errors import InputError
-from imgindex.listing import input_root, is_inside, list_images
-from imgindex.names import name_of
+from imgindex.inputs.listing import input_root, is_inside, list_images
+from imgindex.inputs.selection import Selection
+from imgindex.io.filesystem import read_bytes, write_bytes
 from imgindex.records import Failure, ImageFile
-from imgindex.selection import Selection
-from imgindex.storage import read_bytes, write_bytes
+from imgindex.uris import name_of
 
 SELECTION = Selection((".jpg", ".png"))
 

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import storage, written_files
 from imgindex.errors import OutputError
-from imgindex.live_check import due, faults_in
+from imgindex.io import filesystem, written_files
+from imgindex.job.live_check import due, faults_in
 from imgindex.records import WrittenFile
 
 
 def written(place: str, name: str, data: bytes) -> WrittenFile:
-    path = storage.join(place, name)
-    storage.write_bytes(path, data)
+    path = filesystem.join(place, name)
+    filesystem.write_bytes(path, data)
     return WrittenFile(path, len(data), hashlib.sha256(data).hexdigest())
 
 
@@ -60,12 +60,12 @@ def test_damage_is_found_by_the_size_at_once_and_by_the_digest_when_a_file_is_du
     names = ("whole", "altered", "shorter", "gone", "always")
     files = [written(place, name, bytes(range(250)) * 17) for name in names]
     assert faults_in(files, [], 1 << 30, 0) == {}
-    data = bytearray(storage.read_bytes(files[1].path))
+    data = bytearray(filesystem.read_bytes(files[1].path))
     data[-1] ^= 1
     for name in ("altered", "always"):
-        storage.write_bytes(storage.join(place, name), bytes(data))
-    storage.write_bytes(files[2].path, bytes(data[:-1]))
-    storage.delete(files[3].path)
+        filesystem.write_bytes(filesystem.join(place, name), bytes(data))
+    filesystem.write_bytes(files[2].path, bytes(data[:-1]))
+    filesystem.delete(files[3].path)
     of_sizes = {
         files[2].path: f"{files[2].path} has 4249 bytes and not the 4250 that were written",
         files[3].path: f"{files[3].path} is not there",

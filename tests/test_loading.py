@@ -13,15 +13,16 @@ from typing import Any
 
 import pytest
 
-from imgindex import loading, outage
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
-from imgindex.loading import hashed, load_image
+from imgindex.inputs import image_reader
+from imgindex.inputs.image_reader import hashed, load_image
+from imgindex.inputs.local_files import local_version
+from imgindex.io import circuit_breaker
+from imgindex.io.circuit_breaker import Reads
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError
-from imgindex.outage import Reads
 from imgindex.records import Failure, ImageFile
-from imgindex.walking import local_version
 
 SIZE = (8, 8)
 LIMITS = ImagesConfig(max_bytes=10_000)
@@ -39,7 +40,7 @@ def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What would have been slept; and no failed read of another test counts in this one."""
     slept: list[float] = []
     monkeypatch.setattr(time, "sleep", slept.append)
-    monkeypatch.setattr(loading, "READS", Reads())
+    monkeypatch.setattr(image_reader, "READS", Reads())
     return slept
 
 
@@ -242,7 +243,9 @@ def test_a_file_whose_attributes_change_all_the_time_is_given_up(
 ) -> None:
     ticks = iter(range(100))
     modified = Path(file.path).stat().st_mtime_ns
-    monkeypatch.setattr("imgindex.walking.local_version", lambda status: f"{modified}-{next(ticks)}")
+    monkeypatch.setattr(
+        "imgindex.inputs.local_files.local_version", lambda status: f"{modified}-{next(ticks)}"
+    )
     assert failure_of(file) == CHANGED
 
 
@@ -268,7 +271,7 @@ def test_a_decoder_that_something_else_has_killed_is_asked_again(file: ImageFile
 class TestOutage:
     def test_many_reads_in_a_row_that_fail_end_the_run(self, file: ImageFile, monkeypatch: Any) -> None:
         refuse(OSError(errno.ENOTCONN, "Transport endpoint is not connected"), monkeypatch)
-        reasons = [load_image(file, SIZE, LIMITS, DECODER) for _ in range(outage.LIMIT - 1)]
+        reasons = [load_image(file, SIZE, LIMITS, DECODER) for _ in range(circuit_breaker.LIMIT - 1)]
         assert {failure.reason for failure in reasons if isinstance(failure, Failure)} == {"unreadable"}
         with pytest.raises(
             InputError, match=rf"{file.path}, with Transport endpoint.*what was embedded is kept"
@@ -279,7 +282,7 @@ class TestOutage:
 
     def test_hashing_counts_too(self, file: ImageFile, monkeypatch: Any) -> None:
         refuse(OSError(errno.EIO, "Input/output error"), monkeypatch)
-        for _ in range(outage.LIMIT - 1):
+        for _ in range(circuit_breaker.LIMIT - 1):
             assert hashed(file, LIMITS) is None
         with pytest.raises(InputError):
             hashed(file, LIMITS)
@@ -288,7 +291,7 @@ class TestOutage:
         for _ in range(3):
             with monkeypatch.context() as patch:
                 refuse(OSError(errno.EIO, "Input/output error"), patch)
-                for _ in range(outage.LIMIT - 1):
+                for _ in range(circuit_breaker.LIMIT - 1):
                     assert isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)
             assert not isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)
 
@@ -297,5 +300,5 @@ class TestOutage:
         self, error: OSError, file: ImageFile, monkeypatch: Any
     ) -> None:
         refuse(error, monkeypatch)
-        for _ in range(3 * outage.LIMIT):
+        for _ in range(3 * circuit_breaker.LIMIT):
             assert isinstance(load_image(file, SIZE, LIMITS, DECODER), Failure)

@@ -8,19 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from imgindex import lock, object_protocol, storage
 from imgindex.errors import OutputError, SupersededError
-from imgindex.lock import writer_lock
+from imgindex.io import filesystem, object_protocol, output_lock
+from imgindex.io.output_lock import writer_lock
 
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_protocol, "SETTLE_SECONDS", 0)
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 6.0)  # of which a watcher waits a twelfth for a living holder
+    monkeypatch.setattr(
+        output_lock, "LEASE_SECONDS", 6.0
+    )  # of which a watcher waits a twelfth for a living holder
 
 
 def test_the_second_writer_is_refused_and_the_next_one_is_not(place: str) -> None:
-    output = storage.join(place, "out")
+    output = filesystem.join(place, "out")
     with (
         writer_lock(output),
         pytest.raises(OutputError, match=rf"{output} is being written by process \d+ on .* since 20"),
@@ -54,7 +56,7 @@ def test_an_error_inside_frees_the_lock(place: str) -> None:
 
 def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
     script = (
-        "import sys, time\nfrom imgindex.lock import writer_lock\n"
+        "import sys, time\nfrom imgindex.io.output_lock import writer_lock\n"
         "with writer_lock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(600)\n"
     )
     holder = subprocess.Popen(
@@ -72,14 +74,14 @@ def test_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
 
 def lease(output: str, renewed: float) -> None:
     content = {"owner": "other", "host": "there", "pid": 7, "since": 1e9, "renewed": renewed}
-    storage.write_bytes(f"{output}/.lock", json.dumps(content).encode())
+    filesystem.write_bytes(f"{output}/.lock", json.dumps(content).encode())
 
 
 @pytest.mark.parametrize("clock", [-1e6, 0, 1e6])
 def test_a_lease_that_is_not_renewed_lapses_whatever_its_holder_thought_the_time_was(
     clock: float, memory: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 0.1)
+    monkeypatch.setattr(output_lock, "LEASE_SECONDS", 0.1)
     lease("mem://bucket/out", time.time() + clock)
     with writer_lock("mem://bucket/out"):
         pass
@@ -91,7 +93,9 @@ def test_a_lease_that_is_renewed_holds_whatever_its_holder_thinks_the_time_is(
 ) -> None:
     output, renewals = "mem://bucket/out", iter(range(10))
     lease(output, time.time() + clock)
-    monkeypatch.setattr(lock.time, "sleep", lambda _: lease(output, time.time() + clock + next(renewals)))
+    monkeypatch.setattr(
+        output_lock.time, "sleep", lambda _: lease(output, time.time() + clock + next(renewals))
+    )
     with pytest.raises(OutputError, match="process 7 on there since 2001"), writer_lock(output):
         pass
 
@@ -107,13 +111,13 @@ def test_a_holder_that_was_away_too_long_neither_renews_nor_releases_what_anothe
     memory: object, caplog: pytest.LogCaptureFixture
 ) -> None:
     output = "mem://bucket/out"
-    holder = lock.Lease(f"{output}/.lock", {"owner": "me", "host": "here", "pid": 1, "since": 1e9})
+    holder = output_lock.Lease(f"{output}/.lock", {"owner": "me", "host": "here", "pid": 1, "since": 1e9})
     holder.take()
     lease(output, time.time())
-    before = storage.read_bytes(f"{output}/.lock")
+    before = filesystem.read_bytes(f"{output}/.lock")
     assert not holder.renew()
     holder.release()
-    assert storage.read_bytes(f"{output}/.lock") == before
+    assert filesystem.read_bytes(f"{output}/.lock") == before
 
 
 def test_a_claim_tells_who_has_taken_over(place: str) -> None:
@@ -122,7 +126,7 @@ def test_a_claim_tells_who_has_taken_over(place: str) -> None:
         lease(place, time.time())
         with pytest.raises(SupersededError, match=rf"process 7 on there took over {place} at 2001-09"):
             claim.check()
-        storage.delete(f"{place}/.lock")
+        filesystem.delete(f"{place}/.lock")
         with pytest.raises(SupersededError, match=r"\.lock is gone"):
             claim.check()
 
@@ -136,12 +140,12 @@ def test_a_job_that_goes_on_without_the_build_that_started_it_has_no_claim(place
 
 def test_a_job_whose_launcher_was_killed_has_a_claim_until_another_writer_comes(tmp_path: Path) -> None:
     script = (
-        "import dataclasses, json, os, sys\nfrom imgindex.lock import writer_lock\n"
+        "import dataclasses, json, os, sys\nfrom imgindex.io.output_lock import writer_lock\n"
         "with writer_lock(sys.argv[1]) as claim:\n"
         "    print(json.dumps(dataclasses.asdict(claim)), flush=True)\n    os._exit(9)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True)
-    claim = lock.Claim(**json.loads(done.stdout))
+    claim = output_lock.Claim(**json.loads(done.stdout))
     claim.check()
     with writer_lock(str(tmp_path)), pytest.raises(SupersededError, match=rf"took over {tmp_path}"):
         claim.check()
@@ -154,7 +158,7 @@ def test_a_lock_that_cannot_be_given_back_is_no_failure_of_what_was_done(
         raise OutputError("cannot write .lock: Input/output error")
 
     with writer_lock(place):
-        monkeypatch.setattr(storage, "replace_version", fail)
+        monkeypatch.setattr(filesystem, "replace_version", fail)
         monkeypatch.setattr("os.fsync", fail)
     assert "could not give back" in caplog.text
     assert "Input/output error" in caplog.text
@@ -164,17 +168,17 @@ def test_a_lease_whose_answer_was_lost_keeps_nobody_waiting(
     memory: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody renews it: the next writer would watch it until it lapses."""
-    replace_version = storage.replace_version
+    replace_version = filesystem.replace_version
 
     def lose_the_answer(path: str, data: bytes, version: str | None) -> str | None:
         replace_version(path, data, version)
-        monkeypatch.setattr(storage, "replace_version", replace_version)
+        monkeypatch.setattr(filesystem, "replace_version", replace_version)
         raise OutputError(f"cannot write {path}: Connection reset by peer")
 
-    monkeypatch.setattr(storage, "replace_version", lose_the_answer)
+    monkeypatch.setattr(filesystem, "replace_version", lose_the_answer)
     with pytest.raises(OutputError, match="reset by peer"), writer_lock("mem://bucket/out"):
         pytest.fail("it does not hold the lease")
-    monkeypatch.setattr(lock.Lease, "_outwait", lambda *_: pytest.fail("it waits"))
+    monkeypatch.setattr(output_lock.Lease, "_outwait", lambda *_: pytest.fail("it waits"))
     with writer_lock("mem://bucket/out"):
         pass
 
@@ -190,7 +194,7 @@ def test_of_two_that_take_a_lease_at_once_one_gets_it(
 
 @pytest.mark.parametrize("content", [b"", b"[1]", b"\xff", b'{"renewed": 1e300}'[:9]])
 def test_a_lock_that_says_nothing_can_be_taken(content: bytes, place: str) -> None:
-    storage.write_bytes(storage.join(place, ".lock"), content)
+    filesystem.write_bytes(filesystem.join(place, ".lock"), content)
     with writer_lock(place):
         pass
 

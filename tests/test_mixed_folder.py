@@ -13,7 +13,7 @@ from PIL import Image
 
 import imgindex
 from imgindex.cli import main
-from imgindex.names import uri_of
+from imgindex.uris import uri_of
 
 pillow_heif = pytest.importorskip("pillow_heif")
 imagecodecs = pytest.importorskip("imagecodecs")

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imgindex import Index, load_config, manifest, storage
+from imgindex import Index, load_config
 from imgindex.cli import main
 from imgindex.errors import OutputError, UsageError
-from imgindex.generation import Output, read_manifest
+from imgindex.generations import manifest
+from imgindex.generations.layout import Output, read_manifest
+from imgindex.io import filesystem
 from imgindex.models.frameworks import settled_keras
 
 QUERY = "photos/3.png"
@@ -66,7 +68,7 @@ def recorded_as(home: Path, path: str) -> None:
     output = Output(str(home / "work" / "index"))
     recorded = read_manifest(output)
     config = {**recorded.config, "backbone": {**recorded.config["backbone"], "name": path}}
-    storage.write_bytes(
+    filesystem.write_bytes(
         output.manifest(recorded.generation), manifest.encode(replace(recorded, config=config))
     )
 
@@ -144,8 +146,8 @@ class TestAModelThatIsGiven:
         index = Index.open(home / "work" / "index", model=home / "models" / "m.keras")
         before = index.manifest["generation"]
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("imgindex.search.current_name", lambda output: "another")
-            patch.setattr("imgindex.search.read_manifest", lambda output, name: index.facts)
+            patch.setattr("imgindex.search.index.current_name", lambda output: "another")
+            patch.setattr("imgindex.search.index.read_manifest", lambda output, name: index.facts)
             assert index.refresh()
         assert index.manifest["generation"] == before
         assert index.search(str(home / QUERY), 1)[0].neighbors[0].uri == QUERY.removeprefix("photos/")

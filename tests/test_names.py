@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgindex.errors import printable
-from imgindex.names import name_of, uri_of
+from imgindex.text import printable
+from imgindex.uris import name_of, uri_of
 
 # Bytes of UTF-8 as often as others, and the characters that stand for bytes in a uri.
 CHARACTERS = st.sampled_from(

@@ -10,8 +10,8 @@ import pytest
 
 import imgindex
 from imgindex.cli import main
-from imgindex.errors import printable
-from imgindex.names import uri_of
+from imgindex.text import printable
+from imgindex.uris import uri_of
 
 NAMES = [
     b"a b.png", b" .png", b"a\nb.png", b"a\tb\rc.png", b"'single'.png", b'"double".png', b"a\\b.png",

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import chunks, parts
 from imgindex.errors import OutputError
-from imgindex.parts import Part, Parts, PartWriter
+from imgindex.indexing import vector_files
+from imgindex.indexing.vector_files import Part, Parts, PartWriter
+from imgindex.io import content_addressed
 from imgindex.records import VectorRows
 
 
@@ -32,8 +33,8 @@ def test_every_row_comes_back_once_in_its_shard(
     expected: dict[int, list[str]] = defaultdict(list)
     first = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("imgindex.parts._PART_ROWS", limit)
-        patch.setattr("imgindex.parts._WAITING_ROWS", 2 * limit)
+        patch.setattr("imgindex.indexing.vector_files._PART_ROWS", limit)
+        patch.setattr("imgindex.indexing.vector_files._WAITING_ROWS", 2 * limit)
         writer = PartWriter(generation)
         for shard, count in batches:
             rows = rows_of(first, count)
@@ -83,6 +84,6 @@ def test_a_damaged_part_is_named(tmp_path_factory: pytest.TempPathFactory) -> No
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    assert chunks.names(parts.directory(str(generation))) == [name]
+    assert content_addressed.names(vector_files.directory(str(generation))) == [name]
     with pytest.raises(OutputError, match=f"{name} is damaged"):
         list(Parts(str(generation), [part]))

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from imgindex.progress import Progress, shown
+from imgindex.runtime.progress import Progress, shown
 
 
 class Terminal(io.StringIO):
@@ -57,8 +57,8 @@ def test_a_terminal_shows_a_bar_that_ends_at_the_last_count(monkeypatch: pytest.
 def test_elsewhere_the_log_tells_the_count(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("imgindex.progress._LOG_SECONDS", 0.01)
-    caplog.set_level(logging.INFO, "imgindex.progress")
+    monkeypatch.setattr("imgindex.runtime.progress._LOG_SECONDS", 0.01)
+    caplog.set_level(logging.INFO, "imgindex.runtime.progress")
     progress = Progress()
     with shown(progress):
         progress.expect(8)

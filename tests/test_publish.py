@@ -14,8 +14,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from imgindex import generation, manifest, storage, written_files
-from imgindex.checks import CHECKS
 from imgindex.config import Config, IndexConfig, PublishConfig
 from imgindex.errors import (
     DamagedError,
@@ -25,9 +23,10 @@ from imgindex.errors import (
     PublishRefusedError,
     SupersededError,
 )
-from imgindex.failure_lists import list_of, write_list
-from imgindex.failures import fingerprint
-from imgindex.generation import (
+from imgindex.features.known_failures import fingerprint
+from imgindex.generations import layout, manifest
+from imgindex.generations.failure_lists import list_of, write_list
+from imgindex.generations.layout import (
     Output,
     current_name,
     delete_unfinished,
@@ -38,16 +37,19 @@ from imgindex.generation import (
     read_manifest,
     tell_alive,
 )
-from imgindex.lock import writer_lock
+from imgindex.generations.tally import Tally
+from imgindex.indexing.shards import write_shard
+from imgindex.io import filesystem, written_files
+from imgindex.io.digest_json import seal
+from imgindex.io.output_lock import writer_lock
+from imgindex.job.checks import CHECKS
+from imgindex.job.plan import Plan, Previous
+from imgindex.job.publish import digest_of_failures, finish, nothing_changed, outcome
 from imgindex.models.annoy_index import EFFORTS
 from imgindex.models.drift import Verdict
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
-from imgindex.plan import Plan, Previous
-from imgindex.publish import digest_of_failures, finish, nothing_changed, outcome
-from imgindex.records import Failure, FailureList, ShardSummary, Tally, VectorRows, WrittenBasis, WrittenFile
-from imgindex.sealed import seal
-from imgindex.shards import write_shard
+from imgindex.records import Failure, FailureList, ShardSummary, VectorRows, WrittenBasis, WrittenFile
 
 SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "preprocess", "decode", "cd" * 32)
 INDEX = IndexConfig(trees=5)
@@ -110,7 +112,7 @@ def lists_of(plan: Plan, failures: list[Failure], count: int = 1) -> list[Failur
 def run(plan: Plan, listed: int, failed: int, shards: list[ShardSummary]) -> dict[str, Any]:
     """Finishes a build, whose files hold nothing, and returns its outcome."""
     for file in [BASIS.file, *(file for shard in shards for file in (shard.index, shard.metadata))]:
-        storage.write_bytes(storage.join(plan.directory, file.path), b"x" * file.size)
+        filesystem.write_bytes(filesystem.join(plan.directory, file.path), b"x" * file.size)
     counts = {"listed": listed, "failed": failed, "embedded": listed - failed, "added": listed - failed}
     tally = Tally(counts, (100.5, 101.5), 0.75)
     lists = lists_of(plan, failures_of(failed))
@@ -155,7 +157,7 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
         images = pa.table({"uri": uris, "sha256": ["00" * 32] * 20, **columns})
         vectors = generator.standard_normal((20, 4)).astype(np.float32)
         shards.append(write_shard(plan.directory, shard, 2, [VectorRows(images, vectors)], INDEX))
-    with storage.staged(storage.join(plan.directory, "pca/basis.npz")) as partial:
+    with filesystem.staged(filesystem.join(plan.directory, "pca/basis.npz")) as partial:
         partial.write_bytes(b"a basis")
         file = written_files.describe(partial, "pca/basis.npz")
     basis = WrittenBasis(file, 2048, 4, 0.75, 102.0, cut=3, scale_ratio=7.5)
@@ -175,7 +177,7 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
     published: tuple[Plan, dict[str, Any]],
 ) -> None:
     plan, manifest = published
-    assert storage.read_bytes(plan.output.current) == f"{plan.generation}\n".encode()
+    assert filesystem.read_bytes(plan.output.current) == f"{plan.generation}\n".encode()
     assert current_name(plan.output) == plan.generation
     assert read_manifest(plan.output) == read_manifest(plan.output, plan.generation)
     assert read_manifest(plan.output).content == manifest
@@ -232,9 +234,9 @@ def test_the_manifest_lists_every_file_with_its_size_and_sha256(
     listed = {file["path"]: (file["size"], file["sha256"]) for file in manifest["files"]}
     assert list(listed) == sorted(listed)
     for path, described in listed.items():
-        data = storage.read_bytes(storage.join(plan.directory, path))
+        data = filesystem.read_bytes(filesystem.join(plan.directory, path))
         assert described == (len(data), hashlib.sha256(data).hexdigest())
-    if storage.is_local(plan.directory):
+    if filesystem.is_local(plan.directory):
         there = {
             path.relative_to(plan.directory).as_posix()
             for path in Path(plan.directory).rglob("*")
@@ -254,7 +256,7 @@ def test_failures_are_lines_of_json_in_the_order_of_their_uris(
 ) -> None:
     plan, manifest = published
     assert manifest["failures"] == ["failures/failures-00000-of-00001.jsonl"]
-    lines = storage.read_bytes(storage.join(plan.directory, *manifest["failures"])).decode().split("\n")
+    lines = filesystem.read_bytes(filesystem.join(plan.directory, *manifest["failures"])).decode().split("\n")
     assert lines.pop() == ""
     assert [json.loads(line) for line in lines] == [
         {"uri": ODD, "stage": "decode", "reason": "empty", "message": ODD, "sha256": X},
@@ -267,12 +269,12 @@ def test_a_manifest_names_every_list_of_failures_and_messages_their_folder(place
     plan = plan_of(place, max_failure_rate=0.5)
     tally = Tally({"listed": 100, "failed": 30, "embedded": 70, "added": 70}, (100.5, 101.5))
     for each in (plan, strict := plan_of(place, max_failure_rate=0.1)):
-        storage.write_bytes(storage.join(each.directory, BASIS.file.path), b"x")
+        filesystem.write_bytes(filesystem.join(each.directory, BASIS.file.path), b"x")
         finish(each, tally, lists_of(each, failures, 3), [BASIS], [FITTED], shards_of(70))
     manifest = outcome(plan).manifest
     assert manifest["failures"] == [f"failures/failures-0000{number}-of-00003.jsonl" for number in range(3)]
     assert manifest["ledger"]["failed_by_reason"] == {"decode/empty": 15, "decode/truncated": 15}
-    lists = [storage.read_bytes(storage.join(plan.directory, path)) for path in manifest["failures"]]
+    lists = [filesystem.read_bytes(filesystem.join(plan.directory, path)) for path in manifest["failures"]]
     lines = b"".join(lists).splitlines()
     assert sorted(json.loads(line)["uri"] for line in lines) == sorted(one.uri for one in failures)
     with pytest.raises(PublishRefusedError, match=f"those in {strict.directory}/failures, or go on with"):
@@ -342,12 +344,12 @@ def test_a_check_that_refuses_leaves_what_is_live(check: str, place: str) -> Non
     assert "\n" not in str(caught.value)
     assert current_name(plan.output) == before
     assert read_manifest(plan.output).ledger.indexed == 100
-    assert not storage.exists(plan.output.manifest(plan.generation))
+    assert not filesystem.exists(plan.output.manifest(plan.generation))
     # The failures stay, for they are what is to be mended; what nobody can use does not.
-    listed_failures = storage.join(plan.directory, "failures/failures-00000-of-00001.jsonl")
-    assert storage.read_bytes(listed_failures).count(b"\n") == failed
+    listed_failures = filesystem.join(plan.directory, "failures/failures-00000-of-00001.jsonl")
+    assert filesystem.read_bytes(listed_failures).count(b"\n") == failed
     assert failed == 0 or check == "ledger" or listed_failures in str(caught.value)
-    assert not storage.exists(storage.join(plan.directory, "pca/basis.npz"))
+    assert not filesystem.exists(filesystem.join(plan.directory, "pca/basis.npz"))
 
 
 @pytest.mark.parametrize("check", [name for name in REFUSALS if name != "nothing indexed"])
@@ -371,16 +373,16 @@ def test_a_generation_that_lost_a_file_is_not_published(
     before = publish_before(place, 100)
     plan = plan_of(place, before)
     path = {"basis": "pca/basis.npz", "failures": "failures/failures-00000-of-00001.jsonl"}[which]
-    read_bytes = storage.read_bytes
+    read_bytes = filesystem.read_bytes
 
     def read(of: str) -> bytes:
-        if of != storage.join(plan.directory, path):
+        if of != filesystem.join(plan.directory, path):
             return read_bytes(of)
         if change == "gone":
             raise FileNotFoundError(2, "No such file or directory")
         return b"y"
 
-    monkeypatch.setattr(storage, "read_bytes", read)
+    monkeypatch.setattr(filesystem, "read_bytes", read)
     what = "cannot be read: No such file" if change == "gone" else "has other bytes than were written"
     with pytest.raises(
         PublishRefusedError, match=rf"check files: {plan.directory}/{path} {what}.*\(1 in all\); build again"
@@ -476,14 +478,14 @@ def test_a_limit_that_is_just_kept_publishes(
     manifest = run(plan, listed, failed, shards_of(listed - failed))
     assert manifest["previous"] == before
     assert current_name(plan.output) == plan.generation
-    assert storage.exists(plan.output.manifest(before))
+    assert filesystem.exists(plan.output.manifest(before))
 
 
 def test_no_generation_is_published_that_no_reader_accepts(place: str) -> None:
     before = publish_before(place, 100)
     plan = plan_of(place, before)
     for file in (BASIS.file, *(file for shard in shards_of(100) for file in (shard.index, shard.metadata))):
-        storage.write_bytes(storage.join(plan.directory, file.path), b"x")
+        filesystem.write_bytes(filesystem.join(plan.directory, file.path), b"x")
     # As where a uri is in the index twice.
     tally = Tally({"listed": 100, "embedded": 100, "removed": -1}, (100.5, 101.5))
     finish(plan, tally, lists_of(plan, []), [BASIS], [FITTED], shards_of(100))
@@ -511,14 +513,14 @@ def test_a_manifest_that_the_storage_gives_back_otherwise_is_not_published(
     place: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = publish_before(place, 100)
-    read_written = storage.read_written
+    read_written = filesystem.read_written
 
     def read(path: str, limit: int) -> bytes:
         data = read_written(path, limit)
         return data if before in path or path.endswith("CURRENT") else data[:-9]
 
     plan = plan_of(place, before)
-    monkeypatch.setattr(storage, "read_written", read)
+    monkeypatch.setattr(filesystem, "read_written", read)
     with pytest.raises(DamagedError, match="cannot be used"):
         run(plan, 100, 0, shards_of(100))
     assert current_name(plan.output) == before
@@ -528,7 +530,7 @@ def test_a_manifest_that_the_storage_gives_back_otherwise_is_not_published(
 def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = publish_before(place, 100)
     written = []
-    write_bytes = storage.write_bytes
+    write_bytes = filesystem.write_bytes
 
     def record(path: str, data: bytes, version: str | None = None) -> None:
         if path not in written:
@@ -537,8 +539,8 @@ def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.
             raise OutputError("the disk is full")
         write_bytes(path, data)
 
-    monkeypatch.setattr(storage, "write_bytes", record)
-    monkeypatch.setattr(storage, "replace_version", record)
+    monkeypatch.setattr(filesystem, "write_bytes", record)
+    monkeypatch.setattr(filesystem, "replace_version", record)
     name = new_name("next")
     with pytest.raises(OutputError, match="full"):
         publish(Output(place), replace(read_manifest(Output(place)), generation=name))
@@ -549,8 +551,8 @@ def test_current_is_replaced_after_the_manifest(place: str, monkeypatch: pytest.
 def whole(plan: Plan) -> bool:
     """Whether the live generation is that of `plan` and lacks no file."""
     manifest = read_manifest(plan.output)
-    files = [storage.join(plan.directory, file.path) for file in manifest.files]
-    return manifest.generation == plan.generation and all(storage.exists(file) for file in files)
+    files = [filesystem.join(plan.directory, file.path) for file in manifest.files]
+    return manifest.generation == plan.generation and all(filesystem.exists(file) for file in files)
 
 
 class TestASupersededBuild:
@@ -558,13 +560,13 @@ class TestASupersededBuild:
 
     @pytest.fixture(autouse=True)
     def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("imgindex.object_protocol.SETTLE_SECONDS", 0)
+        monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
 
     def refused(self, plan: Plan, match: str) -> None:
         with pytest.raises(SupersededError, match=match) as caught:
             run(plan, 100, 0, shards_of(100))
         assert caught.value.exit_code == 3
-        assert not storage.exists(plan.output.manifest(plan.generation))
+        assert not filesystem.exists(plan.output.manifest(plan.generation))
 
     def test_when_another_has_published(self, place: str) -> None:
         before = publish_before(place, 100)
@@ -585,7 +587,7 @@ class TestASupersededBuild:
         with writer_lock(place) as claim:
             late = replace(plan_of(place), claim=claim)
             holder = {"owner": "other", "host": "there", "pid": 7, "since": 1e9, "renewed": 1e9}
-            storage.write_bytes(f"{place}/.lock", json.dumps(holder).encode())
+            filesystem.write_bytes(f"{place}/.lock", json.dumps(holder).encode())
             self.refused(late, "process 7 on there took over")
         assert current_name(Output(place)) is None
 
@@ -593,14 +595,14 @@ class TestASupersededBuild:
         self, place: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         late, first = plan_of(place), plan_of(place)
-        write_bytes = storage.write_bytes
+        write_bytes = filesystem.write_bytes
 
         def meanwhile(path: str, data: bytes) -> None:
             write_bytes(path, data)
             if path == late.output.manifest(late.generation):
                 run(first, 100, 0, shards_of(100))
 
-        monkeypatch.setattr(storage, "write_bytes", meanwhile)
+        monkeypatch.setattr(filesystem, "write_bytes", meanwhile)
         self.refused(late, f"{first.generation} is live")
         assert whole(first)
 
@@ -608,15 +610,17 @@ class TestASupersededBuild:
         self, place: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         late, first = plan_of(place), plan_of(place)
-        replace_version = storage.replace_version
+        replace_version = filesystem.replace_version
 
         def meanwhile(path: str, data: bytes, version: str | None) -> str | None:
             if data.startswith(late.generation.encode()):
                 run(first, 100, 0, shards_of(100))
             return replace_version(path, data, version)
 
-        monkeypatch.setattr(storage, "replace_version", meanwhile)
-        monkeypatch.setattr("imgindex.interrupt.switching", contextlib.nullcontext)  # of another process
+        monkeypatch.setattr(filesystem, "replace_version", meanwhile)
+        monkeypatch.setattr(
+            "imgindex.runtime.signals.switching", contextlib.nullcontext
+        )  # of another process
         self.refused(late, "in the same moment")
         assert whole(first)
 
@@ -639,7 +643,7 @@ class TestASupersededBuild:
         """Its manifest would make a generation complete that was never live, to which a rollback may lead."""
         late, first = plan_of(place), plan_of(place)
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "replace_version", unwritable)
+            patch.setattr(filesystem, "replace_version", unwritable)
             with pytest.raises(OutputError, match="cannot write CURRENT"):
                 run(late, 100, 0, shards_of(100))
         run(first, 100, 0, shards_of(100))
@@ -652,7 +656,7 @@ class TestASupersededBuild:
     ) -> None:
         """Then it was live, and stays a generation: a later one names it as the one before."""
         plan = plan_of(place)
-        replace_version, later = storage.replace_version, []
+        replace_version, later = filesystem.replace_version, []
 
         def lose_the_answer(path: str, data: bytes, version: str | None) -> str | None:
             if later or path != plan.output.current:
@@ -663,8 +667,10 @@ class TestASupersededBuild:
             run(later[0], 100, 0, shards_of(100))
             return replace_version(path, data, version)  # what is tried again
 
-        monkeypatch.setattr(storage, "replace_version", lose_the_answer)
-        monkeypatch.setattr("imgindex.interrupt.switching", contextlib.nullcontext)  # of another process
+        monkeypatch.setattr(filesystem, "replace_version", lose_the_answer)
+        monkeypatch.setattr(
+            "imgindex.runtime.signals.switching", contextlib.nullcontext
+        )  # of another process
         with pytest.raises(SupersededError, match="in the same moment"):
             run(plan, 100, 0, shards_of(100))
         assert generation_names(plan.output) == sorted([plan.generation, later[0].generation])
@@ -674,14 +680,14 @@ class TestASupersededBuild:
         self, place: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         plan = plan_of(place)
-        replace_version = storage.replace_version
+        replace_version = filesystem.replace_version
 
         def lose_every_answer(path: str, data: bytes, version: str | None) -> str | None:
             replace_version(path, data, version)
             unwritable()
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "replace_version", lose_every_answer)
+            patch.setattr(filesystem, "replace_version", lose_every_answer)
             with pytest.raises(OutputError):
                 run(plan, 100, 0, shards_of(100))
         run(plan, 100, 0, shards_of(100))
@@ -697,7 +703,7 @@ class TestUnfinishedGenerations:
 
     def unfinished(self, place: str, name: str) -> str:
         path = f"{Output(place).generation(name)}/index/index-00000-of-00001.ann"
-        storage.write_bytes(path, b"half")
+        filesystem.write_bytes(path, b"half")
         return path
 
     def test_on_a_local_filesystem_builds_die_with_their_lock(self, tmp_path: Path) -> None:
@@ -720,23 +726,21 @@ class TestUnfinishedGenerations:
         output = Output(place)
         mark_detached(output, name)
         path = self.unfinished(place, name)
-        monkeypatch.setattr(generation.time, "monotonic", lambda: clock[0])
+        monkeypatch.setattr(layout.time, "monotonic", lambda: clock[0])
         writes = []
-        mark = generation.mark_detached
-        monkeypatch.setattr(
-            generation, "mark_detached", lambda *given: (writes.append(clock[0]), mark(*given))
-        )
+        mark = layout.mark_detached
+        monkeypatch.setattr(layout, "mark_detached", lambda *given: (writes.append(clock[0]), mark(*given)))
         for minute in range(0, 3 * 24 * 60, 10):
             clock[0] = minute * 60.0
             tell_alive(output, name)
         assert len(writes) == 17  # every four hours
-        delete_unfinished(output, storage.modified(f"{output.generation(name)}/detached/job") + 23 * 3600)
-        assert storage.exists(path)
+        delete_unfinished(output, filesystem.modified(f"{output.generation(name)}/detached/job") + 23 * 3600)
+        assert filesystem.exists(path)
 
     def test_that_a_job_cannot_say_so_does_not_end_it(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        monkeypatch.setattr(generation, "_TELLING_SECONDS", 0.0)
+        monkeypatch.setattr(layout, "_TELLING_SECONDS", 0.0)
         (tmp_path / "generations").write_bytes(b"")
         tell_alive(Output(str(tmp_path)), new_name("x"))
         assert "could not say that the job" in caplog.text
@@ -763,7 +767,7 @@ class TestUnfinishedGenerations:
 )
 def test_a_damaged_current(content: bytes, place: str) -> None:
     publish_before(place, 10)
-    storage.write_bytes(Output(place).current, content)
+    filesystem.write_bytes(Output(place).current, content)
     for read in (current_name, read_manifest):
         with pytest.raises(OutputError, match=rf"{Output(place).current} is damaged") as caught:
             read(Output(place))
@@ -793,7 +797,7 @@ def test_a_current_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_damaged_manifest(content: bytes | None, message: str, place: str) -> None:
     name = publish_before(place, 10)
     path = Output(place).manifest(name)
-    storage.delete(path) if content is None else storage.write_bytes(path, content)
+    filesystem.delete(path) if content is None else filesystem.write_bytes(path, content)
     with pytest.raises(DamagedError, match=message) as caught:
         read_manifest(Output(place))
     assert path in str(caught.value)

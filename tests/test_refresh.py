@@ -14,13 +14,14 @@ import pytest
 from relocated import relocate
 
 import imgindex
-from imgindex import chunks, storage
 from imgindex.cli import main
 from imgindex.errors import InputError, OutputError, PublishRefusedError, UsageError
-from imgindex.generation import Output, current_name, generation_names
-from imgindex.launch import refresh
-from imgindex.lock import writer_lock
-from imgindex.upkeep import prune, verify
+from imgindex.generations.layout import Output, current_name, generation_names
+from imgindex.generations.prune import prune
+from imgindex.generations.verify import verify
+from imgindex.io import content_addressed, filesystem
+from imgindex.io.output_lock import writer_lock
+from imgindex.job.launch import refresh
 
 BACKBONE = imgindex.BackboneConfig(name="MobileNetV2", weights="none", image_size=32)
 CONFIG = imgindex.Config(
@@ -267,7 +268,7 @@ def test_a_reader_sees_whole_generations_through_publishes_and_prunes(
 def test_another_filesystem_without_rename_or_locks(
     folder: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgindex.object_protocol.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
     config = config_of(folder, output="mem://bucket/index")
     first = imgindex.build(config)
     assert not refresh(config).published
@@ -292,7 +293,7 @@ def test_every_write_may_fail(
     change(folder / "photos", image_bytes)
     shutil.copytree(folder, tmp_path / "undisturbed")
     undisturbed = config_of(folder, output=str(tmp_path / "undisturbed" / "index"))
-    staged = storage.staged
+    staged = filesystem.staged
     written: list[str] = []
 
     def fail_at(number: int) -> Callable[[str], Any]:
@@ -304,7 +305,7 @@ def test_every_write_may_fail(
 
         return stage
 
-    monkeypatch.setattr(storage, "staged", fail_at(0))
+    monkeypatch.setattr(filesystem, "staged", fail_at(0))
     imgindex.build(undisturbed)
     expected, writes = content(undisturbed.output or ""), list(written)
     kinds = {Path(path).parent.name for path in writes}
@@ -314,14 +315,14 @@ def test_every_write_may_fail(
         written.clear()
         copy = tmp_path / f"try-{number}"
         shutil.copytree(folder / "index", copy)
-        monkeypatch.setattr(storage, "staged", fail_at(number))
+        monkeypatch.setattr(filesystem, "staged", fail_at(number))
         with pytest.raises(OutputError, match="No space left on device"):
             imgindex.build(config_of(folder, output=str(copy)))
         assert current_name(Output(str(copy))) == before
         assert verify(str(copy)).problems == ()
-        monkeypatch.setattr(storage, "staged", staged)
+        monkeypatch.setattr(filesystem, "staged", staged)
         imgindex.build(config_of(folder, output=str(copy)))
         assert content(copy) == expected
         assert not list(copy.rglob("*.partial"))
         for spec in (copy / "store").iterdir():
-            assert chunks.names(str(spec))
+            assert content_addressed.names(str(spec))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex.models.resources import MemoryBudget, available_cores, available_memory, budget_of
+from imgindex.runtime.resources import MemoryBudget, available_cores, available_memory, budget_of
 
 UNLIMITED = str(2**63 - 4096)
 

@@ -11,9 +11,9 @@ import pytest
 from apache_beam.io.filesystem import BeamIOError
 from apache_beam.io.filesystems import FileSystems
 
-from imgindex import storage
 from imgindex.errors import OutputError
-from imgindex.retries import is_transient, retried
+from imgindex.io import filesystem
+from imgindex.io.retries import is_transient, retried
 
 PASSING = [
     OSError(errno.EIO, "Input/output error"),
@@ -155,11 +155,11 @@ def test_errors_of_clients_are_told_apart_by_their_http_status(
     memory["mem://bucket/file"] = b"data", 1.0
     attempts = failing("open", error)
     if passes:
-        assert storage.read_bytes("mem://bucket/file") == b"data"
+        assert filesystem.read_bytes("mem://bucket/file") == b"data"
         assert (attempts.count, len(waits)) == (2, 1)
         return
     with pytest.raises(OSError, match="HTTP status 40") as raised:
-        storage.read_bytes("mem://bucket/file")
+        filesystem.read_bytes("mem://bucket/file")
     status = next(code for code in (400, 403, 404) if f"HTTP status {code}" in str(raised.value))
     assert type(raised.value) is KINDS.get(status, OSError)
     assert not is_transient(raised.value)
@@ -169,16 +169,16 @@ def test_errors_of_clients_are_told_apart_by_their_http_status(
 PATH = "mem://bucket/place/file.txt"
 # What storage does on another filesystem, and the one of Beam's operations that it needs for it.
 OPERATIONS: list[tuple[str, Callable[[], Any], Any]] = [
-    ("open", lambda: storage.read_bytes(PATH), b"data"),
-    ("open", lambda: storage.read_written(PATH, 1 << 20), b"data"),
-    ("open", lambda: storage.read_regular(PATH, 2), b"dat"),
-    ("match", lambda: storage.list_names("mem://bucket/place", ".txt"), ["file.txt"]),
-    ("match", lambda: storage.list_folders("mem://bucket"), ["place"]),
-    ("match", lambda: storage.modified(PATH), 1.0),
-    ("match", lambda: storage.exists(PATH), True),
-    ("create", lambda: storage.write_bytes(PATH, b"new"), None),
-    ("delete", lambda: storage.delete(PATH), None),
-    ("delete", lambda: storage.delete_tree("mem://bucket"), None),
+    ("open", lambda: filesystem.read_bytes(PATH), b"data"),
+    ("open", lambda: filesystem.read_written(PATH, 1 << 20), b"data"),
+    ("open", lambda: filesystem.read_regular(PATH, 2), b"dat"),
+    ("match", lambda: filesystem.list_names("mem://bucket/place", ".txt"), ["file.txt"]),
+    ("match", lambda: filesystem.list_folders("mem://bucket"), ["place"]),
+    ("match", lambda: filesystem.modified(PATH), 1.0),
+    ("match", lambda: filesystem.exists(PATH), True),
+    ("create", lambda: filesystem.write_bytes(PATH, b"new"), None),
+    ("delete", lambda: filesystem.delete(PATH), None),
+    ("delete", lambda: filesystem.delete_tree("mem://bucket"), None),
 ]
 
 
@@ -202,7 +202,7 @@ def test_an_output_that_stays_away_is_said_in_one_line(
 ) -> None:
     failing("create", *[ClientError("Slow Down", 503)] * 99)
     with pytest.raises(OutputError, match=r"^cannot write mem://bucket/x: Slow Down \(HTTP status 503\)$"):
-        storage.write_bytes("mem://bucket/x", b"data")
+        filesystem.write_bytes("mem://bucket/x", b"data")
     assert len(waits) == 4
     assert memory == {}
 
@@ -218,5 +218,5 @@ def test_a_local_read_survives_a_bad_moment(
         return read_bytes(path)
 
     monkeypatch.setattr(Path, "read_bytes", read)
-    assert storage.read_bytes(f"{tmp_path}/file") == b"data"
+    assert filesystem.read_bytes(f"{tmp_path}/file") == b"data"
     assert (attempts.count, len(waits)) == (2, 1)

@@ -7,8 +7,8 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.portable_runner import PortableRunner
 from apache_beam.runners.portability.prism_runner import PrismRunner
 
-from imgindex import runners
-from imgindex.runners import new_runner, worker_threads
+from imgindex.job import runners
+from imgindex.job.runners import new_runner, worker_threads
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from object_stores import ObjectStoreTests, built, local, s3_server
 
-from imgindex import lock, objects, storage
+from imgindex.io import filesystem, object_stores, output_lock
 
 pytestmark = pytest.mark.integration
 
@@ -53,15 +53,15 @@ class TestS3(ObjectStoreTests):
             return call(client, operation, arguments)
 
         monkeypatch.setattr(BaseClient, "_make_api_call", record)
-        current = storage.read_bytes(f"{built.output}/CURRENT")
+        current = filesystem.read_bytes(f"{built.output}/CURRENT")
         asked.clear()
-        storage.write_bytes(f"{built.output}/CURRENT", current)
+        filesystem.write_bytes(f"{built.output}/CURRENT", current)
         assert asked == [("PutObject", "out/index/CURRENT")]
 
     def test_uploads_that_killed_builds_left_are_aborted_and_no_others(self, bucket: str) -> None:
         import boto3
 
-        from imgindex.generation import Output, delete_unfinished
+        from imgindex.generations.layout import Output, delete_unfinished
 
         client = boto3.client("s3")
 
@@ -96,10 +96,10 @@ class TestS3(ObjectStoreTests):
             return put_object(response)
 
         monkeypatch.setattr(S3Response, "put_object", put)
-        monkeypatch.setitem(objects._KEPT, "s3", SimpleNamespace())
-        with lock.writer_lock(f"{bucket}/out/unconditional"):
-            names = [found.path for found in storage.each_object(f"{bucket}/out/unconditional")]
+        monkeypatch.setitem(object_stores._KEPT, "s3", SimpleNamespace())
+        with output_lock.writer_lock(f"{bucket}/out/unconditional"):
+            names = [found.path for found in filesystem.each_object(f"{bucket}/out/unconditional")]
         assert names == [f"{bucket}/out/unconditional/.lock"]
         assert "the server of s3://photos has no conditional writes" in caplog.text
         path = f"{bucket}/out/unconditional/.lock"
-        assert storage.replace_version(path, b"other", None) is None
+        assert filesystem.replace_version(path, b"other", None) is None

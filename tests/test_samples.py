@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from imgindex.samples import IMAGES_PER_CLASS, ORIENTATION_TAG, PAINTERS, write_samples
+from imgindex.commands.sample_images import IMAGES_PER_CLASS, ORIENTATION_TAG, PAINTERS, write_samples
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def test_no_two_images_are_the_same(samples: Path) -> None:
 
 
 def test_a_seed_decides_every_byte(samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgindex.samples.IMAGES_PER_CLASS", 3)
+    monkeypatch.setattr("imgindex.commands.sample_images.IMAGES_PER_CLASS", 3)
     write_samples(tmp_path / "again")
     write_samples(tmp_path / "other", seed=1)
     for path in (tmp_path / "again").glob("*/*"):

@@ -19,12 +19,12 @@ from PIL import Image
 import imgindex
 from imgindex.cli import main
 from imgindex.errors import UsageError
-from imgindex.listing import list_images
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection
 from imgindex.models.plugins import Plugin
 from imgindex.models.preprocess import decode
-from imgindex.queries import Recipe, each_in, load, name_of_query
-from imgindex.results import QueryError
-from imgindex.selection import Selection
+from imgindex.search.queries import Recipe, each_in, load, name_of_query
+from imgindex.search.results import QueryError
 
 QUICK = [
     "backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32",
@@ -248,7 +248,7 @@ class TestManyQueries:
     def test_a_page_says_how_many_queries_it_leaves_out(
         self, photos: Path, tmp_path: Path, search: Search, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("imgindex.search_command._MAX_PICTURES", 7)
+        monkeypatch.setattr("imgindex.commands.search._MAX_PICTURES", 7)
         code, _, _ = search(photos / "a", "-k", 2, "--html", tmp_path / "page.html")
         page = (tmp_path / "page.html").read_text()
         assert (code, page.count("data:image/")) == (0, 6)

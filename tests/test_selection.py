@@ -14,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed import tar_of
 
-from imgindex import storage, walking
 from imgindex.config import ImagesConfig, load_config
 from imgindex.errors import UsageError
-from imgindex.listing import list_images
+from imgindex.inputs import local_files
+from imgindex.inputs.listing import list_images
+from imgindex.inputs.selection import Selection, selection_of
+from imgindex.inputs.skipped import Counts, added, count, described, kind_of, most_frequent
+from imgindex.io import filesystem
 from imgindex.models.plugins import Plugin
 from imgindex.records import Failure
-from imgindex.selection import Selection
-from imgindex.skipped import Counts, added, count, described, kind_of, most_frequent
 
 SELECTION = Selection((".jpg", ".png"))
 
@@ -38,7 +39,7 @@ SKIPPED = {".heic": 2, ".mp4": 1, "no extension": 1}
 
 def write(place: str, names: list[str] = FILES) -> None:
     for name in names:
-        storage.write_bytes(storage.join(place, name), name.encode())
+        filesystem.write_bytes(filesystem.join(place, name), name.encode())
 
 
 def listed(source: str, selection: Selection = SELECTION) -> tuple[list[str], Counts]:
@@ -79,21 +80,21 @@ def test_a_glob_on_another_filesystem_takes_what_its_folder_does(memory: object)
 
 
 def test_a_tar_holds_what_its_folder_does(place: str) -> None:
-    storage.write_bytes(storage.join(place, "x.tar"), tar_of(dict.fromkeys(FILES, b"")))
+    filesystem.write_bytes(filesystem.join(place, "x.tar"), tar_of(dict.fromkeys(FILES, b"")))
     expected = [f"x.tar/{name}" for name in TAKEN], {**SKIPPED, "hidden files": 8}
-    assert listed(place) == listed(storage.join(place, "x.tar")) == expected
+    assert listed(place) == listed(filesystem.join(place, "x.tar")) == expected
     drafts = replace(SELECTION, exclude=("drafts/",))
     assert listed(place, drafts)[0] == ["x.tar/a.jpg", "x.tar/cats/b.png"]
     assert listed(place, drafts)[1]["excluded files"] == 3
 
 
 def test_what_the_input_itself_is_named_leaves_out_nothing(place: str) -> None:
-    write(storage.join(place, ".photos"), ["a.jpg", "__MACOSX/b.jpg"])
-    storage.write_bytes(storage.join(place, ".x.tar"), tar_of({"c.jpg": b""}))
-    assert taken(storage.join(place, ".photos")) == ["a.jpg"]
-    assert taken(storage.join(place, ".photos/*.jpg")) == ["a.jpg"]
-    assert taken(storage.join(place, ".photos/__MACOSX")) == ["b.jpg"]
-    assert taken(storage.join(place, ".x.tar")) == [".x.tar/c.jpg"]
+    write(filesystem.join(place, ".photos"), ["a.jpg", "__MACOSX/b.jpg"])
+    filesystem.write_bytes(filesystem.join(place, ".x.tar"), tar_of({"c.jpg": b""}))
+    assert taken(filesystem.join(place, ".photos")) == ["a.jpg"]
+    assert taken(filesystem.join(place, ".photos/*.jpg")) == ["a.jpg"]
+    assert taken(filesystem.join(place, ".photos/__MACOSX")) == ["b.jpg"]
+    assert taken(filesystem.join(place, ".x.tar")) == [".x.tar/c.jpg"]
 
 
 @pytest.mark.parametrize(
@@ -128,9 +129,9 @@ def test_include_takes_nothing_else(place: str) -> None:
 def test_a_hidden_name_that_is_spelled_out_is_taken(place: str) -> None:
     write(place)
     assert taken(place, include=(".thumbs/",)) == ["cats/.thumbs/c.jpg"]
-    assert taken(storage.join(place, "*/.thumbs/*.jpg")) == ["cats/.thumbs/c.jpg"]
-    assert taken(storage.join(place, "*/._*.png")) == ["cats/._b.png"]
-    assert taken(storage.join(place, "*/@eaDir/*/*.jpg")) == ["cats/@eaDir/b.png/SYNOPHOTO_THUMB_M.jpg"]
+    assert taken(filesystem.join(place, "*/.thumbs/*.jpg")) == ["cats/.thumbs/c.jpg"]
+    assert taken(filesystem.join(place, "*/._*.png")) == ["cats/._b.png"]
+    assert taken(filesystem.join(place, "*/@eaDir/*/*.jpg")) == ["cats/@eaDir/b.png/SYNOPHOTO_THUMB_M.jpg"]
     assert set(taken(place, exclude=("!.thumbs",))) == {*TAKEN, "cats/.thumbs/c.jpg"}
     assert set(taken(place, exclude=("!.*", ".git"))) == {
         *TAKEN, "._a.jpg", "cats/._b.png", "cats/.thumbs/c.jpg",
@@ -139,10 +140,10 @@ def test_a_hidden_name_that_is_spelled_out_is_taken(place: str) -> None:
 
 def test_a_list_names_hidden_files_and_patterns_leave_them_out(place: str) -> None:
     write(place)
-    storage.write_bytes(storage.join(place, "x.tar"), tar_of({"c.jpg": b"", "._c.jpg": b""}))
+    filesystem.write_bytes(filesystem.join(place, "x.tar"), tar_of({"c.jpg": b"", "._c.jpg": b""}))
     names = ["a.jpg", "._a.jpg", ".git/objects/d.jpg", "IMG_1.HEIC", "drafts/e.jpg", "x.tar"]
-    storage.write_bytes(storage.join(place, "list.txt"), "\n".join(names).encode())
-    source = storage.join(place, "list.txt")
+    filesystem.write_bytes(filesystem.join(place, "list.txt"), "\n".join(names).encode())
+    source = filesystem.join(place, "list.txt")
     members = {"hidden files": 1}
     assert listed(source) == (sorted([*names[:-1], "x.tar/c.jpg"]), members)
     without = replace(SELECTION, exclude=("drafts/", "*.HEIC"))
@@ -227,7 +228,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @given(GLOBS.filter(lambda pattern: "*" in pattern or "?" in pattern or "[" in pattern))
 def test_python_matches_the_same_files(tree: Path, pattern: str) -> None:
     rules = Selection(("",), hidden=True).rules()
-    found = list(walking.matches(str(tree), pattern, rules, ("",), Counter()))
+    found = list(local_files.matches(str(tree), pattern, rules, ("",), Counter()))
     expected = {
         os.path.realpath(path)
         for path in glob.glob(f"{tree}/{pattern}", recursive=True, include_hidden=True)
@@ -271,17 +272,17 @@ def test_a_format_whose_extra_is_not_installed_is_skipped_and_named(
     write(place)
     images = ImagesConfig(extensions=(".jpg", ".heic"))
     monkeypatch.setattr(Plugin, "is_installed", False)
-    everything, counts = listed(place, images.selection)
+    everything, counts = listed(place, selection_of(images))
     assert ("IMG_1.HEIC" in everything, counts[".heic"]) == (False, 2)
     assert described(most_frequent(counts)).endswith("; .heic needs imgindex[heif]")
     monkeypatch.setattr(Plugin, "is_installed", True)
-    assert "IMG_1.HEIC" in listed(place, images.selection)[0]
+    assert "IMG_1.HEIC" in listed(place, selection_of(images))[0]
     assert "needs" not in described({".heic": 2})
 
 
 def test_patterns_are_checked_with_the_config() -> None:
     patterns = load_config(None, ["images.exclude=[drafts/, '*.gif']", "images.include=['2024/']"]).images
-    assert patterns.selection == Selection(ImagesConfig().extensions, ("2024/",), ("drafts/", "*.gif"))
+    assert selection_of(patterns) == Selection(ImagesConfig().extensions, ("2024/",), ("drafts/", "*.gif"))
     for value, message in (("['!']", r"images.exclude: '!' is no pattern"), ("drafts", "a list of texts")):
         with pytest.raises(UsageError, match=message):
             load_config(None, [f"images.exclude={value}"])

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import shard_memory
 from imgindex.config import IndexConfig
+from imgindex.indexing import shard_budget
+from imgindex.indexing.shard_budget import bytes_in_memory, bytes_on_disk, default_limit, write_within
+from imgindex.indexing.vector_files import Parts, PartWriter
 from imgindex.models.annoy_index import build_bytes, build_shard
-from imgindex.models.resources import MemoryBudget
-from imgindex.parts import Parts, PartWriter
 from imgindex.records import VectorRows
-from imgindex.shard_memory import bytes_in_memory, bytes_on_disk, default_limit, write_within
+from imgindex.runtime.resources import MemoryBudget
 
 
 @settings(max_examples=25)
@@ -79,7 +79,7 @@ def test_a_shard_above_the_budget_is_built_on_disk(
         built.append(on_disk)
         build_shard(*args, on_disk=on_disk, **named)
 
-    monkeypatch.setattr("imgindex.shards.build_shard", build)
+    monkeypatch.setattr("imgindex.indexing.shards.build_shard", build)
     needed = bytes_in_memory(300, 8, config)
     shards = []
     for limit in (needed, needed - 1, 1):
@@ -98,7 +98,7 @@ def test_what_a_shard_holds_of_the_budget(tmp_path: Path, monkeypatch: pytest.Mo
             held.append(wanted)
             return super().held(wanted)
 
-    monkeypatch.setattr(shard_memory, "budget_of", Recorded)
+    monkeypatch.setattr(shard_budget, "budget_of", Recorded)
     config = IndexConfig(trees=6)
     needed = bytes_in_memory(300, 8, config)
     for limit in (needed, needed - 1):
@@ -109,8 +109,8 @@ def test_what_a_shard_holds_of_the_budget(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_the_default_is_half_of_a_workers_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_memory, "available_memory", lambda: 1000)
-    monkeypatch.setattr(shard_memory, "available_cores", lambda: 4)
+    monkeypatch.setattr(shard_budget, "available_memory", lambda: 1000)
+    monkeypatch.setattr(shard_budget, "available_cores", lambda: 4)
     assert [default_limit(threads) for threads in (4, 2, 1, 8)] == [500, 250, 125, 500]
 
 

@@ -15,11 +15,11 @@ from annoy import AnnoyIndex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from imgindex import objects
 from imgindex.config import IndexConfig
+from imgindex.indexing.shards import check_shard, labels_of, write_shard
+from imgindex.io import object_stores
 from imgindex.models.annoy_index import AnnoyShard
 from imgindex.records import ShardSummary, VectorRows
-from imgindex.shards import check_shard, labels_of, write_shard
 
 DIMS = 5
 URIS = [f"{folder}{number}.jpg" for number in range(14) for folder in ("b/", "", "a/ä/", "a/")]
@@ -138,7 +138,8 @@ def test_recall_is_measured_with_distinct_images(
     given: list[np.ndarray] = []
     monkeypatch.setattr("imgindex.models.annoy_index.RECALL_SAMPLE", 6)
     monkeypatch.setattr(
-        "imgindex.shards.measure_recall", lambda shard, contents, target: given.append(contents) or [1.0]
+        "imgindex.indexing.shards.measure_recall",
+        lambda shard, contents, target: given.append(contents) or [1.0],
     )
     # Every other image has the bytes of the first one.
     images = rows_of(list(range(len(URIS)))).images
@@ -172,7 +173,7 @@ def test_auto_takes_the_fewest_nodes_and_then_the_fewest_trees(
         80: [0.94, 0.98, 0.99, 1.0],
     }
     monkeypatch.setattr(
-        "imgindex.shards.measure_recall", lambda shard, *_: recalls[shard._index.get_n_trees()]
+        "imgindex.indexing.shards.measure_recall", lambda shard, *_: recalls[shard._index.get_n_trees()]
     )
     members = [list(range(len(URIS)))]
     shard = write(tmp_path, members, IndexConfig(trees="auto", target_recall=0.95))
@@ -181,7 +182,7 @@ def test_auto_takes_the_fewest_nodes_and_then_the_fewest_trees(
     assert shard.index.sha256 == write(tmp_path / "20", members, IndexConfig(trees=20)).index.sha256
     assert write(tmp_path / "all", members, IndexConfig(trees="auto", target_recall=1.0)).trees == 80
     # Where none reaches the target, it is the one that comes nearest to it at the least effort.
-    monkeypatch.setattr("imgindex.shards.measure_recall", lambda shard, *_: [0.3, 0.2])
+    monkeypatch.setattr("imgindex.indexing.shards.measure_recall", lambda shard, *_: [0.3, 0.2])
     assert write(tmp_path / "none", members, IndexConfig(trees="auto")).trees == 10
 
 
@@ -199,14 +200,14 @@ class TestCheckShard:
     ) -> None:
         sizes: list[int | None] = []
 
-        class Files(objects._BeamFiles):
+        class Files(object_stores._BeamFiles):
             def read(self, path: str, start: int, size: int | None) -> bytes:
                 sizes.append(size)
                 return super().read(path, start, size)
 
         shard = write_shard("mem://bucket/g", 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
-        monkeypatch.setattr(objects, "_BeamFiles", Files)
-        monkeypatch.setattr("imgindex.written_files._PIECE_BYTES", 1000)
+        monkeypatch.setattr(object_stores, "_BeamFiles", Files)
+        monkeypatch.setattr("imgindex.io.written_files._PIECE_BYTES", 1000)
         assert check_shard("mem://bucket/g", shard, DIMS, "angular") == []
         assert len(sizes) == shard.index.size // 1000 + shard.metadata.size // 1000 + 2
         assert all(size is not None and size <= 1000 for size in sizes)

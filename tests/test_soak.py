@@ -27,11 +27,14 @@ from bad_inputs import MAX_BYTES, MAX_PIXELS
 from changing import Photos
 from trapped import children
 
-from imgindex import chunks, store
 from imgindex.errors import DamagedError
-from imgindex.generation import Output, current_name, generation_names, read_manifest
+from imgindex.features import feature_store
+from imgindex.generations.layout import Output, current_name, generation_names, read_manifest
+from imgindex.generations.prune import prune
+from imgindex.generations.rollback import rollback
+from imgindex.generations.verify import verify
+from imgindex.io import content_addressed
 from imgindex.models.annoy_index import METRICS
-from imgindex.upkeep import prune, rollback, verify
 
 # `make soak` runs more.
 ROUNDS = int(os.environ.get("IMGINDEX_SOAK_ROUNDS", "4"))
@@ -308,9 +311,9 @@ class Soak:
         return {
             image.sha256
             for folder in self.stores()
-            for name in chunks.names(str(folder))
+            for name in content_addressed.names(str(folder))
             if name not in damaged
-            for image in store.read_keys(str(folder), name)
+            for image in feature_store.read_keys(str(folder), name)
         }
 
     def _rows(self) -> dict[str, tuple[str, int]]:

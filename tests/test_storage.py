@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from imgindex import objects, storage, written_files
 from imgindex.errors import DamagedError, OutputError
+from imgindex.io import filesystem, object_stores, written_files
 from imgindex.records import WrittenFile
 
 
@@ -28,11 +28,11 @@ def everything_below(place: str, memory: dict[str, Any]) -> list[str]:
 
 @pytest.mark.parametrize("data", [b"", b"one\n", bytes(range(256)) * 9000])
 def test_what_is_written_is_read(data: bytes, place: str, tmp_path: Path, memory: dict[str, Any]) -> None:
-    path = storage.join(place, "folder", "file.gz")  # not to be taken for compressed
-    assert not storage.exists(path)
-    storage.write_bytes(path, data)
-    assert storage.exists(path)
-    assert storage.read_bytes(path) == data
+    path = filesystem.join(place, "folder", "file.gz")  # not to be taken for compressed
+    assert not filesystem.exists(path)
+    filesystem.write_bytes(path, data)
+    assert filesystem.exists(path)
+    assert filesystem.read_bytes(path) == data
     assert everything_below(place, memory) == [path]
     assert (
         written_files.localize_checked(written_files.describe_bytes(data, path), tmp_path).read_bytes()
@@ -41,7 +41,7 @@ def test_what_is_written_is_read(data: bytes, place: str, tmp_path: Path, memory
 
 
 def written(path: str, data: bytes) -> WrittenFile:
-    storage.write_bytes(path, data)
+    filesystem.write_bytes(path, data)
     return written_files.describe_bytes(data, path)
 
 
@@ -65,13 +65,13 @@ class TestCopiesOfObjects:
         """The sizes of the reads that were asked for, of pieces of `PIECE` bytes."""
         sizes: list[int] = []
 
-        class Files(objects._BeamFiles):
+        class Files(object_stores._BeamFiles):
             def read(self, path: str, start: int, size: int | None) -> bytes:
                 assert size is not None
                 sizes.append(size)
                 return super().read(path, start, size)
 
-        monkeypatch.setattr(objects, "_BeamFiles", Files)
+        monkeypatch.setattr(object_stores, "_BeamFiles", Files)
         monkeypatch.setattr(written_files, "_PIECE_BYTES", self.PIECE)
         return sizes
 
@@ -114,7 +114,7 @@ class TestCopiesOfObjects:
     ) -> None:
         data = np.random.default_rng(0).bytes(2 * self.PIECE)
         file = written("mem://bucket/file", data)
-        storage.write_bytes(file.path, damage(data))
+        filesystem.write_bytes(file.path, damage(data))
         with pytest.raises(DamagedError, match="other bytes than were written"):
             written_files.localize_checked(file, tmp_path, every_byte=every_byte)
         assert list(tmp_path.iterdir()) == []
@@ -143,7 +143,7 @@ class TestCopiesOfObjects:
         under_way: list[int] = []
         most = [0]
 
-        class Files(objects._BeamFiles):
+        class Files(object_stores._BeamFiles):
             def read(self, path: str, start: int, size: int | None) -> bytes:
                 under_way.append(1)
                 most[0] = max(most[0], len(under_way))
@@ -151,7 +151,7 @@ class TestCopiesOfObjects:
                 under_way.pop()
                 return super().read(path, start, size)
 
-        monkeypatch.setattr(objects, "_BeamFiles", Files)
+        monkeypatch.setattr(object_stores, "_BeamFiles", Files)
         monkeypatch.setattr(written_files, "_DOWNLOADS", threading.BoundedSemaphore(2))
         files = [written(f"mem://bucket/{number}", b"data") for number in range(12)]
         with ThreadPoolExecutor(12) as pool:
@@ -160,64 +160,64 @@ class TestCopiesOfObjects:
 
 
 def test_a_file_shows_when_its_block_has_ended(place: str) -> None:
-    path = storage.join(place, "file.txt")
-    storage.write_bytes(path, b"old")
-    with storage.staged(path) as partial:
+    path = filesystem.join(place, "file.txt")
+    filesystem.write_bytes(path, b"old")
+    with filesystem.staged(path) as partial:
         partial.write_bytes(b"new and longer")
-        assert storage.read_bytes(path) == b"old"
-        assert storage.list_names(place, ".txt") == ["file.txt"]
-    assert storage.read_bytes(path) == b"new and longer"
+        assert filesystem.read_bytes(path) == b"old"
+        assert filesystem.list_names(place, ".txt") == ["file.txt"]
+    assert filesystem.read_bytes(path) == b"new and longer"
 
 
 @pytest.mark.parametrize("old", [None, b"old"])
 def test_a_block_that_fails_changes_nothing(old: bytes | None, place: str, memory: dict[str, Any]) -> None:
-    path = storage.join(place, "file.txt")
+    path = filesystem.join(place, "file.txt")
     if old is not None:
-        storage.write_bytes(path, old)
+        filesystem.write_bytes(path, old)
 
     def fail() -> None:
-        with storage.staged(path) as partial:
+        with filesystem.staged(path) as partial:
             partial.write_bytes(b"half")
             raise RuntimeError("in between")
 
     with pytest.raises(RuntimeError, match="in between"):
         fail()
     assert everything_below(place, memory) == ([] if old is None else [path])
-    assert not storage.exists(path) if old is None else storage.read_bytes(path) == old
+    assert not filesystem.exists(path) if old is None else filesystem.read_bytes(path) == old
 
 
 def test_what_a_process_that_died_left_is_not_listed(tmp_path: Path) -> None:
-    staged = storage.staged(f"{tmp_path}/file.txt")
+    staged = filesystem.staged(f"{tmp_path}/file.txt")
     partial = staged.__enter__()  # and never left
     partial.write_bytes(b"half")
     assert [path.name for path in tmp_path.iterdir()] == [partial.name]
-    assert storage.list_names(str(tmp_path), ".txt") == []
-    storage.write_bytes(f"{tmp_path}/file.txt", b"whole")
-    assert storage.list_names(str(tmp_path), ".txt") == ["file.txt"]
+    assert filesystem.list_names(str(tmp_path), ".txt") == []
+    filesystem.write_bytes(f"{tmp_path}/file.txt", b"whole")
+    assert filesystem.list_names(str(tmp_path), ".txt") == ["file.txt"]
     staged.gen.close()
 
 
 def test_names_are_listed_sorted_by_suffix_and_not_from_below(place: str) -> None:
-    assert storage.list_names(place, ".txt") == []
+    assert filesystem.list_names(place, ".txt") == []
     for name in ("b.txt", "a.txt", "c.csv", "deep/d.txt", "txt"):
-        storage.write_bytes(storage.join(place, name), b"")
-    assert storage.list_names(place, ".txt") == ["a.txt", "b.txt"]
-    assert storage.list_names(f"{place}/", ".csv") == ["c.csv"]
+        filesystem.write_bytes(filesystem.join(place, name), b"")
+    assert filesystem.list_names(place, ".txt") == ["a.txt", "b.txt"]
+    assert filesystem.list_names(f"{place}/", ".csv") == ["c.csv"]
 
 
 def test_deletion(place: str, memory: dict[str, Any]) -> None:
     for name in ("a/1", "a/2", "a/deep/3", "ab/4", "5"):
-        storage.write_bytes(storage.join(place, name), b"")
-    storage.delete(storage.join(place, "a/1"))
-    assert not storage.exists(storage.join(place, "a/1"))
-    storage.delete_tree(storage.join(place, "a"))
-    storage.delete_tree(storage.join(place, "missing"))
-    assert everything_below(place, memory) == [storage.join(place, "5"), storage.join(place, "ab/4")]
+        filesystem.write_bytes(filesystem.join(place, name), b"")
+    filesystem.delete(filesystem.join(place, "a/1"))
+    assert not filesystem.exists(filesystem.join(place, "a/1"))
+    filesystem.delete_tree(filesystem.join(place, "a"))
+    filesystem.delete_tree(filesystem.join(place, "missing"))
+    assert everything_below(place, memory) == [filesystem.join(place, "5"), filesystem.join(place, "ab/4")]
 
 
 def test_a_missing_file(place: str) -> None:
     with pytest.raises(OSError, match="missing"):
-        storage.read_bytes(storage.join(place, "missing"))
+        filesystem.read_bytes(filesystem.join(place, "missing"))
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path, memory: dict[str, Any]) -> None:
@@ -225,19 +225,19 @@ def test_an_output_that_cannot_be_written(tmp_path: Path, memory: dict[str, Any]
     places = {f"{tmp_path}/file/x": "", "mem://readonly/x": "read-only", "nosuch://bucket/x": ""}
     for path, reason in places.items():
         with pytest.raises(OutputError, match=rf"cannot write {path}: .*{reason}"):
-            storage.write_bytes(path, b"data")
+            filesystem.write_bytes(path, b"data")
     assert (tmp_path / "file").read_bytes() == b"in the way"
 
 
 def test_a_scheme_that_no_filesystem_serves() -> None:
     path = "nosuch://bucket/x"
     with pytest.raises(OSError, match="nosuch"):
-        storage.read_bytes(path)
-    for operation in (storage.exists, storage.modified, storage.delete, storage.delete_tree):
+        filesystem.read_bytes(path)
+    for operation in (filesystem.exists, filesystem.modified, filesystem.delete, filesystem.delete_tree):
         with pytest.raises(OutputError, match="nosuch"):
             operation(path)
     with pytest.raises(OutputError, match="cannot list nosuch"):
-        storage.list_names(path, ".txt")
+        filesystem.list_names(path, ".txt")
 
 
 @pytest.mark.parametrize(
@@ -247,27 +247,27 @@ def test_a_store_whose_client_is_not_installed(
     scheme: str, extra: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    monkeypatch.setattr(objects, "_KEPT", {"s3": SimpleNamespace(), "gs": SimpleNamespace()})
+    monkeypatch.setattr(object_stores, "_KEPT", {"s3": SimpleNamespace(), "gs": SimpleNamespace()})
     with pytest.raises(
         OutputError, match=rf"{scheme}:// needs the extra {extra}: pip install 'imgindex\[{extra}\]'"
     ):
-        storage.exists(f"{scheme}://bucket/x")
+        filesystem.exists(f"{scheme}://bucket/x")
 
 
 def test_folders(place: str) -> None:
-    assert storage.list_folders(storage.join(place, "nowhere")) == []
+    assert filesystem.list_folders(filesystem.join(place, "nowhere")) == []
     for name in ("b/c/file", "a/file", "file", "b/file"):
-        storage.write_bytes(storage.join(place, name), b"")
-    assert storage.list_folders(place) == ["a", "b"]
+        filesystem.write_bytes(filesystem.join(place, name), b"")
+    assert filesystem.list_folders(place) == ["a", "b"]
 
 
 def test_when_a_file_was_written(place: str) -> None:
-    first, second = (storage.join(place, name) for name in ("first", "second"))
-    storage.write_bytes(first, b"data")
-    storage.write_bytes(second, b"data")
-    assert storage.modified(first) <= storage.modified(second)
+    first, second = (filesystem.join(place, name) for name in ("first", "second"))
+    filesystem.write_bytes(first, b"data")
+    filesystem.write_bytes(second, b"data")
+    assert filesystem.modified(first) <= filesystem.modified(second)
     with pytest.raises(OutputError, match=r"cannot look at .*missing"):
-        storage.modified(storage.join(place, "missing"))
+        filesystem.modified(filesystem.join(place, "missing"))
 
 
 def test_a_file_is_described_by_its_size_and_sha256(tmp_path: Path) -> None:
@@ -277,6 +277,6 @@ def test_a_file_is_described_by_its_size_and_sha256(tmp_path: Path) -> None:
 
 
 def test_paths_are_joined_with_one_slash() -> None:
-    assert storage.join("/a/", "b", "c") == "/a/b/c"
-    assert storage.join("/", "b") != "b"
-    assert storage.join("mem://bucket/", "b") == "mem://bucket/b"
+    assert filesystem.join("/a/", "b", "c") == "/a/b/c"
+    assert filesystem.join("/", "b") != "b"
+    assert filesystem.join("mem://bucket/", "b") == "mem://bucket/b"

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex import storage
-from imgindex.chunks import names as chunk_names
 from imgindex.errors import DamagedError
+from imgindex.features.feature_store import RowCopier, diff, read_features, read_keys, read_rows, write_rows
+from imgindex.io import filesystem
+from imgindex.io.content_addressed import names as chunk_names
 from imgindex.records import ImageFile, ImageRow, StoredImage
-from imgindex.store import RowCopier, diff, read_features, read_keys, read_rows, write_rows
 
 ROWS = [
     ImageRow("a.jpg", 10, "17", "aa" * 32, 640, 480),
@@ -66,7 +66,7 @@ def test_copies_have_the_features_of_their_twins(place: str) -> None:
 
 
 def test_no_chunk_of_copies_grows_with_their_number(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgindex.store.CHUNK_ROWS", 4)
+    monkeypatch.setattr("imgindex.features.feature_store.CHUNK_ROWS", 4)
     twins = write_rows(place, ROWS, FEATURES)
     copier = RowCopier(place)
     files = [ImageFile(f"{n:02}.jpg", "", 10, "8") for n in range(11)]
@@ -120,8 +120,8 @@ def damage(data: bytes, how: str) -> bytes:
 @pytest.mark.parametrize("how", ["altered", "truncated", "longer", "empty"])
 def test_a_damaged_chunk_is_refused_by_name(how: str, place: str) -> None:
     chunk = write_chunk(place, ROWS, FEATURES)
-    path = storage.join(place, chunk)
-    storage.write_bytes(path, damage(storage.read_bytes(path), how))
+    path = filesystem.join(place, chunk)
+    filesystem.write_bytes(path, damage(filesystem.read_bytes(path), how))
     for read in (lambda: list(read_keys(place, chunk)), lambda: read_rows(place, chunk, [0])):
         with pytest.raises(DamagedError, match=f"{path} is damaged: its bytes"):
             read()

@@ -3,10 +3,10 @@
 import pytest
 from PIL import Image
 
-from imgindex import assembly, launch
 from imgindex.cli import main
-from imgindex.lock import writer_lock
-from imgindex.publish import conclude
+from imgindex.io.output_lock import writer_lock
+from imgindex.job import graph, launch
+from imgindex.job.publish import conclude
 
 # Small, and with nothing to compare: what is tested is not the backbone.
 QUICK = [
@@ -50,7 +50,7 @@ def test_a_refusal_fails_the_pipeline_and_keeps_its_failures(arguments, tmp_path
 
 def test_only_a_job_that_is_left_alone_says_that_it_goes_on(arguments, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(assembly, "tell_alive", lambda output, name: told.append((output.root, name)))
+    monkeypatch.setattr(graph, "tell_alive", lambda output, name: told.append((output.root, name)))
     assert main(arguments) == 0
     assert set(told) == {(str(tmp_path / "index"), *generations(tmp_path))}
     told.clear()

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from imgindex import tables, uri_lists
+from imgindex.inputs import image_lists
+from imgindex.io import parquet_tables
 
 
 class Traced(bytes):
@@ -37,7 +38,7 @@ def test_a_table(freed_by: list[int]) -> None:
     pq.write_table(pa.table({name: ["x" * 100] * 50 for name in "abcdef"}), sink, compression="none")
     data = sink.getvalue().to_pybytes()
     for _ in range(1000):
-        tables.read(pa.BufferReader(Traced(data)), dict.fromkeys("ab", pa.types.is_string))
+        parquet_tables.read(pa.BufferReader(Traced(data)), dict.fromkeys("ab", pa.types.is_string))
     assert freed_by == [threading.get_ident()] * 1000
 
 
@@ -51,5 +52,5 @@ def test_a_list(freed_by: list[int]) -> None:
             freed_by.append(threading.get_ident())
 
     for _ in range(300):
-        assert list(uri_lists._parquet_rows(Source(data))) == ["x.jpg"] * 50
+        assert list(image_lists._parquet_rows(Source(data))) == ["x.jpg"] * 50
     assert freed_by == [threading.get_ident()] * 300

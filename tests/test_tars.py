@@ -14,14 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed import tar_of
 
-from imgindex import storage
-from imgindex.listing import input_root, list_images
-from imgindex.members import TarFile, images_of, read_image
-from imgindex.names import name_of
-from imgindex.ranges import read_range
+from imgindex.inputs.listing import input_root, list_images
+from imgindex.inputs.selection import Selection
+from imgindex.inputs.tar_format import TarError, each_member
+from imgindex.inputs.tar_members import TarFile, images_of, read_image
+from imgindex.io import filesystem
+from imgindex.io.byte_ranges import read_range
 from imgindex.records import Failure, ImageFile
-from imgindex.selection import Selection
-from imgindex.tars import TarError, each_member
+from imgindex.uris import name_of
 
 SELECTION = Selection((".jpg", ".png"))
 
@@ -31,7 +31,7 @@ def contents(source: str) -> dict[str, bytes]:
     listed = list(list_images(source, SELECTION))
     assert [item for item in listed if isinstance(item, Failure)] == []
     return {
-        item.uri: storage.read_bytes(item.path)
+        item.uri: filesystem.read_bytes(item.path)
         if item.offset is None
         else read_range(item.path, item.offset, item.size)
         for item in listed
@@ -56,19 +56,19 @@ UNPACKED = {"a.jpg": b"a", "cats/b.png": b"bb" * 600, "c.jpg": b"", "d.JPG": b"d
 
 
 def test_a_tar_is_a_folder(place: str) -> None:
-    storage.write_bytes(storage.join(place, "x/one.tar"), tar_of(FILES))
-    storage.write_bytes(storage.join(place, "x/two.TAR"), tar_of({"a.jpg": b"other"}))
-    storage.write_bytes(storage.join(place, "x/plain.jpg"), b"plain")
+    filesystem.write_bytes(filesystem.join(place, "x/one.tar"), tar_of(FILES))
+    filesystem.write_bytes(filesystem.join(place, "x/two.TAR"), tar_of({"a.jpg": b"other"}))
+    filesystem.write_bytes(filesystem.join(place, "x/plain.jpg"), b"plain")
     members = {f"one.tar/{name}": data for name, data in UNPACKED.items()}
     everything = {**members, "two.TAR/a.jpg": b"other", "plain.jpg": b"plain"}
-    assert contents(storage.join(place, "x")) == everything
-    assert contents(storage.join(place, "x/*")) == everything
-    assert contents(storage.join(place, "x/*.jpg")) == {"plain.jpg": b"plain"}
+    assert contents(filesystem.join(place, "x")) == everything
+    assert contents(filesystem.join(place, "x/*")) == everything
+    assert contents(filesystem.join(place, "x/*.jpg")) == {"plain.jpg": b"plain"}
     for source in ("x/one.tar", "x/o*.tar", "x/one.t?r"):
-        assert contents(storage.join(place, source)) == members
-        assert input_root(storage.join(place, source)) == storage.join(place, "x")
+        assert contents(filesystem.join(place, source)) == members
+        assert input_root(filesystem.join(place, source)) == filesystem.join(place, "x")
     for uri, data in everything.items():
-        assert read_image(storage.join(place, "x", name_of(uri)), 1 << 20) == data
+        assert read_image(filesystem.join(place, "x", name_of(uri)), 1 << 20) == data
 
 
 def test_version_tells_a_changed_tar_and_a_moved_member(tmp_path: Path) -> None:

@@ -19,25 +19,21 @@ from hypothesis import strategies as st
 from packed import tar_of
 from sklearn.decomposition import PCA
 
-from imgindex import storage, store
-from imgindex.chunks import names
 from imgindex.config import IndexConfig, PcaConfig
-from imgindex.fitting import FitPca
-from imgindex.inputs import ListImages
+from imgindex.features import feature_store
+from imgindex.features.transforms import EmbedImages, ReadFeatures
+from imgindex.indexing.shards import write_shard
+from imgindex.indexing.transforms import FitPca, ProjectFeatures, WriteIndex
+from imgindex.inputs.local_files import local_version
+from imgindex.inputs.transforms import ListImages
+from imgindex.io import filesystem as io_filesystem
+from imgindex.io.content_addressed import names
 from imgindex.models.engines import EngineChoice, embed_all, load_engine
 from imgindex.models.moments import Moments
 from imgindex.models.pca import Basis, fit_basis, normalize
 from imgindex.models.preprocess import decode
-from imgindex.progress import EMBEDDING
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, VectorRows, bucket_of
-from imgindex.shards import write_shard
-from imgindex.transforms import (
-    EmbedImages,
-    ProjectFeatures,
-    ReadFeatures,
-    WriteIndex,
-)
-from imgindex.walking import local_version
+from imgindex.runtime.progress import EMBEDDING
 
 ENGINE = EngineChoice("MobileNetV2", "none", "avg", 32, "tensorflow", "float32", 4)
 THREADS = 2
@@ -106,8 +102,8 @@ def test_list_images_counts_what_it_skips(filesystem: str, tmp_path: Path, memor
     place = str(tmp_path) if filesystem == "local" else "mem://bucket/in"
     names = ["a.jpg", "._a.jpg", "b.heic", "old/c.jpg", "c.mp4"]
     for name in names:
-        storage.write_bytes(storage.join(place, name), b"")
-    storage.write_bytes(storage.join(place, "x.tar"), tar_of(dict.fromkeys(names, b"")))
+        io_filesystem.write_bytes(io_filesystem.join(place, name), b"")
+    io_filesystem.write_bytes(io_filesystem.join(place, "x.tar"), tar_of(dict.fromkeys(names, b"")))
     with pipeline() as p:
         listed = p | ListImages(place, [".jpg"], include=["*.jpg", "*.heic"], exclude=["/x.tar/old/"])
         uris = listed.files | "Uris" >> beam.Map(lambda file: file.uri)
@@ -127,9 +123,9 @@ def test_list_images_goes_through_tars_and_lists(filesystem: str, tmp_path: Path
         "broken.tar": tar[:1100],
         "z.tgz": b"",
     }.items():
-        storage.write_bytes(storage.join(place, name), data)
+        io_filesystem.write_bytes(io_filesystem.join(place, name), data)
     names = ["x/plain.jpg", "x/y.tar", "gone.jpg", "./x/plain.jpg", "x/y.tar/a.jpg", "broken.tar/none.jpg"]
-    storage.write_bytes(storage.join(place, "list.txt"), "\n".join(names).encode())
+    io_filesystem.write_bytes(io_filesystem.join(place, "list.txt"), "\n".join(names).encode())
     of_tar = [("x/y.tar/a.jpg", 1), ("x/y.tar/b/c.jpg", 2)]
     cut_off = ("broken.tar", "truncated_tar")
     expected = {
@@ -142,7 +138,7 @@ def test_list_images_goes_through_tars_and_lists(filesystem: str, tmp_path: Path
     }
     for name, (files, failures) in expected.items():
         with pipeline() as p:
-            listed = p | ListImages(storage.join(place, name) if name else place)
+            listed = p | ListImages(io_filesystem.join(place, name) if name else place)
             found = listed.files | beam.Map(lambda file: (file.uri, file.size))
             assert_that(found, equal_to(files), "files")
             failed = listed.failures | "Reasons" >> beam.Map(lambda failure: (failure.uri, failure.reason))
@@ -183,8 +179,8 @@ def test_embed_images_fills_the_store(tmp_path: Path, image_bytes: Callable[...,
     }
     stored = {}
     for chunk in names(directory):
-        images, features = store.read_rows(
-            directory, chunk, [k.row for k in store.read_keys(directory, chunk)]
+        images, features = feature_store.read_rows(
+            directory, chunk, [k.row for k in feature_store.read_keys(directory, chunk)]
         )
         stored |= dict(zip(images["uri"].to_pylist(), features, strict=True))
     assert sorted(stored) == sorted(expected)
@@ -253,7 +249,9 @@ def test_fit_pca_of_more_rows_than_are_held_back() -> None:
 def test_read_and_project_features(place: str) -> None:
     uris = [f"{n}.jpg" for n in range(40)]
     features = features_of(6, 40)
-    units = [store.write_rows(place, rows_of(uris[at : at + 20]), features[at : at + 20]) for at in (0, 20)]
+    units = [
+        feature_store.write_rows(place, rows_of(uris[at : at + 20]), features[at : at + 20]) for at in (0, 20)
+    ]
     chunks = [images[0].chunk for images in units]
     moments = Moments.empty(12)
     moments.add(features)

@@ -14,9 +14,9 @@ from test_preprocess import encoded
 
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, decode
-from imgindex.queries import Recipe, load
 from imgindex.records import WrittenFile
-from imgindex.results import QueryError
+from imgindex.search.queries import Recipe, load
+from imgindex.search.results import QueryError
 
 SIZE = (HEIGHT, WIDTH)
 accepting = functools.partial(decode, truncated="accept")

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from test_upkeep import generate, keep, rows_of
 
-from imgindex import demo, storage
+from imgindex.commands import demo
 from imgindex.errors import OutputError, UsageError
-from imgindex.generation import Output, delete_unfinished, generation_names, mark_detached
-from imgindex.upkeep import prune
+from imgindex.generations.layout import Output, delete_unfinished, generation_names, mark_detached
+from imgindex.generations.prune import prune
+from imgindex.io import filesystem
 
 ROOT = Path(__file__).parent.parent
 HEX = "0123456789abcdef" * 2
@@ -94,7 +95,7 @@ def test_what_a_job_gives_another_name_meanwhile_is_no_error(
     folder = output / "generations" / "20300101T000000Z-01234567"
     mark_detached(Output(str(output)), folder.name)
     whole = folder / "index" / INDEX
-    storage.write_bytes(str(whole), b"whole")
+    filesystem.write_bytes(str(whole), b"whole")
     gone = folder / "index" / f".{INDEX}.{HEX}.partial"
     walk = os.walk
 
@@ -148,19 +149,25 @@ ANSWERS_NO = {"exists", "is_file", "is_dir", "lexists", "isfile", "isdir"}
 
 # Where nothing is deleted or overwritten for such an answer, and why it is asked.
 HARMLESS = {
-    ("pipeline/listing.py", "input_root"): "which kind of input it is",
-    ("pipeline/listing.py", "is_list"): "which kind of input it is",
-    ("pipeline/listing.py", "_local_paths"): "which kind of input it is, or an error",
+    ("pipeline/inputs/listing.py", "input_root"): "which kind of input it is",
+    ("pipeline/inputs/listing.py", "is_list"): "which kind of input it is",
+    ("pipeline/inputs/listing.py", "_local_paths"): "which kind of input it is, or an error",
     ("pipeline/presets.py", "config_path"): "a file or a shipped config",
-    ("pipeline/queries.py", "is_several"): "which kind of query it is",
-    ("pipeline/listing.py", "_is_there"): "a name or a pattern; what cannot be looked at fails as it is read",
-    ("pipeline/walking.py", "_matches"): "links that lead nowhere, which a build lists as failures",
-    ("pipeline/demo.py", "_command"): "how a printed command begins",
-    ("pipeline/demo.py", "run"): "which of the images are folders",
-    ("pipeline/demo.py", "_is_new_or_a_demo"): "no is an error",
-    ("pipeline/doctor_output.py", "_existing"): "where to try the filesystem",
-    ("pipeline/storage.py", "list_folders"): "os.DirEntry, which raises",
-    ("pipeline/storage.py", "delete_partials"): "os.DirEntry; no deletes nothing",
+    ("pipeline/search/queries.py", "is_several"): "which kind of query it is",
+    (
+        "pipeline/inputs/listing.py",
+        "_is_there",
+    ): "a name or a pattern; what cannot be looked at fails as it is read",
+    (
+        "pipeline/inputs/local_files.py",
+        "_matches",
+    ): "links that lead nowhere, which a build lists as failures",
+    ("pipeline/commands/demo.py", "_command"): "how a printed command begins",
+    ("pipeline/commands/demo.py", "run"): "which of the images are folders",
+    ("pipeline/commands/demo.py", "_is_new_or_a_demo"): "no is an error",
+    ("pipeline/commands/doctor/output.py", "_existing"): "where to try the filesystem",
+    ("pipeline/io/filesystem.py", "list_folders"): "os.DirEntry, which raises",
+    ("pipeline/io/filesystem.py", "delete_partials"): "os.DirEntry; no deletes nothing",
     ("models/backbones.py", "is_file"): "no is an error, or another place of the model is tried",
     ("models/frameworks.py", "_load_keras"): "no has Keras use a folder of ours",
     ("models/engines.py", "gpu_driver"): "whether there is a GPU",
@@ -171,14 +178,14 @@ HARMLESS = {
 
 def test_nothing_is_deleted_because_a_file_could_not_be_looked_at() -> None:
     asked = set()
-    for path in sorted([*(ROOT / "pipeline").glob("*.py"), *(ROOT / "models").glob("*.py")]):
+    for path in sorted([*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "models").glob("*.py")]):
         for function in ast.walk(ast.parse(path.read_text())):
             if not isinstance(function, ast.FunctionDef):
                 continue
             for call in ast.walk(function):
                 if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute):
-                    # storage.exists raises where it could not look.
-                    ours = isinstance(call.func.value, ast.Name) and call.func.value.id == "storage"
+                    # filesystem.exists raises where it could not look.
+                    ours = isinstance(call.func.value, ast.Name) and call.func.value.id == "filesystem"
                     if call.func.attr in ANSWERS_NO and not ours:
                         asked.add((path.relative_to(ROOT).as_posix(), function.name))
-    assert asked - HARMLESS.keys() == set(), "use storage.exists, or say here why a wrong no does no harm"
+    assert asked - HARMLESS.keys() == set(), "use filesystem.exists, or say here why a wrong no does no harm"

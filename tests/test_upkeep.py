@@ -14,18 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from manifests import manifest_of
 
-from imgindex import chunks, failures, shards, storage, store, upkeep, written_files
 from imgindex.cli import main
 from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError, OutputError, UsageError
-from imgindex.failure_lists import write_list
-from imgindex.generation import Output, current_name, generation_names, make_current, publish
-from imgindex.lock import Claim, writer_lock
+from imgindex.features import feature_store, known_failures
+from imgindex.generations import prune as generations_prune
+from imgindex.generations import rollback as generations_rollback
+from imgindex.generations import verify as generations_verify
+from imgindex.generations.failure_lists import write_list
+from imgindex.generations.layout import Output, current_name, generation_names, make_current, publish
+from imgindex.generations.prune import prune
+from imgindex.generations.rollback import rollback
+from imgindex.generations.verify import verify
+from imgindex.indexing import shards
+from imgindex.indexing.shards import write_shard
+from imgindex.io import content_addressed, filesystem, written_files
+from imgindex.io.output_lock import Claim, writer_lock
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
 from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
-from imgindex.shards import write_shard
-from imgindex.upkeep import prune, rollback, verify
 
 FEATURES, _ = normalize(np.random.default_rng(0).random((100, 16), np.float32))
 LONG_AGO = "20200101T00000{}Z-01234567"
@@ -33,19 +40,21 @@ LONG_AGO = "20200101T00000{}Z-01234567"
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgindex.object_protocol.SETTLE_SECONDS", 0)
+    monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
 
 
 def keep(output: str, spec: str, uris: str, version: str = "1") -> tuple[StoredImage, ...]:
     """A chunk of the images `uris`, a letter each; their bytes are their letter and version."""
     rows = [ImageRow(uri, 1, version, f"{uri}{version}", 5, 6) for uri in uris]
-    return store.write_rows(Output(output).store(spec), rows, FEATURES[[ord(uri) % 100 for uri in uris]])
+    return feature_store.write_rows(
+        Output(output).store(spec), rows, FEATURES[[ord(uri) % 100 for uri in uris]]
+    )
 
 
 def fail(output: str, spec: str, uris: str, version: str = "1") -> None:
     """A file of remembered failures of the images `uris`, a letter each."""
     known = [KnownFailure(failure_of(uri, version), 1, version) for uri in uris]
-    failures.write(Output(output).store(spec), known)
+    known_failures.write(Output(output).store(spec), known)
 
 
 def failure_of(uri: str, version: str = "1") -> Failure:
@@ -55,7 +64,7 @@ def failure_of(uri: str, version: str = "1") -> Failure:
 def remembered(output: str, spec: str = "spec") -> list[str]:
     """The uris of the failures that the store remembers, sorted; those of a file together."""
     directory = Output(output).store(spec)
-    files = [failures.read(directory, name) for name in failures.names(directory)]
+    files = [known_failures.read(directory, name) for name in known_failures.names(directory)]
     return sorted("".join(known.uri for known in file) for file in files)
 
 
@@ -85,8 +94,8 @@ def rows_of(output: str, spec: str = "spec") -> list[tuple[str, str]]:
     directory = Output(output).store(spec)
     return sorted(
         (image.uri, image.version)
-        for name in chunks.names(directory)
-        for image in store.read_keys(directory, name)
+        for name in content_addressed.names(directory)
+        for image in feature_store.read_keys(directory, name)
     )
 
 
@@ -120,16 +129,16 @@ class TestVerify:
         self, place: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         generate(place, 1, "abc")
-        read, names = upkeep.read_manifest, []
+        read, names = generations_verify.read_manifest, []
 
         def publish_first(layout: Output, name: str) -> dict[str, Any]:
             names.append(name)
             if len(names) == 1:
                 generate(place, 2, "abc")
-                storage.delete(layout.manifest(name))
+                filesystem.delete(layout.manifest(name))
             return read(layout, name)
 
-        monkeypatch.setattr(upkeep, "read_manifest", publish_first)
+        monkeypatch.setattr(generations_verify, "read_manifest", publish_first)
         assert verify(place).problems == ()
         assert names == [LONG_AGO.format(1), LONG_AGO.format(2)]
 
@@ -140,17 +149,17 @@ class TestVerify:
             keep(place, "spec", uris)
         fail(place, "spec", "pq")
         generate(place, 1, "abc")
-        read_keys, reads = store.read_keys, []
+        read_keys, reads = feature_store.read_keys, []
 
         def prune_first(folder: str, name: str, *arguments: Any) -> Iterator[StoredImage]:
             reads.append(name)
             if len(reads) == 1:
                 with monkeypatch.context() as patch:
-                    patch.setattr(store, "read_keys", read_keys)
+                    patch.setattr(feature_store, "read_keys", read_keys)
                     assert prune(place, keep=1, grace_seconds=0).rows == 3
             return read_keys(folder, name, *arguments)
 
-        monkeypatch.setattr(store, "read_keys", prune_first)
+        monkeypatch.setattr(feature_store, "read_keys", prune_first)
         found = verify(place)
         assert found.problems == ()
         assert (found.chunks, found.rows) == (1, 3)
@@ -160,7 +169,7 @@ class TestVerify:
     ) -> None:
         keep(place, "spec", "abc")
         generate(place, 1, "abc")
-        read_keys, reads = store.read_keys, []
+        read_keys, reads = feature_store.read_keys, []
 
         def add_first(folder: str, name: str, *arguments: Any) -> Iterator[StoredImage]:
             reads.append(name)
@@ -168,7 +177,7 @@ class TestVerify:
             keep(place, "spec", "de")
             return read_keys(folder, name, *arguments)
 
-        monkeypatch.setattr(store, "read_keys", add_first)
+        monkeypatch.setattr(feature_store, "read_keys", add_first)
         assert verify(place).problems == ()
 
     def test_an_undamaged_output(self, place: str) -> None:
@@ -236,7 +245,8 @@ def lock_that_waits_for(monkeypatch: pytest.MonkeyPatch, change: Callable[[], No
         with writer_lock(output) as claim:
             yield claim
 
-    monkeypatch.setattr(upkeep, "writer_lock", lock)
+    monkeypatch.setattr(generations_prune, "writer_lock", lock)
+    monkeypatch.setattr(generations_rollback, "writer_lock", lock)
 
 
 class TestRollback:
@@ -258,7 +268,7 @@ class TestRollback:
 
     def test_away_from_what_is_damaged(self, place: str) -> None:
         first, second = (generate(place, number, "abc") for number in (1, 2))
-        storage.write_bytes(Output(place).manifest(second), b"{")
+        filesystem.write_bytes(Output(place).manifest(second), b"{")
         with pytest.raises(DamagedError, match="cannot be used"):
             rollback(place)
         assert rollback(place, first) == (second, first)
@@ -321,7 +331,7 @@ class TestPrune:
 
     def test_what_is_young_stays(self, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
         names = [generate(place, number, "abc") for number in range(3)]
-        born = upkeep._created(names[0])
+        born = generations_prune._created(names[0])
         monkeypatch.setattr(time, "time", lambda: born + 100)
         assert prune(place, keep=1, grace_seconds=99.5).generations == (names[0],)
         assert prune(place, keep=1, grace_seconds=0).generations == (names[1],)
@@ -337,15 +347,15 @@ class TestPrune:
         assert (len(pruned.generations), pruned.chunks, pruned.rows) == (1, 3, 4)
         assert rows_of(place) == [(uri, "1") for uri in "aceg"]
         directory = Output(place).store("spec")
-        assert len(chunks.names(directory)) == 1
-        for name in chunks.names(directory):
-            for image in store.read_keys(directory, name):
-                images, found = store.read_rows(directory, name, [image.row])
+        assert len(content_addressed.names(directory)) == 1
+        for name in content_addressed.names(directory):
+            for image in feature_store.read_keys(directory, name):
+                images, found = feature_store.read_rows(directory, name, [image.row])
                 np.testing.assert_array_equal(found[0], features[image.uri])
                 assert images.to_pylist()[0] == {
                     "uri": image.uri, "sha256": f"{image.uri}1", "size": 1, "width": 5, "height": 6,
                 }  # fmt: skip
-        assert prune(place, keep=1, grace_seconds=0) == upkeep.Pruned((), 0, 0, 0)
+        assert prune(place, keep=1, grace_seconds=0) == generations_prune.Pruned((), 0, 0, 0)
 
     @settings(max_examples=20)
     @given(data=st.data())
@@ -361,7 +371,11 @@ class TestPrune:
         generate(output, 1, "".join(sorted(used)), version=version)
         prune(output, 1, grace_seconds=-1)
         directory = Output(output).store("spec")
-        left = [image for name in chunks.names(directory) for image in store.read_keys(directory, name)]
+        left = [
+            image
+            for name in content_addressed.names(directory)
+            for image in feature_store.read_keys(directory, name)
+        ]
         expected = {(uri, version) for uris, of in stored for uri in uris if of == version and uri in used}
         assert sorted((image.uri, image.version) for image in left) == sorted(expected)
 
@@ -369,7 +383,7 @@ class TestPrune:
         images = keep(place, "spec", "abc")
         generate(place, 1, "abc")
         assert prune(place, keep=1, grace_seconds=0).chunks == 0
-        assert chunks.names(Output(place).store("spec")) == [images[0].chunk]
+        assert content_addressed.names(Output(place).store("spec")) == [images[0].chunk]
 
     def test_the_store_of_a_spec_that_nothing_uses_goes(self, place: str) -> None:
         keep(place, "spec", "abc")
@@ -398,7 +412,7 @@ class TestPrune:
         (old,) = keep(place, "spec", "a")
         touched = [ImageFile("a", "", 1, version) for version in versions]
         for file in touched:
-            copier = store.RowCopier(directory)
+            copier = feature_store.RowCopier(directory)
             _ = [*copier.copy(old.chunk, [(file, old)]), *copier.flush()]
         generate(place, 1, "a")
         assert prune(place, keep=1, grace_seconds=0).rows == 2
@@ -440,17 +454,17 @@ class TestPrune:
         generate(place, 1, "abc")
         fail(place, "spec", "xyz")
         directory = Output(place).store("spec")
-        (name,) = failures.names(directory)
-        storage.write_bytes(storage.join(directory, name), b"x")
+        (name,) = known_failures.names(directory)
+        filesystem.write_bytes(filesystem.join(directory, name), b"x")
         assert prune(place, keep=1, grace_seconds=0).failures == 0
         assert remembered(place) == []
 
     def test_a_damaged_list_of_failures_is_named(self, place: str) -> None:
         name = generate(place, 1, "abc", failed="xyz")
         fail(place, "spec", "xyz")
-        path = storage.join(Output(place).generation(name), "failures/failures-00000-of-00002.jsonl")
+        path = filesystem.join(Output(place).generation(name), "failures/failures-00000-of-00002.jsonl")
         for damage in (b"{", b"[]\n", b'{"uri": "x"}\n', b"\xff\n"):
-            storage.write_bytes(path, damage)
+            filesystem.write_bytes(path, damage)
             with pytest.raises(OutputError, match=f"{path} has other bytes"):
                 prune(place, keep=1, grace_seconds=0)
         assert remembered(place) == ["xyz"]
@@ -482,10 +496,10 @@ class TestPrune:
         keep(str(tmp_path), "spec", "xyz")
         fail(str(tmp_path), "spec", "pq")
         generate(str(tmp_path), 1, "abc")
-        set_age(tmp_path / "store", upkeep.FEATURE_GRACE - 100)
+        set_age(tmp_path / "store", generations_prune.FEATURE_GRACE - 100)
         pruned = prune(str(tmp_path), keep=1)
         assert (pruned.rows, pruned.failures, pruned.young_files) == (0, 0, 2)
-        set_age(tmp_path / "store", upkeep.FEATURE_GRACE + 100)
+        set_age(tmp_path / "store", generations_prune.FEATURE_GRACE + 100)
         pruned = prune(str(tmp_path), keep=1)
         assert (pruned.rows, pruned.failures, pruned.young_files) == (3, 2, 0)
 
@@ -495,7 +509,7 @@ class TestPrune:
         names = [generate(str(tmp_path), number, "abc") for number in range(2)]
         keep(str(tmp_path), "spec", "xyz")
         keep(str(tmp_path), "spec", "abc")
-        born = upkeep._created(names[0])
+        born = generations_prune._created(names[0])
         monkeypatch.setattr(time, "time", lambda: born + 1800)
         set_age(tmp_path / "store", 1800)
         assert main(["prune", str(tmp_path), "--keep", "1"]) == 0
@@ -529,7 +543,7 @@ class TestPrune:
         with pytest.raises(SystemExit):
             main(["prune", "--help"])
         printed = " ".join(capsys.readouterr().out.split())
-        hours, days = upkeep.GENERATION_GRACE / 3600, upkeep.FEATURE_GRACE / 24 / 3600
+        hours, days = generations_prune.GENERATION_GRACE / 3600, generations_prune.FEATURE_GRACE / 24 / 3600
         assert f"(default: {hours:.0f}h for generations, {days:.0f}d for the features" in printed
 
     def test_while_a_build_runs(self, place: str) -> None:

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed import tar_of
 
-from imgindex import storage
 from imgindex.errors import InputError
-from imgindex.listing import input_root, list_images
+from imgindex.inputs.image_lists import read_list
+from imgindex.inputs.listing import input_root, list_images
+from imgindex.inputs.selection import Selection
+from imgindex.io import filesystem
 from imgindex.records import Failure, ImageFile
-from imgindex.selection import Selection
-from imgindex.uri_lists import read_list
 
 SELECTION = Selection((".jpg",))
 
@@ -40,7 +40,7 @@ def write_list(path: str, names: list[str], column: str = "path") -> None:
         sink = pa.BufferOutputStream()
         pq.write_table(pa.table({"number": [1] * len(names), column: names}), sink)
         data = sink.getvalue().to_pybytes()
-    storage.write_bytes(path, data)
+    filesystem.write_bytes(path, data)
 
 
 @pytest.mark.parametrize("kind", [".txt", ".csv", ".parquet"])
@@ -48,11 +48,18 @@ def write_list(path: str, names: list[str], column: str = "path") -> None:
 def test_a_list_of_a_directorys_files_is_that_directory(kind: str, column: str, place: str) -> None:
     names = ["a.jpg", "x/b c.jpg", "x/ä,猫.jpg", "x.jpg"]
     for name in names:
-        storage.write_bytes(storage.join(place, name), name.encode())
-    storage.write_bytes(storage.join(place, "shards/x.tar"), tar_of({"a.jpg": b"a", "b/c.jpg": b"c"}))
+        filesystem.write_bytes(filesystem.join(place, name), name.encode())
+    filesystem.write_bytes(filesystem.join(place, "shards/x.tar"), tar_of({"a.jpg": b"a", "b/c.jpg": b"c"}))
     directory = listed(place)
-    source = storage.join(place, f"list{kind}")
-    given = ["./a.jpg", storage.join(place, "x/b c.jpg"), "x/../x/ä,猫.jpg", "x.jpg", "shards/x.tar", "a.jpg"]
+    source = filesystem.join(place, f"list{kind}")
+    given = [
+        "./a.jpg",
+        filesystem.join(place, "x/b c.jpg"),
+        "x/../x/ä,猫.jpg",
+        "x.jpg",
+        "shards/x.tar",
+        "a.jpg",
+    ]
     write_list(source, given, column)
     assert input_root(source) == place
     assert listed(source) == directory
@@ -73,13 +80,13 @@ def test_what_lies_elsewhere_has_its_whole_path(tmp_path: Path, memory: Any) -> 
 
 
 def test_what_is_missing_is_a_failure(place: str) -> None:
-    storage.write_bytes(storage.join(place, "a.jpg"), b"a")
-    storage.write_bytes(storage.join(place, "x.tar"), tar_of({"b.jpg": b"b"}))
+    filesystem.write_bytes(filesystem.join(place, "a.jpg"), b"a")
+    filesystem.write_bytes(filesystem.join(place, "x.tar"), tar_of({"b.jpg": b"b"}))
     write_list(
-        storage.join(place, "list.txt"),
+        filesystem.join(place, "list.txt"),
         ["a.jpg", "gone.jpg", "x.tar/b.jpg", "x.tar/gone.jpg", "gone.tar/c.jpg", "", "gone.jpg"],
     )
-    found: dict[str, Any] = {**listed(storage.join(place, "list.txt"))}
+    found: dict[str, Any] = {**listed(filesystem.join(place, "list.txt"))}
     failed = {uri for uri, item in found.items() if isinstance(item, Failure)}
     assert {(found[uri].stage, found[uri].reason) for uri in failed} == {("list", "vanished")}
     assert failed == {"gone.jpg", "x.tar/gone.jpg", "gone.tar/c.jpg"}

@@ -9,9 +9,9 @@ import pytest
 from apache_beam import Create, Map, Pipeline
 from apache_beam.options.pipeline_options import PipelineOptions
 
-from imgindex import worker_processes
 from imgindex.errors import WorkerError
-from imgindex.runners import new_runner
+from imgindex.job import worker_processes
+from imgindex.job.runners import new_runner
 
 
 def run(deed: str) -> None:

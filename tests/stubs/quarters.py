@@ -2,8 +2,8 @@
 
 import numpy as np
 
+import imgindex.features.transforms
 import imgindex.models.engines
-import imgindex.transforms
 from imgindex.models.spec import Spec
 
 
@@ -22,4 +22,4 @@ class QuartersEngine:
 def install(engine: type[QuartersEngine] = QuartersEngine) -> None:
     """Has builds of this process use `engine`, and write a chunk after each few images."""
     imgindex.models.engines._create = lambda choice, threads: engine()
-    imgindex.transforms.UNIT_IMAGES = 8
+    imgindex.features.transforms.UNIT_IMAGES = 8

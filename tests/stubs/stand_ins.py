@@ -21,9 +21,9 @@ logging.getLogger().addHandler(quiet)
 import numpy as np
 import quarters
 
-import imgindex.fitting
-import imgindex.prepare
-import imgindex.shards
+import imgindex.indexing.shards
+import imgindex.indexing.transforms
+import imgindex.job.prepare
 from imgindex.errors import OutputError
 from imgindex.models import decoder
 
@@ -79,17 +79,17 @@ def stays(name: str) -> Any:
 
 quarters.install(StayingEngine)
 PLACES = {
-    "list": (imgindex.prepare, "list_images"),
-    "pca": (imgindex.fitting, "fit_basis"),
-    "annoy": (imgindex.shards, "build_shard"),
+    "list": (imgindex.job.prepare, "list_images"),
+    "pca": (imgindex.indexing.transforms, "fit_basis"),
+    "annoy": (imgindex.indexing.shards, "build_shard"),
 }
 if STOP in PLACES:
     setattr(*PLACES[STOP], stays(STOP))
 if STOP in ("live", "unread"):  # what follows when the generation is published
     # Only here: Beam's workers warn where the modules that they are run from have been imported before.
-    import imgindex.launch
+    import imgindex.job.launch
 
     def fail(_: Any) -> NoReturn:
         raise OutputError("cannot read the manifest: Connection reset by peer")
 
-    imgindex.launch.outcome = stays(STOP) if STOP == "live" else fail
+    imgindex.job.launch.outcome = stays(STOP) if STOP == "live" else fail

@@ -1,0 +1,1 @@
+"""The command `imgindex doctor`: what a build would find here."""

@@ -1,0 +1,101 @@
+"""The command `imgindex search`: prints answers as they are found, and says which queries have none."""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from imgindex.config import ImagesConfig
+from imgindex.errors import InputError
+from imgindex.inputs.skipped import described, most_frequent
+from imgindex.runtime.standard_streams import encodable
+from imgindex.search.index import Index
+from imgindex.search.pages import write_page
+from imgindex.search.queries import Found, each_in, is_several
+from imgindex.search.results import Result, as_json, describe_error, result_table
+from imgindex.text import counted, printable
+
+# Pictures of a page; each takes some 6 KiB of it.
+_MAX_PICTURES = 5000
+
+
+def run(known: argparse.Namespace) -> None:
+    """Searches for what the command line names.
+
+    Raises InputError at the end where a query has no answer.
+    """
+    index = Index.open(known.output, model=known.model)
+    results = index.search_each(
+        _queries(known.images, index),
+        known.k,
+        exact=known.exact,
+        distinct=known.distinct,
+        exclude_self=known.exclude_self,
+    )
+    show = _JsonPrinter() if known.json else _TablePrinter(index.facts.metric)
+    one_alone = len(known.images) == 1 and not is_several(known.images[0])
+    on_page: list[Result] = []
+    pictures = total = failed = 0
+    message = ""
+    for result in results:
+        show.add(result)
+        total += 1
+        if result.error is not None:
+            failed += 1
+            message = f"query {result.query}: {describe_error(result.error)}"
+            if not one_alone:
+                print(f"imgindex: {printable(message)}", file=sys.stderr)
+        pictures += 1 + len(result.neighbors)
+        if known.html and (pictures <= _MAX_PICTURES or not on_page):
+            on_page.append(result)
+    show.end()
+    if known.html:
+        write_page(known.html, index, on_page, total - len(on_page))
+    if failed:
+        several = f"{failed} of {counted(total, 'query', 'queries')} could not be answered"
+        raise InputError(message if one_alone else several)
+
+
+def _queries(sources: Sequence[str], index: Index) -> Iterator[str | Found]:
+    indexed = index.facts.config["images"].get("extensions", ())
+    extensions = sorted({*ImagesConfig.extensions, *indexed})
+    for source in sources:
+        skipped: Counter[str] = Counter()
+        yield from each_in(source, extensions, skipped)
+        if skipped:
+            text = f"imgindex: query {source}: skipped {described(most_frequent(skipped))}"
+            print(printable(text), file=sys.stderr)
+
+
+class _TablePrinter:
+    """Prints each answer as a table of its own."""
+
+    def __init__(self, metric: str) -> None:
+        self._metric = metric
+        self._between = ""
+
+    def add(self, result: Result) -> None:
+        if result.error is None:
+            print(self._between + result_table([result], self._metric))
+            self._between = "\n"
+
+    def end(self) -> None:
+        """Nothing is left to print."""
+
+
+class _JsonPrinter:
+    """Prints an array, one result after the other: all of them might not fit into memory."""
+
+    def __init__(self) -> None:
+        self._before = "[\n"
+
+    def add(self, result: Result) -> None:
+        text = json.dumps(as_json(result), indent=2, ensure_ascii=False)
+        # Only a line feed begins a line of it: the others that Python knows stand in names, as they are.
+        indented = "  " + text.replace("\n", "\n  ")
+        print(self._before + encodable(indented), end="")
+        self._before = ",\n"
+
+    def end(self) -> None:
+        print("\n]")

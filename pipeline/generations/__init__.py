@@ -1,0 +1,1 @@
+"""What an output holds: published generations, verified, rolled back and pruned."""

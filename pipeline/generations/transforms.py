@@ -1,0 +1,119 @@
+"""The transforms that compare with the live generation, and that list failures."""
+
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import apache_beam as beam
+from apache_beam.pvalue import AsSingleton, TaggedOutput
+
+from imgindex.errors import DamagedError
+from imgindex.features.join import JoinBy, Joined, in_elements, left, right, uri_bucket
+from imgindex.generations import failure_lists
+from imgindex.generations.tally import Tally
+from imgindex.indexing.shard_files import read_digests
+from imgindex.records import Failure, FailureList, IndexedImage, WrittenFile
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class WriteFailures(beam.PTransform):  # type: ignore[misc]
+    """Writes `Failure`s as the lists of a generation; gives `FailureList`s.
+
+    `list_count`, a singleton, is how many lists there are to be; each comes, also where it is empty.
+    """
+
+    generation: str
+    list_count: AsSingleton
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, failed: Any) -> Any:
+        """Applies the transform."""
+        pairs = tuple[int, Any]  # whose coder every runner knows
+        return (
+            (
+                failed.pipeline
+                | "Once" >> beam.Create([None])
+                | "NumberLists" >> beam.FlatMap(_every_list, self.list_count).with_output_types(pairs),
+                failed
+                | "SpreadOverLists" >> beam.Map(_in_its_list, self.list_count).with_output_types(pairs),
+            )
+            | "FlattenLists" >> beam.Flatten()
+            | "GroupByList" >> beam.GroupByKey()
+            | "WriteLists" >> beam.Map(_write_list, self.generation, self.list_count)
+        )
+
+
+def _every_list(_: None, list_count: int) -> Iterator[tuple[int, tuple[Failure, ...]]]:
+    return ((number, ()) for number in range(list_count))
+
+
+def _in_its_list(failure: Failure, list_count: int) -> tuple[int, tuple[Failure, ...]]:
+    return failure_lists.list_of(failure, list_count), (failure,)
+
+
+def _write_list(
+    element: tuple[int, Iterable[tuple[Failure, ...]]], generation: str, list_count: int
+) -> FailureList:
+    number, parts = element
+    failed = (failure for part in parts for failure in part)
+    return failure_lists.write_list(generation, number, list_count, failed)
+
+
+@dataclass
+class CompareGenerations(beam.PTransform):  # type: ignore[misc]
+    """Compares lists of `StoredImage`s that are to be indexed with the generation that `metadata` describes.
+
+    Gives ``counts``, a PCollection of `Tally`s of added, changed, removed and unchanged images, and
+    ``news``, one of lists of the `StoredImage`s that are added or changed.
+    """
+
+    metadata: Sequence[WrittenFile]  # the generation's metadata shards, with their whole paths
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def expand(self, held: Any) -> Any:
+        """Applies the transform."""
+        before = (
+            held.pipeline
+            # Spreads them over workers where there are several.
+            | "LocateShards" >> beam.Create(list(self.metadata))
+            | "ReadDigests" >> beam.FlatMap(_read_digests)
+        )
+        now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
+        return (
+            (before, now)
+            | "JoinByUri" >> JoinBy(uri_bucket)
+            | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("news", main="counts")
+        )
+
+
+def _read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
+    """What a metadata shard holds; of one that is damaged nothing, so that its images count as added."""
+    try:
+        yield from read_digests(metadata)
+    except DamagedError as error:
+        logger.warning("%s: its images count as added", error)
+
+
+def _compare_bucket(joined: Joined) -> Iterator[Any]:
+    before = dict(left(joined))
+    counts = dict.fromkeys(("added", "changed", "removed", "unchanged"), 0)
+    news = []
+    kept = 0
+    for image in right(joined):
+        digest = before.get(image.uri)
+        kind = "added" if digest is None else "unchanged" if digest == image.sha256 else "changed"
+        counts[kind] += 1
+        kept += kind != "added"
+        if kind != "unchanged":
+            news.append(image)
+    counts["removed"] = len(before) - kept
+    for some in in_elements(news):
+        yield TaggedOutput("news", some)
+    yield Tally(counts)

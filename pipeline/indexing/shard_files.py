@@ -1,0 +1,107 @@
+"""The files of a published generation, opened: none that is not as it was written."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from imgindex.errors import DamagedError, MachineError, OutputError
+from imgindex.io import parquet_tables, written_files
+from imgindex.models.annoy_index import AnnoyShard, Metric
+from imgindex.models.pca import Basis
+from imgindex.records import IndexedImage, WrittenFile
+
+METADATA: parquet_tables.Columns = {
+    "item": pa.types.is_int32,
+    "uri": pa.types.is_string,
+    "sha256": pa.types.is_string,
+    "size": pa.types.is_int64,
+    "width": pa.types.is_int32,
+    "height": pa.types.is_int32,
+    "label": pa.types.is_string,
+}
+
+
+# Rows that are Python objects at once.
+_BATCH_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class OpenedShard:
+    """A shard whose files belong together."""
+
+    annoy: AnnoyShard
+    metadata: pa.Table  # of `METADATA`; row i describes item i
+
+
+def open_shard(
+    index: WrittenFile,
+    metadata: WrittenFile,
+    folder: Path,
+    *,
+    items: int,
+    dims: int,
+    metric: Metric,
+    quick: bool = False,
+) -> OpenedShard:
+    """Opens a shard, whose files have whole paths.
+
+    Args:
+      index, metadata: its files.
+      folder: where files of an object store are copied to, for Annoy and Arrow map files.
+      items, dims, metric: what they should hold.
+      quick: of the Annoy file look at the size and at a few nodes, where otherwise every byte is read.
+
+    Raises DamagedError where the files are not those that were written, or not what they should hold.
+    """
+    local = written_files.localize_checked(index, folder, every_byte=not quick)
+    try:
+        annoy = AnnoyShard(local, metric=metric, dims=dims, items=items)
+        if not quick:
+            annoy.check_nodes()
+    except OutputError as error:
+        raise DamagedError(f"{index.path} is damaged: {error}") from error
+    # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
+    with pa.memory_map(str(written_files.localize_checked(metadata, folder))) as source:
+        table = _read(source, metadata, METADATA, items)
+    if not np.array_equal(table["item"].to_numpy(), np.arange(items)):
+        raise DamagedError(f"{metadata.path} is damaged: its rows are not in the order of the items")
+    return OpenedShard(annoy, table)
+
+
+def read_basis(file: WrittenFile) -> Basis:
+    """The PCA basis in a file, whose path is whole. Raises DamagedError."""
+    data = written_files.read_checked(file)
+    try:
+        return Basis.from_npz(data)
+    except OutputError as error:
+        raise DamagedError(f"{file.path} is damaged: {error}") from error
+
+
+def read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
+    """The uri and SHA-256 of each image of a metadata shard, whose path is whole. Raises DamagedError."""
+    columns = {name: METADATA[name] for name in ("uri", "sha256")}
+    table = _read(pa.BufferReader(written_files.read_checked(metadata)), metadata, columns)
+    for rows in table.to_batches(_BATCH_ROWS):
+        yield from map(IndexedImage, rows["uri"].to_pylist(), rows["sha256"].to_pylist())
+
+
+def contents_of(digests: pa.ChunkedArray) -> npt.NDArray[np.int32]:
+    """A number for each of `digests`, from 0 on and the same for equal ones."""
+    # Offsets of 32 bits would end at 2 GiB, which 33 million different digests take.
+    encoded = digests.cast(pa.large_string()).dictionary_encode().unify_dictionaries()
+    return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
+
+
+def _read(
+    source: pa.NativeFile, file: WrittenFile, columns: parquet_tables.Columns, items: int | None = None
+) -> pa.Table:
+    try:
+        return parquet_tables.read(source, columns, nullable=("label",), rows=items)
+    except MemoryError as error:
+        raise MachineError(f"there is too little memory to read {file.path}") from error
+    except ValueError as error:
+        raise DamagedError(f"{file.path} is damaged: {error}") from error

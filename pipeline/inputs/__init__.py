@@ -1,0 +1,1 @@
+"""Listing: which images an input holds, and how one of them is read."""

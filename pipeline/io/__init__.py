@@ -1,0 +1,1 @@
+"""Bytes in and out: local files and object stores, read again, locked, checked."""

@@ -1,0 +1,1 @@
+"""One build: planned, wired, checked, published, on whichever runner."""

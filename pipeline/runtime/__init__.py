@@ -1,0 +1,1 @@
+"""What a process needs: signals, progress, counters, streams, cores and memory."""

@@ -1,0 +1,1 @@
+"""Reads a published generation and answers queries."""

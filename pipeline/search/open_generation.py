@@ -1,0 +1,291 @@
+"""The files of one generation, opened, and the answers that they give."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from imgindex.errors import DamagedError, UsageError
+from imgindex.generations.layout import Output, files_of
+from imgindex.generations.manifest import Manifest, Shard
+from imgindex.indexing.shard_files import OpenedShard, contents_of, open_shard, read_basis
+from imgindex.io.paths import absolute
+from imgindex.models.annoy_index import RECALL_K, first_items
+from imgindex.models.engines import Engine, embed_all
+from imgindex.models.pca import normalize
+from imgindex.models.similarity import cosine_similarity, rank
+from imgindex.runtime.resources import available_cores
+from imgindex.search.queries import Loaded, Recipe, own_uris
+from imgindex.search.query_engine import query_engine
+from imgindex.search.results import Neighbor, QueryError, Result
+
+Vectors = npt.NDArray[np.float32]
+
+# By how much deeper a search goes, one after the other, while it finds too few distinct images.
+_DEEPER_SEARCHES = (8, 64)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What each query asks for."""
+
+    k: int = 10
+    exact: bool = False
+    distinct: bool = False
+    exclude_self: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.k, SupportsIndex) or self.k < 1:
+            raise UsageError(f"k is {self.k!r}; expected a whole number of at least 1")
+
+
+class OpenGeneration:
+    """The files of one generation, mapped or read."""
+
+    def __init__(self, output: Output, manifest: Manifest, quick: bool, model: str | None) -> None:
+        """Opens every shard, `quick` and `model` as for `Index.open`. Raises DamagedError."""
+        self.output = output
+        self.manifest = manifest
+        self.quick = quick
+        self.model = None if model is None else absolute(model)
+        # Annoy and Arrow map files; those of an object store are copied here first.
+        self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
+        files = files_of(output, manifest)
+
+        def opened(shard: Shard) -> OpenedShard:
+            return open_shard(
+                files[shard.index],
+                files[shard.metadata],
+                Path(self._copies.name),
+                items=shard.items,
+                dims=manifest.dims,
+                metric=manifest.metric,
+                quick=quick,
+            )
+
+        self.basis = read_basis(files[manifest.basis])
+        with ThreadPoolExecutor(available_cores(), "open") as pool:
+            shards = list(pool.map(opened, manifest.shards))
+        if (self.basis.dims, self.basis.feature_dim) != (manifest.dims, manifest.feature_dim):
+            raise DamagedError(f"{files[manifest.basis].path} is of other dimensions")
+        self._shards = [shard.annoy for shard in shards]
+        self._metadata = [shard.metadata for shard in shards]
+
+    def __len__(self) -> int:
+        """How many images are indexed."""
+        return self.manifest.items
+
+    def answers(self, loaded: Sequence[Loaded], wanted: Wanted) -> list[Result]:
+        """The result of each of `loaded`, of which those that are images are embedded together.
+
+        Raises UsageError for a vector that does not fit, and where it is not known what to leave out.
+        """
+        vectors, errors = self._vectors_of(loaded)
+        asked = [number for number in range(len(loaded)) if number not in errors]
+        left_out = self._themselves([loaded[n] for n in asked]) if wanted.exclude_self else None
+        found = iter(self.neighbors(vectors[asked], wanted, left_out))
+        return [
+            Result(query.name, (), errors[n]) if n in errors else Result(query.name, next(found))
+            for n, query in enumerate(loaded)
+        ]
+
+    def _vectors_of(self, loaded: Sequence[Loaded]) -> tuple[Vectors, dict[int, QueryError]]:
+        """Vectors [n, dims] of queries, and by their number the errors of those that have none."""
+        vectors = np.zeros((len(loaded), self.manifest.dims), np.float32)
+        errors: dict[int, QueryError] = {}
+        images: dict[int, npt.NDArray[Any]] = {}
+        for n, query in enumerate(loaded):
+            value = query.value
+            if isinstance(value, QueryError):
+                errors[n] = value
+            elif value.ndim == 3:
+                images[n] = value
+            elif value.shape == vectors.shape[1:] and np.isfinite(value).all():
+                vectors[n] = value
+            else:
+                raise UsageError(
+                    f"a query vector must be {vectors.shape[1]} finite values, got {value.shape}"
+                )
+        if images:
+            numbers = list(images)
+            features, valid = normalize(embed_all(self.engine, np.stack(list(images.values()))))
+            for place in np.flatnonzero(~valid).tolist():
+                message = "its feature is zero or not finite, as an all-black image's may be"
+                errors[numbers[place]] = QueryError("embed", "no_direction", message)
+            vectors[numbers] = self.basis.project(features)
+        return vectors, errors
+
+    def _themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
+        """For each query the contents of the indexed images that it is: by its bytes, or by its path."""
+        root = self.manifest.input_root
+        names: list[set[str]] = []
+        for query in queries:
+            if query.sha256 is None:
+                raise UsageError(
+                    "exclude_self needs the paths of the queries, or the bytes of their files; "
+                    f"{query.name} tells neither"
+                )
+            names.append({query.sha256} | (own_uris(query.path, root) if query.path else set()))
+        wanted = pa.array(sorted(set[str]().union(*names)), pa.string())
+        contents: dict[str, int] = {}
+        for table, numbers in zip(self._metadata, self._contents, strict=True):
+            for column in ("sha256", "uri"):
+                found = pc.indices_nonzero(pc.is_in(table[column], value_set=wanted)).to_numpy()
+                values = table[column].take(found).to_pylist()
+                contents.update(zip(values, numbers[found].tolist(), strict=True))
+        return [frozenset(contents[name] for name in each if name in contents) for each in names]
+
+    def neighbors(
+        self, vectors: Vectors, wanted: Wanted, left_out: Sequence[frozenset[int]] | None = None
+    ) -> list[tuple[Neighbor, ...]]:
+        """The nearest images of each of `vectors` [n, dims], but for the contents `left_out` of each."""
+        left_out = left_out or [frozenset()] * len(vectors)
+        # What is left out takes places of an answer.
+        places = [
+            len(contents) if wanted.distinct else sum(int(self._counts[each]) for each in contents)
+            for contents in left_out
+        ]
+        neighbors: list[tuple[Neighbor, ...]] = [()] * len(vectors)
+        for more in sorted(set(places)):
+            numbers = [n for n, place in enumerate(places) if place == more]
+            for n, found in zip(
+                numbers,
+                self._answer(vectors[numbers], wanted, more, [left_out[n] for n in numbers]),
+                strict=True,
+            ):
+                neighbors[n] = found
+        return neighbors
+
+    def _answer(
+        self, vectors: Vectors, wanted: Wanted, more: int, left_out: Sequence[frozenset[int]]
+    ) -> Iterator[tuple[Neighbor, ...]]:
+        """As `neighbors`, where what is left out of each answer takes `more` places."""
+        available = len(self._counts) if wanted.distinct else len(self)
+        k = min(wanted.k, max(1, available - more))
+        # Recall was measured for RECALL_K neighbors; more of them take proportionally more effort.
+        effort = None if wanted.exact else self.manifest.search_k * max(1, -(-(k + more) // RECALL_K))
+        answers = self._nearest_of_all(vectors, k + more, effort, wanted.distinct)
+        for n, (vector, contents) in enumerate(zip(vectors, left_out, strict=True)):
+            found = tuple(
+                self._merge(vector, [answer[n] for answer in answers], k, wanted.distinct, contents)
+            )
+            if more and effort is not None and len(found) < min(k, available - more):
+                # Annoy has inspected mostly what is left out.
+                exact = self._nearest_of_all(vectors[n : n + 1], k + more, None, wanted.distinct)
+                found = tuple(self._merge(vector, [each[0] for each in exact], k, wanted.distinct, contents))
+            yield found
+
+    def _nearest_of_all(
+        self, vectors: Vectors, k: int, effort: int | None, distinct: bool
+    ) -> list[list[tuple[npt.NDArray[np.int64], Vectors]]]:
+        return [self._nearest(shard, vectors, k, effort, distinct) for shard in range(len(self._shards))]
+
+    def _nearest(
+        self, shard: int, vectors: Vectors, k: int, effort: int | None, distinct: bool
+    ) -> list[tuple[npt.NDArray[np.int64], Vectors]]:
+        """What a shard answers to each of `vectors`: `k` items at most, of those of the same bytes one."""
+        annoy = self._shards[shard]
+        if not distinct:
+            return annoy.nearest(vectors, k, effort)
+        contents = self._contents[shard]
+        answers = annoy.nearest(vectors, k, effort, contents)
+        if effort is None:
+            return answers
+        wanted = min(k, self._distinct[shard])
+        deeper: list[int | None] = [effort * step for step in _DEEPER_SEARCHES]
+        # Where copies took up all the nodes that were inspected. At last no node is left out.
+        for effort in [*deeper, None]:
+            short = [n for n, (items, _) in enumerate(answers) if len(items) < wanted]
+            if not short:
+                break
+            found = annoy.nearest(vectors[short], k, effort, contents)
+            for n, answer in zip(short, found, strict=True):
+                answers[n] = answer
+        return answers
+
+    def _merge(
+        self,
+        vector: Vectors,
+        answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]],
+        k: int,
+        distinct: bool,
+        left_out: frozenset[int],
+    ) -> Iterator[Neighbor]:
+        shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
+        items = np.concatenate([found for found, _ in answers])
+        stored = np.concatenate(
+            [annoy.vectors[found] for annoy, (found, _) in zip(self._shards, answers, strict=True)]
+        )
+        most = len(items) if distinct or left_out else k
+        places, squares, _ = rank(stored, vector, self.manifest.metric, most)
+        contents = np.array([self._contents[shards[place]][items[place]] for place in places], np.int64)
+        if left_out:
+            kept = np.flatnonzero(~np.isin(contents, list(left_out)))[: None if distinct else k]
+            places, squares, contents = places[kept], squares[kept], contents[kept]
+        if distinct:
+            firsts = first_items(contents)[:k]
+            places, squares, contents = places[firsts], squares[firsts], contents[firsts]
+        cosines = cosine_similarity(stored[places], vector[np.newaxis])[0]
+        for n, place in enumerate(places):
+            shard, item = int(shards[place]), int(items[place])
+            row = {name: column[item].as_py() for name, column in self._columns[shard].items()}
+            yield Neighbor(
+                rank=n + 1,
+                uri=row["uri"],
+                similarity=float(cosines[n]),
+                distance=float(np.sqrt(squares[n])),
+                label=row["label"],
+                sha256=row["sha256"],
+                width=row["width"],
+                height=row["height"],
+                shard=shard,
+                item=item,
+                copies=int(self._counts[contents[n]]) - 1,
+            )
+
+    @cached_property
+    def _numbered(self) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
+        """For each shard the contents of its items, and how many items of all shards have each content.
+
+        Some 4 bytes an image and 8 for each distinct one.
+        """
+        digests = [chunk for table in self._metadata for chunk in table["sha256"].chunks]
+        contents = contents_of(pa.chunked_array(digests))
+        ends = np.cumsum([len(table) for table in self._metadata])
+        return np.split(contents, ends[:-1]), np.bincount(contents)
+
+    @property
+    def _contents(self) -> list[npt.NDArray[np.int32]]:
+        return self._numbered[0]
+
+    @property
+    def _counts(self) -> npt.NDArray[np.int64]:
+        return self._numbered[1]
+
+    @cached_property
+    def _distinct(self) -> list[int]:
+        """How many distinct images each shard holds."""
+        return [len(np.unique(contents)) for contents in self._contents]
+
+    @cached_property
+    def _columns(self) -> list[dict[str, Any]]:
+        names = ("uri", "label", "sha256", "width", "height")
+        return [{name: table[name] for name in names} for table in self._metadata]
+
+    @cached_property
+    def recipe(self) -> Recipe:
+        """How the images were decoded, and queries are."""
+        return Recipe.of(self.manifest)
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What embeds queries. Raises OutputError where it would not do so as when the index was built."""
+        return query_engine(self.output.root, self.manifest, self.model)

@@ -1,0 +1,70 @@
+"""Search results as an HTML page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from imgindex.errors import OutputError
+from imgindex.inputs.tar_members import read_image
+from imgindex.runtime.standard_streams import quiet_libraries
+from imgindex.search import gallery
+from imgindex.search.index import Index
+from imgindex.search.results import Neighbor, Result, describe_error
+from imgindex.text import counted
+from imgindex.uris import name_of
+
+
+def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str:
+    """A self-contained HTML page of queries, which are paths, and their neighbors as thumbnails.
+
+    It says that `hidden` more queries are not on it.
+    """
+    manifest = index.facts
+    facts = [
+        ("Index", str(index.output.root)),
+        ("Generation", manifest.generation),
+        ("Images", f"{len(index):,}"),
+        ("Backbone", manifest.spec.backbone),
+        ("Vectors", f"{manifest.dims} dimensions, {manifest.metric}"),
+    ]
+    rows = [
+        gallery.Row(
+            gallery.Tile(_image(index, name_of(result.query)), result.query.rpartition("/")[2], "query"),
+            [_tile(index, neighbor) for neighbor in result.neighbors],
+            *([describe_error(result.error)] if result.error else []),
+        )
+        for result in results
+    ]
+    more = f"{counted(hidden, 'more query is', 'more queries are')} not shown" if hidden else ""
+    return gallery.render("Nearest images", facts, rows, more)
+
+
+def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int = 0) -> None:
+    """Writes `result_page` to a file. Raises OutputError."""
+    try:
+        with quiet_libraries():
+            page = result_page(index, results, hidden)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
+    details = [str(neighbor.rank)]
+    if index.facts.metric != "angular":
+        details.append(f"distance {neighbor.distance:.4f}")
+    details.append(f"cosine {neighbor.similarity:.3f}")
+    if neighbor.copies:
+        details.append("1 copy" if neighbor.copies == 1 else f"{neighbor.copies:,} copies")
+    try:
+        image = _image(index, index.image_path(neighbor.uri))
+    except OutputError:
+        image = None
+    return gallery.Tile(image, neighbor.uri, " · ".join(details))
+
+
+def _image(index: Index, path: str) -> bytes | None:
+    """The file of an image; None, of which the page says that it cannot be shown, where there is none."""
+    try:
+        return read_image(path, index.facts.config["images"]["max_bytes"])
+    except (OSError, ValueError):  # a name that no filesystem takes is a ValueError
+        return None

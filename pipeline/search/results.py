@@ -1,0 +1,90 @@
+"""What a search gives: neighbors, or why a query has none; and both as JSON."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from imgindex.text import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbor:
+    """An indexed image that is near a query."""
+
+    rank: int  # from 1
+    uri: str
+    similarity: float  # cosine of the two vectors
+    distance: float  # in the index's metric
+    label: str | None
+    sha256: str
+    width: int
+    height: int
+    shard: int
+    item: int  # Annoy's id in the shard
+    copies: int  # other images in the index whose files have the same bytes
+
+
+@dataclass(frozen=True, slots=True)
+class QueryError:
+    """Why a query has no answer."""
+
+    stage: str  # list, read, decode or embed
+    reason: str  # a stable code, as of an image that could not be indexed
+    message: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """A query's neighbors, nearest first; none where there is an error."""
+
+    query: str  # the path, written as a uri is, or what was given instead of one
+    neighbors: tuple[Neighbor, ...]
+    error: QueryError | None = None
+
+
+def describe_error(error: QueryError) -> str:
+    """Why a query has no answer, in one sentence."""
+    what = "cannot be read" if error.stage in ("list", "read") else error.reason
+    return f"{what}: {error.message}"
+
+
+def to_json(results: Sequence[Result]) -> str:
+    """Results as a JSON array of queries, each with its neighbors.
+
+    Cosines and distances have the digits that tell one float32 from the next.
+    """
+    return json.dumps([as_json(result) for result in results], indent=2, ensure_ascii=False)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """A result as what JSON is written of."""
+    fields = asdict(result)
+    for neighbor in fields["neighbors"]:
+        for name in ("similarity", "distance"):
+            neighbor[name] = float(str(np.float32(neighbor[name])))
+    return fields
+
+
+def result_table(results: Sequence[Result], metric: str) -> str:
+    """One block a query: rank, cosine similarity, copies and path of each neighbor.
+
+    Under another `metric` than angular also the distance, which is then what they are sorted by.
+    """
+    blocks = []
+    for result in results:
+        columns = [("rank", [f"{n.rank}" for n in result.neighbors])]
+        if metric != "angular":
+            columns.append(("distance", [f"{n.distance:.4f}" for n in result.neighbors]))
+        columns.append(("cosine", [f"{n.similarity:.3f}" for n in result.neighbors]))
+        columns.append(("copies", [f"{n.copies}" for n in result.neighbors]))
+        padded = []
+        for name, values in columns:
+            width = max(map(len, [name, *values]))
+            padded.append([text.rjust(width) for text in (name, *values)])
+        paths = ["path", *(printable(n.uri) for n in result.neighbors)]
+        lines = ["  ".join(cells) for cells in zip(*padded, paths, strict=True)]
+        blocks.append("\n".join([printable(result.query), *lines]))
+    return "\n\n".join(blocks)
