@@ -9,8 +9,8 @@ from apache_beam.options.pipeline_options import PortableOptions, WorkerOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imgindex.cli import _beam_options
 from imgindex.commands.arguments import parser, with_underscores
+from imgindex.commands.build import beam_options
 from imgindex.config import load_config
 from imgindex.errors import UsageError
 from imgindex.presets import shipped
@@ -26,7 +26,7 @@ def test_flags_take_hyphens(flag: str) -> None:
 def test_flags_of_beam_take_hyphens() -> None:
     arguments = ["build", "--max-num-workers", "3", "--job-server-timeout=7"]
     _, rest = parser().parse_known_args(with_underscores(arguments))
-    options = _beam_options(rest)
+    options = beam_options(rest)
     assert options.view_as(WorkerOptions).max_num_workers == 3
     assert options.view_as(PortableOptions).job_server_timeout == 7
 

@@ -19,8 +19,9 @@ from imgindex.search.results import QueryError, describe_error
 
 # Runs `inspect`, whose work is replaced by a line of Python.
 SCRIPT = (
-    "import sys; from imgindex import cli; from imgindex.runtime import signals; "
-    "cli._inspect = lambda known: {}; cli.run()"
+    "import sys; from imgindex import cli; from imgindex.commands import inspect; "
+    "from imgindex.runtime import signals; "
+    "inspect.run = lambda known: {}; cli.run()"
 )
 
 
@@ -110,7 +111,7 @@ def test_other_errors_are_bugs(error: Exception, monkeypatch: pytest.MonkeyPatch
     def work(known: object) -> None:
         raise error
 
-    monkeypatch.setattr("imgindex.cli._inspect", work)
+    monkeypatch.setattr("imgindex.commands.inspect.run", work)
     with pytest.raises(type(error)):
         main(["inspect", "OUT"])
 

@@ -137,11 +137,11 @@ def test_generations_that_cannot_be_listed_do_not_take_their_features_along(outp
 def test_a_demo_does_not_write_to_a_folder_that_it_cannot_look_into(tmp_path: Path) -> None:
     no_answer(tmp_path / "demo")
     with pytest.raises(OutputError, match="cannot look at"):
-        demo.run(tmp_path / "demo")
+        demo.make_demo(tmp_path / "demo")
     (tmp_path / "other" / "images").mkdir(parents=True)
     (tmp_path / "other" / "images" / "mine.png").write_bytes(b"")
     with pytest.raises(UsageError, match="nor an earlier demo"):
-        demo.run(tmp_path / "other")
+        demo.make_demo(tmp_path / "other")
 
 
 # Each answers no where it could not look. Python's own do from 3.14 on for whatever error.
@@ -163,7 +163,7 @@ HARMLESS = {
         "_matches",
     ): "links that lead nowhere, which a build lists as failures",
     ("pipeline/commands/demo.py", "_command"): "how a printed command begins",
-    ("pipeline/commands/demo.py", "run"): "which of the images are folders",
+    ("pipeline/commands/demo.py", "make_demo"): "which of the images are folders",
     ("pipeline/commands/demo.py", "_is_new_or_a_demo"): "no is an error",
     ("pipeline/commands/doctor/output.py", "_existing"): "where to try the filesystem",
     ("pipeline/io/filesystem.py", "list_folders"): "os.DirEntry, which raises",

@@ -8,6 +8,11 @@ from imgindex.commands.arguments import hyphened
 from imgindex.errors import MachineError
 
 
+def run(known: argparse.Namespace) -> None:
+    """Prints the script for a shell."""
+    print(script(known.shell))
+
+
 def script(shell: str) -> str:
     """What bash or zsh runs at its start to complete `imgindex`. Raises MachineError without argcomplete."""
     try:

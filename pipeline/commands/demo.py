@@ -1,5 +1,6 @@
 """The demo: sample images, an index of them, a few searches and a page to look at."""
 
+import argparse
 import shlex
 import sys
 import time
@@ -16,7 +17,12 @@ from imgindex.search.pages import write_page
 from imgindex.search.results import result_table
 
 
-def run(folder: Path) -> None:
+def run(known: argparse.Namespace) -> None:
+    """Runs the demo in the folder that the command line names."""
+    make_demo(Path(known.output))
+
+
+def make_demo(folder: Path) -> None:
     """Runs the demo in `folder`, new or of an earlier demo, and prints what it does.
 
     Raises:
