@@ -72,7 +72,7 @@ def test_damaged_packed_images_fail_by_themselves(
     assert "its gzip encoding is damaged" in failure.message
     query = load("mem://bucket/photo.jpg", RECIPE, decode).value
     assert isinstance(query, QueryError)
-    assert "its gzip encoding is damaged" in query.message
+    assert (query.stage, query.reason, query.message) == ("decode", "undecodable", failure.message)
 
 
 def test_little_that_unpacks_to_much_is_refused(memory: Any, decoder: DecoderProcess) -> None:
@@ -84,6 +84,16 @@ def test_little_that_unpacks_to_much_is_refused(memory: Any, decoder: DecoderPro
     assert (failure.stage, failure.reason) == ("read", "too_many_bytes")
     assert len(read_image(file.path, 100_000)) == 100_001
     query = load(file.path, Recipe((8, 8), "srgb", 100_000), decode).value
+    assert isinstance(query, QueryError)
+    assert query.reason == "too_many_bytes"
+
+
+def test_an_object_that_is_too_large_as_it_lies_there_is_not_called_damaged(
+    memory: Any, image_bytes: Callable[..., bytes]
+) -> None:
+    data = gzip.compress(image_bytes(1, (200, 200)), compresslevel=0)
+    file = stored(data)
+    query = load(file.path, Recipe((8, 8), "srgb", len(data) // 2), decode).value
     assert isinstance(query, QueryError)
     assert query.reason == "too_many_bytes"
 

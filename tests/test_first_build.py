@@ -1,5 +1,7 @@
 """What a first build that fails or is refused leaves behind: nothing but what the next build can use."""
 
+import errno
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -85,6 +87,44 @@ class TestLock:
         assert not output.exists()
         with writer_lock(str(output)):
             assert (output / ".lock").stat().st_size
+
+    def test_that_of_a_build_that_followed_is_left_to_it(self, tmp_path: Path) -> None:
+        output = tmp_path / "new" / "index"
+        first = writer_lock(str(output))
+        first.__enter__()
+        # Somebody deletes the output of a build that is under way, and starts another one.
+        shutil.rmtree(output)
+        with writer_lock(str(output)) as claim:
+            error = ZeroDivisionError()
+            assert not first.__exit__(ZeroDivisionError, error, None)
+            claim.check()
+            assert (output / ".lock").exists()
+
+    @pytest.mark.parametrize("content", [b"mine", b"123\n"])
+    def test_a_file_that_no_build_has_written_is_not_deleted(self, content: bytes, tmp_path: Path) -> None:
+        (tmp_path / ".lock").write_bytes(content)
+        with pytest.raises(ZeroDivisionError), writer_lock(str(tmp_path)):
+            raise ZeroDivisionError
+        assert (tmp_path / ".lock").exists()
+
+    def test_a_link_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "precious").write_text("mine")
+        (tmp_path / "index").mkdir()
+        (tmp_path / "index" / ".lock").symlink_to(tmp_path / "precious")
+        with pytest.raises(OutputError, match="is a link and no lock"), writer_lock(str(tmp_path / "index")):
+            pass
+        assert (tmp_path / "precious").read_text() == "mine"
+
+    def test_one_that_cannot_be_written_leaves_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("imgindex.io.output_lock._overwrite", full)
+        with pytest.raises(OutputError, match="No space left"), writer_lock(str(tmp_path / "new" / "index")):
+            pass
+        assert not (tmp_path / "new").exists()
 
     def test_of_writers_that_fail_all_the_time_one_at_a_time_writes(self, tmp_path: Path) -> None:
         inside: list[int] = []

@@ -157,11 +157,19 @@ def test_a_row_with_other_fields_than_the_header_is_refused(header: str, tmp_pat
         listed(f"{tmp_path}/list.csv")
 
 
+def test_a_field_of_the_header_may_have_several_lines(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text('"path","note\nmore"\na.jpg,x\nb.jpg,y,z\n')
+    with pytest.raises(InputError, match="line 4 has 3 fields and the header 2"):
+        listed(f"{tmp_path}/list.csv")
+    (tmp_path / "list.csv").write_text('"path","note\nmore"\na.jpg,x\n')
+    assert list(listed(f"{tmp_path}/list.csv")) == ["a.jpg"]
+
+
 def test_a_row_may_end_after_the_name(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\na.jpg\nb.jpg,cat\n")
     assert list(listed(f"{tmp_path}/list.csv")) == ["a.jpg", "b.jpg"]
     (tmp_path / "list.csv").write_text("label,path\ncat,b.jpg\ncat\n")
-    with pytest.raises(InputError, match="line 3 has 1 field and the header 2"):
+    with pytest.raises(InputError, match=r"line 3 has 1 field .*; it lacks the path"):
         listed(f"{tmp_path}/list.csv")
 
 
@@ -182,6 +190,7 @@ def test_a_name_that_is_not_quite_a_files_is_missing(name: str, tmp_path: Path) 
         ("list.csv", b'path\n"' + b"x" * 200_000 + b'"\n', "field larger"),
         ("list.parquet", b"no Parquet", "is no list of images"),
         ("list.txt", b"x" * 100_000, "a line is longer than"),
+        ("list.csv", b"path\n" + b"x,y" * 1_000_000, "a line is longer than"),
     ],
 )
 def test_a_list_that_cannot_be_read(name: str, data: bytes, message: str, tmp_path: Path) -> None:

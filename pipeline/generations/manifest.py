@@ -1,5 +1,6 @@
 """The manifest: what a generation says of itself, and the limits that whoever reads one relies on."""
 
+import functools
 import math
 import re
 import reprlib
@@ -193,9 +194,12 @@ _T = TypeVar("_T")
 
 def _record(kind: type[_T], content: Mapping[str, Any]) -> _T:
     """The dataclass of checked JSON. What it lacks has its default, and what `kind` lacks is left out."""
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = [item.name for item in fields(kind) if item.name in content]  # type: ignore[arg-type]
     return kind(**{name: _typed(hints[name], content[name]) for name in names})
+
+
+_hints = functools.cache(get_type_hints)  # of a manifest with 100,000 shards they are asked for as often
 
 
 def _typed(hint: Any, value: Any) -> Any:

@@ -5,11 +5,12 @@ import math
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+import numpy.typing as npt
 
 from imgindex.errors import DamagedError, MismatchError, UsageError
 from imgindex.features import feature_store, known_failures
@@ -146,9 +147,45 @@ def _compact(directory: str, in_use: Keys, before: float) -> tuple[int, int]:
         for name in content_addressed.names(directory)
         if filesystem.modified(filesystem.join(directory, name)) < before
     ]
+    kept = _rows_to_keep(directory, names, in_use)
+    holed = [number for number in range(len(names)) if kept.count(number) < kept.rows[number]]
+    copier = feature_store.RowCopier(directory)
+    written: set[str] = set()
+    for number in holed:
+        if kept.count(number):
+            images = kept.images(directory, names[number], number)
+            written |= {image.chunk for rows in copier.copy(names[number], images) for image in rows}
+    written |= {image.chunk for rows in copier.flush() for image in rows}
+    # Only now, when all that they hold is elsewhere.
+    for name in {names[number] for number in holed} - written:
+        filesystem.delete(filesystem.join(directory, name))
+    return len(holed), sum(int(kept.rows[number]) - kept.count(number) for number in holed)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which rows of some chunks stay; some 5 bytes a row that does."""
+
+    rows: npt.NDArray[np.int64]  # of each chunk
+    starts: npt.NDArray[np.int64]  # where the rows of each chunk that stay begin in `numbers`, and the end
+    numbers: npt.NDArray[np.int32]  # of these rows
+
+    def count(self, chunk: int) -> int:
+        """How many rows of a chunk stay."""
+        return int(self.starts[chunk + 1] - self.starts[chunk])
+
+    def images(self, directory: str, name: str, chunk: int) -> Iterator[tuple[ImageFile, StoredImage]]:
+        """The rows of a chunk that stay."""
+        stay = set(self.numbers[self.starts[chunk] : self.starts[chunk + 1]].tolist())
+        for image in feature_store.read_keys(directory, name):
+            if image.row in stay:
+                yield ImageFile(image.uri, "", image.size, image.version), image
+
+
+def _rows_to_keep(directory: str, names: Sequence[str], in_use: Keys) -> _Kept:
+    """Of each image in use the newest row that the chunks have."""
     rows = np.zeros(len(names), np.int64)
-    # Of each image in use the newest row that the store has: its time, the number of its chunk, the row.
-    newest = np.zeros((len(in_use), 2))
+    newest = np.zeros((len(in_use), 2))  # the times of that row
     chunk_of, row_of = np.full(len(in_use), -1, np.int32), np.zeros(len(in_use), np.int32)
     for number, name in enumerate(names):
         images = list(feature_store.read_keys(directory, name))
@@ -157,28 +194,9 @@ def _compact(directory: str, in_use: Keys, before: float) -> tuple[int, int]:
         for image, place in zip(images, places(keys, in_use), strict=True):
             if place >= 0 and (chunk_of[place] < 0 or _age(image) > tuple(newest[place])):
                 newest[place], chunk_of[place], row_of[place] = _age(image), number, image.row
-    alive = np.bincount(chunk_of[chunk_of >= 0], minlength=len(names))
-    holed = np.flatnonzero(alive < rows)
     order = np.argsort(chunk_of, kind="stable")
-    starts = np.searchsorted(chunk_of[order], np.arange(len(names)))
-
-    def kept(number: int) -> Iterator[tuple[ImageFile, StoredImage]]:
-        start = starts[number]
-        members = set(row_of[order[start : start + alive[number]]].tolist())
-        for image in feature_store.read_keys(directory, names[number]):
-            if image.row in members:
-                yield ImageFile(image.uri, "", image.size, image.version), image
-
-    copier = feature_store.RowCopier(directory)
-    written: set[str] = set()
-    for number in map(int, holed):
-        if alive[number]:
-            written |= {image.chunk for rows in copier.copy(names[number], kept(number)) for image in rows}
-    written |= {image.chunk for rows in copier.flush() for image in rows}
-    # Only now, when all that they hold is elsewhere.
-    for name in {names[number] for number in holed} - written:
-        filesystem.delete(filesystem.join(directory, name))
-    return len(holed), int((rows - alive)[holed].sum())
+    starts = np.searchsorted(chunk_of[order], np.arange(len(names) + 1))
+    return _Kept(rows, starts, row_of[order])
 
 
 def _age(image: StoredImage) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +62,51 @@ def write_shard(
       config: how to index.
       on_disk: have Annoy build in the file, where it would take too much memory.
     """
+    images, rows = _numbered_by_uri(batches)
+    suffix = f"{shard:05}-of-{shard_count:05}"
+    index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
+    with filesystem.staged(filesystem.join(generation, index_path)) as partial:
+        if isinstance(config.trees, int):
+            trees = config.trees
+        else:
+            tried = {trees: rows.build(partial, trees, config, on_disk) for trees in AUTO_TREES}
+            trees = _fewest_nodes(tried, config.target_recall)
+        recalls = rows.build(partial, trees, config, on_disk)
+        index = written_files.describe(partial, index_path)
+    with filesystem.staged(filesystem.join(generation, metadata_path)) as partial:
+        # An open file: Arrow would read a path that begins with ~ in its own way.
+        with partial.open("wb") as file:
+            pq.write_table(_metadata(images), file)
+        metadata = written_files.describe(partial, metadata_path)
+    written = ShardSummary(
+        index, metadata, len(images), trees, tuple(recalls), time.time(),
+        distinct=len(np.unique(rows.contents)), queries=len(recall_sample(rows.contents)),
+    )  # fmt: skip
+    return replace(written, problems=tuple(check_shard(generation, written, rows.dims, config.metric)))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a shard, and which item of it each is."""
+
+    batches: Iterable[VectorRows]
+    items: npt.NDArray[np.int64]  # of each row in turn
+    contents: npt.NDArray[np.int32]  # of each item: a number that images of the same bytes share
+    dims: int
+
+    def build(self, path: Path, trees: int, config: IndexConfig, on_disk: bool) -> list[float]:
+        """Writes the Annoy file and measures its recall at each effort."""
+        build_shard(
+            _numbered(self.batches, self.items), path,
+            items=len(self.items), dims=self.dims, metric=config.metric, trees=trees, seed=config.seed,
+            on_disk=on_disk,
+        )  # fmt: skip
+        annoy = AnnoyShard(path, metric=config.metric, dims=self.dims, items=len(self.items))
+        return measure_recall(annoy, self.contents, config.target_recall)
+
+
+def _numbered_by_uri(batches: Iterable[VectorRows]) -> tuple[pa.Table, _Rows]:
+    """The images of all rows in the order of their uris, which numbers the items, and the rows."""
     tables = []
     dims = 0
     for batch in batches:
@@ -72,37 +117,7 @@ def write_shard(
     images = images.take(order)
     items = np.empty_like(order)
     items[order] = np.arange(len(order))
-    contents = contents_of(images["sha256"])
-    suffix = f"{shard:05}-of-{shard_count:05}"
-    index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
-
-    def build(trees: int) -> list[float]:
-        """Writes the Annoy file and measures its recall."""
-        build_shard(
-            _numbered(batches, items), partial,
-            items=len(items), dims=dims, metric=config.metric, trees=trees, seed=config.seed,
-            on_disk=on_disk,
-        )  # fmt: skip
-        annoy = AnnoyShard(partial, metric=config.metric, dims=dims, items=len(items))
-        return measure_recall(annoy, contents, config.target_recall)
-
-    with filesystem.staged(filesystem.join(generation, index_path)) as partial:
-        if isinstance(config.trees, int):
-            trees = config.trees
-        else:
-            trees = _fewest_nodes({trees: build(trees) for trees in AUTO_TREES}, config.target_recall)
-        recalls = build(trees)
-        index = written_files.describe(partial, index_path)
-    with filesystem.staged(filesystem.join(generation, metadata_path)) as partial:
-        # An open file: Arrow would read a path that begins with ~ in its own way.
-        with partial.open("wb") as file:
-            pq.write_table(_metadata(images), file)
-        metadata = written_files.describe(partial, metadata_path)
-    written = ShardSummary(
-        index, metadata, len(items), trees, tuple(recalls), time.time(),
-        distinct=len(np.unique(contents)), queries=len(recall_sample(contents)),
-    )  # fmt: skip
-    return replace(written, problems=tuple(check_shard(generation, written, dims, config.metric)))
+    return images, _Rows(batches, items, contents_of(images["sha256"]), dims)
 
 
 def _fewest_nodes(recalls: Mapping[int, Sequence[float]], target: float) -> int:

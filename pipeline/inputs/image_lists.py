@@ -3,6 +3,7 @@
 import codecs
 import csv
 import io
+import itertools
 import os
 import posixpath
 import zlib
@@ -26,7 +27,8 @@ _COLUMNS = ("uri", "path")
 # What spreadsheets and databases separate the fields of a CSV file by.
 _DELIMITERS = (",", ";", "\t", "|")
 
-_MAX_LINE = 1 << 16
+# Characters of a line: of a text, which is one name, and of a CSV file, which may have long columns.
+_MAX_LINE, _MAX_ROW = 1 << 16, 1 << 20
 _ROWS = 10_000
 
 
@@ -83,36 +85,41 @@ def _text(file: IO[bytes], newline: str) -> io.TextIOWrapper:
 
 def _lines(file: IO[bytes]) -> Iterator[str]:
     # Only a line feed ends a line: the other characters that Python knows may be part of a name.
-    text = _text(file, newline="\n")
-    while line := text.readline(_MAX_LINE):
-        if len(line) == _MAX_LINE:
-            raise ValueError(f"a line is longer than {_MAX_LINE} characters")
+    for line in _short_lines(_text(file, newline="\n"), _MAX_LINE):
         yield line.removesuffix("\n").removesuffix("\r")
+
+
+def _short_lines(text: io.TextIOWrapper, limit: int) -> Iterator[str]:
+    while line := text.readline(limit):
+        if len(line) == limit:
+            raise ValueError(f"a line is longer than {limit} characters")
+        yield line
 
 
 def _csv_rows(file: IO[bytes]) -> Iterator[str]:
     text = _text(file, newline="")
-    header = text.readline(_MAX_LINE)
-    delimiter = _delimiter(header)
-    names = next(csv.reader([header], delimiter=delimiter), [])
+    start = text.readline(_MAX_ROW)
+    delimiter = _delimiter(start)
+    rows = csv.reader(itertools.chain([start], _short_lines(text, _MAX_ROW)), delimiter=delimiter)
+    names = next(rows, [])
     column = _column(names)
-    rows = csv.reader(text, delimiter=delimiter)
     position = names.index(column)
     for row in rows:
         # A row may lack what comes after the name, and an empty line is no row.
         if len(row) > len(names) or 0 < len(row) <= position:
+            advice = "a field that holds a separator must stand in double quotes"
             raise ValueError(
-                f"line {rows.line_num + 1} has {counted(len(row), 'field')} and the header {len(names)}, "
-                f"separated by {delimiter!r}; a field that holds a separator must stand in double quotes"
+                f"line {rows.line_num} has {counted(len(row), 'field')} and the header {len(names)}, "
+                f"separated by {delimiter!r}; {advice if len(row) > 1 else f'it lacks the {column}'}"
             )
         if row:
             yield _name(column, row[position])
 
 
-def _delimiter(header: str) -> str:
-    """What separates the fields of a CSV file: the first delimiter by which its header names images."""
+def _delimiter(line: str) -> str:
+    """What separates the fields of a CSV file: the first delimiter by which its first line names images."""
     for delimiter in _DELIMITERS:
-        if not set(_COLUMNS).isdisjoint(next(csv.reader([header], delimiter=delimiter), [])):
+        if not set(_COLUMNS).isdisjoint(next(csv.reader([line], delimiter=delimiter), [])):
             return delimiter
     return _DELIMITERS[0]
 

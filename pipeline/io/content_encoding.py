@@ -1,7 +1,7 @@
 """Objects that a store keeps packed: those with ``Content-Encoding: gzip``.
 
-Stores give such objects as they lie there. What an object begins with tells that it is packed, so that no
-request has to ask for its metadata: no image, list or table begins as gzip does.
+Stores give such objects as they lie there. An object is known to be packed by its first two bytes, with which
+no image, list or table begins. So no request asks for its metadata.
 """
 
 import gzip
@@ -22,9 +22,9 @@ def unpacked(path: str, data: bytes, limit: int | None = None) -> bytes:
     """The content of the file `path`, whose bytes are `data`: unpacked where it is an object that is packed.
 
     Of content that is longer than `limit` bytes it is the first `limit` + 1, so that little packed data
-    cannot fill the memory. Raises DamagedEncodingError.
+    cannot fill the memory. Data that is longer stays as it is. Raises DamagedEncodingError.
     """
-    if is_local(path) or not data.startswith(_MARK):
+    if is_local(path) or not data.startswith(_MARK) or (limit is not None and len(data) > limit):
         return data
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(data)) as content:

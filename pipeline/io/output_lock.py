@@ -129,18 +129,22 @@ def _local_lock(path: str, holder: dict[str, Any]) -> Iterator[None]:
     folder = Path(path).parent
     made = [place for place in (folder, *folder.parents) if not filesystem.exists(str(place))]
     with _locked(path) as file:
-        try:
-            _overwrite(file, json.dumps(holder).encode())
-        except OSError as error:
-            raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        file.seek(0)
+        content = file.read()
+        is_ours = not content or bool(_parse(content))
         release = partial(_overwrite, file, _released(holder))
         try:
+            try:
+                _overwrite(file, json.dumps(holder).encode())
+            except OSError as error:
+                raise OutputError(f"cannot write {path}: {error.strerror}") from error
             with undone(release):
                 yield
         except BaseException:
             # Before it is given back, so that whoever has it open finds it gone, and makes another.
             with _given_back(path):
-                _leave_nothing(Path(path), made)
+                if is_ours and _is_at(path, file):
+                    _leave_nothing(Path(path), made)
             raise
         finally:
             with _given_back(path):
@@ -155,7 +159,7 @@ def _locked(path: str) -> Iterator[BinaryIO]:
         with contextlib.ExitStack() as stack:
             try:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
-                file = stack.enter_context(Path(path).open("a+b"))
+                file = stack.enter_context(open(path, "a+b", opener=_open_no_link))
             except FileNotFoundError as error:  # a build that has failed may have just taken the folder away
                 why = error.strerror
                 continue
@@ -166,6 +170,13 @@ def _locked(path: str) -> Iterator[BinaryIO]:
                 yield file
                 return
     raise OutputError(f"cannot write {path}: {why}")
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    """A descriptor of `path`; never of what a link leads to, which no build has written."""
+    if Path(path).is_symlink():
+        raise OutputError(f"{path} is a link and no lock of imgindex; move it away")
+    return os.open(path, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _lock(file: BinaryIO, path: str) -> None:

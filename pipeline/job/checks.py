@@ -2,31 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from imgindex.generations.manifest import Ledger
 from imgindex.inputs.skipped import EXCLUDED_FILES, EXCLUDED_FOLDERS, HIDDEN_FILES, HIDDEN_FOLDERS, described
 from imgindex.io import filesystem, written_files
+from imgindex.job.description import Finished
 from imgindex.job.plan import Plan
 from imgindex.models.annoy_index import RECALL_K
-from imgindex.records import FailureList, ShardSummary, WrittenBasis
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A generation whose files are written, with what the checks look at."""
-
-    plan: Plan
-    ledger: Ledger
-    shards: Sequence[ShardSummary]
-    basis: WrittenBasis
-    failures: Sequence[FailureList]
-    recall: float
-
-    @property
-    def failures_path(self) -> str:
-        """Where the failures are listed."""
-        return path_of(self.plan, self.failures)
+from imgindex.records import FailureList
 
 
 def path_of(plan: Plan, failures: Sequence[FailureList]) -> str:
@@ -72,13 +55,14 @@ def _files(finished: Finished) -> str | None:
 def _max_failure_rate(finished: Finished) -> str | None:
     limit = finished.plan.config.publish.max_failure_rate
     listed, failed = finished.ledger.listed, finished.ledger.failed
+    failures = path_of(finished.plan, finished.failures)
     # Ratios, for 0.29 * 100 is less than 29: what is just at a limit is within it.
     if failed / listed <= limit:
         return None
     enough = -(-100 * failed // listed) / 100
     return (
         f"{failed} of {listed} images failed ({reasons(finished.ledger)}), more than "
-        f"publish.max_failure_rate={limit} allows; mend or remove those in {finished.failures_path}, or "
+        f"publish.max_failure_rate={limit} allows; mend or remove those in {failures}, or "
         f"go on with --set publish.max_failure_rate={enough} or --force max_failure_rate"
     )
 
@@ -106,14 +90,14 @@ def _left_out(finished: Finished) -> str:
 
 
 def _min_recall(finished: Finished) -> str | None:
-    limit = finished.plan.config.publish.min_recall
-    if finished.recall >= limit:
+    limit, recall = finished.plan.config.publish.min_recall, finished.tuned.recall
+    if recall >= limit:
         return None
     target = finished.plan.config.index.target_recall
-    enough = math.floor(100 * finished.recall) / 100
-    advice = f"index.target_recall to {limit}" if finished.recall >= target else "index.trees"
+    enough = math.floor(100 * recall) / 100
+    advice = f"index.target_recall to {limit}" if recall >= target else "index.trees"
     return (
-        f"recall@{RECALL_K} is {finished.recall:.3f}, less than publish.min_recall={limit}; raise {advice}, "
+        f"recall@{RECALL_K} is {recall:.3f}, less than publish.min_recall={limit}; raise {advice}, "
         f"or go on with --set publish.min_recall={enough} or --force min_recall"
     )
 

@@ -80,7 +80,7 @@ def describe_build(config: Config, retry_failed: bool = False, rehash: bool = Fa
     work = _workload(config, found, engine, rate)
     lines = [
         ("input", f"{config.input}: {counted(found.files, 'image')}, {human_bytes(found.bytes)}"),
-        ("unusable", f"{found.unusable}, which cannot even be looked at"),
+        ("unusable", f"{found.unusable}, which listing already finds unusable"),
         *((("skipped", described(most_frequent(skipped))),) if skipped else ()),
         ("live", current_name(output) or f"nothing is published in {config.output} yet"),
         ("backbone", f"{engine.spec.backbone}, spec {engine.spec.digest}"),
@@ -211,7 +211,7 @@ def _costs(work: Workload, rate: float | None) -> list[tuple[str, str]]:
                  "published"),
         ("network", f"about {human_bytes(costs.shuffled_bytes(work))} between workers, if there are several"),
         ("queries", f"each looks at {asked[0]:,} to {asked[1]:,} nodes of the index, as the recall needs"),
-        ("memory", f"about {human_bytes(costs.in_process_bytes(work))} in this process, and that of shards"),
-        ("  a worker", f"about {worker} on a cluster, and that of shards"),
+        ("memory", f"about {human_bytes(costs.in_process_bytes(work))} in this process, plus its shards"),
+        ("  a worker", f"about {worker} on a cluster, plus its shards"),
         ("  a shard", f"{shard} while it is built; where that is too much, {on_disk} on disk"),
     ]  # fmt: skip

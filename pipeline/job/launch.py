@@ -158,14 +158,16 @@ def _nothing_useless(output: Output) -> Iterator[None]:
     before = folders_made(output)
     try:
         yield
-    except Exception:
-        for folder in folders_made(output):
-            if folder not in before:
-                with contextlib.suppress(OSError):  # it is not empty
-                    folder.rmdir()
-        store = Path(output.root, "store")
-        if store in folders_made(output) and store not in before:
-            logger.info("what was embedded stays in %s; the next build goes on from it", store)
+    except BaseException:
+        # Why the build has failed matters more than that it cannot be cleaned up after.
+        with contextlib.suppress(OSError, OutputError):
+            for folder in folders_made(output):
+                if folder not in before:
+                    with contextlib.suppress(OSError):  # it is not empty
+                        folder.rmdir()
+            store = Path(output.root, "store")
+            if store not in before and any(store.glob("*/chunk-*")):
+                logger.info("what was embedded stays in %s; the next build goes on from it", store)
         raise
 
 

@@ -19,7 +19,7 @@ from imgindex.inputs.image_lists import is_whole
 from imgindex.inputs.selection import Selection
 from imgindex.io import filesystem
 from imgindex.io.byte_ranges import read_range
-from imgindex.io.content_encoding import unpacked
+from imgindex.io.content_encoding import DamagedEncodingError, unpacked
 from imgindex.models.plugins import readable
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, upright_rgb
 from imgindex.records import Failure, ImageFile
@@ -169,6 +169,8 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
         return Loaded(name, pixels, path, sha256)
     except DecodeError as error:
         return Loaded(name, QueryError("decode", error.reason, str(error)))
+    except DamagedEncodingError as error:
+        return Loaded(name, QueryError("decode", "undecodable", str(error)))
     except OSError as error:
         return Loaded(name, QueryError("read", *local_files.fault_of(path or "", error)))
     except ValueError as error:  # a name that no filesystem takes, as one with a NUL
