@@ -5,7 +5,7 @@ import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -199,7 +199,9 @@ def _record(kind: type[_T], content: Mapping[str, Any]) -> _T:
     return kind(**{name: _typed(hints[name], content[name]) for name in names})
 
 
-_hints = functools.cache(get_type_hints)  # of a manifest with 100,000 shards they are asked for as often
+@functools.cache  # a manifest of 100,000 shards asks for those of a shard as often
+def _hints(kind: Hashable) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _typed(hint: Any, value: Any) -> Any:
