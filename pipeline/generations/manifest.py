@@ -1,11 +1,10 @@
 """The manifest: what a generation says of itself, and the limits that whoever reads one relies on."""
 
-import functools
 import math
 import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -194,14 +193,18 @@ _T = TypeVar("_T")
 
 def _record(kind: type[_T], content: Mapping[str, Any]) -> _T:
     """The dataclass of checked JSON. What it lacks has its default, and what `kind` lacks is left out."""
-    hints = _hints(kind)
+    hints = _HINTS[kind]
     names = [item.name for item in fields(kind) if item.name in content]  # type: ignore[arg-type]
     return kind(**{name: _typed(hints[name], content[name]) for name in names})
 
 
-@functools.cache  # a manifest of 100,000 shards asks for those of a shard as often
-def _hints(kind: Hashable) -> dict[str, Any]:
-    return get_type_hints(kind)
+# Looked up once: a manifest of 100,000 shards asks for those of a shard as often.
+_HINTS: dict[type, dict[str, Any]] = {
+    kind: get_type_hints(kind)
+    for kind in (
+        Manifest, Ledger, RecordedSpec, RecordedEngine, RecordedPca, MeasuredRecall, Shard, WrittenFile,
+    )
+}  # fmt: skip
 
 
 def _typed(hint: Any, value: Any) -> Any:
