@@ -254,6 +254,17 @@ def test_a_generation_does_not_go_live_after_the_signal_was_answered(tmp_path: P
     assert not (tmp_path / "CURRENT").exists()
 
 
+def test_a_signal_that_another_thread_is_given_ends_it_too() -> None:
+    process = start(
+        "import threading\n"
+        "print('at work', flush=True)\n"
+        "signal.pthread_kill(threading.get_ident(), signal.SIGTERM)\n"
+        "time.sleep(1000)\n"
+    )
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 143
+
+
 def test_a_lease_is_given_back() -> None:
     process = start(
         "from conftest import MemoryFileSystem\n"

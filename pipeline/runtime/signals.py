@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -22,6 +22,10 @@ _done: list[str] = []
 # answer, so that a signal does not wait for ever.
 _switch = threading.Lock()
 _SWITCH_SECONDS = 5.0
+
+# How often the main thread looks up. A signal that comes just before it begins to wait, or that another
+# thread is given, does not wake it.
+_LOOK_SECONDS = 0.25
 
 
 def done(what: str) -> None:
@@ -75,6 +79,8 @@ def run(command: Callable[[], int]) -> int:
         if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells have it for background jobs
             signal.signal(number, end)
     threading.Thread(target=work, name="command", daemon=True).start()
+    while not wait([result], _LOOK_SECONDS).done:
+        pass
     return result.result()
 
 
