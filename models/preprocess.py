@@ -28,6 +28,10 @@ DEFAULT_MAX_PIXELS = 178_956_970
 # Width times height, which the store's arithmetic and Pillow's own hold for every image.
 LARGEST_MAX_PIXELS = (1 << 31) - 1
 
+# Bytes of a strip or tile of a TIFF, unpacked, for each of the most pixels: there are two copies of them, and
+# the processes that decode have 24 bytes for each pixel.
+_UNPACKED_BYTES = 12
+
 # Pixels that are converted to RGB at once. Of a whole image at Pillow's limit, the intermediate values would
 # take up to 6 GiB more than source and result.
 _STRIP_PIXELS = 1 << 20
@@ -206,11 +210,20 @@ def _decode_other_tiff(data: bytes, size: Size, max_pixels: int, color_profile: 
     try:
         layout = tiff_samples.read_layout(data)
         pixels = _check_pixels(layout.width, layout.height, max_pixels)
+        most = _UNPACKED_BYTES * max(DEFAULT_MAX_PIXELS, max_pixels)
+        if layout.unpacked > most:
+            raise DecodeError(
+                "out_of_memory",
+                f"a strip or tile of {layout.across} x {layout.down} pixels takes {layout.unpacked} bytes, "
+                f"more than the {most} for which a decoder has room",
+            )
         image = other_tiffs.open_image(data, layout)
         width, height = image.size[::-1] if _orientation(image) in _QUARTER_TURNS else image.size
         return DecodedImage(upright_rgb(image, size, color_profile), width, height)
     except DecodeError:
         raise
+    except Image.DecompressionBombError as error:
+        raise DecodeError("too_many_pixels", f"a TIFF: {error}") from error
     except tiff_samples.MissingCodecError as error:
         raise DecodeError("needs_extra", f"{error} need imgindex[tiff], which is not installed") from error
     except tiff_samples.UnsupportedError as error:

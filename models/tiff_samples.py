@@ -23,6 +23,7 @@ Values = npt.NDArray[Any]
 
 _NONE, _LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE, _LZMA, _ZSTD = 1, 5, 8, 32773, 32946, 34925, 50000
 _BY_LIBTIFF = {_LZW, _DEFLATE, _PACKBITS, _OLD_DEFLATE}
+_WITH_PREDICTOR = {_LZW, _DEFLATE, _OLD_DEFLATE, _LZMA, _ZSTD}
 # Libtiff may be built without these. Each with a 7 that it has packed.
 _ONE_BYTE = {
     _LZMA: bytes.fromhex(
@@ -32,19 +33,18 @@ _ONE_BYTE = {
     _ZSTD: bytes.fromhex("28b52ffd200109000007"),
 }
 # A picture of its own in each strip or tile. Pillow's formats, and the functions of imagecodecs.
-_WEBP = 50001
-_BY_PILLOW = {_WEBP: "WEBP", 34712: "JPEG2000", 33003: "JPEG2000", 33005: "JPEG2000", 34933: "PNG"}
+_WEBP, _LERC, _JPEG_XL = 50001, 34887, (50002, 52546)
+_BY_PILLOW = {_WEBP: "WEBP", 34712: "JPEG2000", 33005: "JPEG2000", 34933: "PNG"}
 _BY_IMAGECODECS = {
-    _LZMA: "lzma", _ZSTD: "zstd", 34887: "lerc", 50002: "jpegxl", 52546: "jpegxl", 34934: "jpegxr",
-    22610: "jpegxr",
+    _LZMA: "lzma", _ZSTD: "zstd", _LERC: "lerc", 50002: "jpegxl", 52546: "jpegxl", 34934: "jpegxr",
+    22610: "jpegxr", 34712: "jpeg2k", 33005: "jpeg2k", 34933: "png",
 }  # fmt: skip
-_JPEG_XL = (50002, 52546)
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, YCBCR, CIELAB, ICCLAB = 0, 1, 2, 6, 8, 9
 _COLORS = {WHITE_IS_ZERO: 1, BLACK_IS_ZERO: 1, RGB: 3, YCBCR: 3, CIELAB: 3, ICCLAB: 3}
 ASSOCIATED, UNASSOCIATED = 1, 2
 
-_PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT = 317, 338, 339
+_PREDICTOR, _EXTRA_SAMPLES, _SAMPLE_FORMAT, _LERC_PARAMETERS = 317, 338, 339, 50674
 _SUBSAMPLING, _REFERENCES, PROFILE, ORIENTATION = 530, 532, 34675, 274
 _FULL_RANGE: tuple[float, ...] = (0, 255, 128, 255, 128, 255)
 
@@ -84,6 +84,12 @@ class Layout:
         return _COLORS[self.photometric]
 
     @property
+    def unpacked(self) -> int:
+        """Bytes of a strip or tile, unpacked; 0 where nothing is packed."""
+        size = self.across * self.down * self.samples * self.dtype.itemsize
+        return 0 if self.compression == _NONE else size
+
+    @property
     def alpha(self) -> int:
         """What the first extra sample is, `ASSOCIATED` or `UNASSOCIATED`; 0 where it is no transparency."""
         extra = self.tags.get(_EXTRA_SAMPLES, (0,))
@@ -110,7 +116,9 @@ def read_layout(data: bytes) -> Layout:
         raise ValueError("its size is not positive")
     if photometric not in _COLORS or samples < _COLORS[photometric] or samples > 64:
         raise UnsupportedError(f"colors of kind {photometric} in {samples} samples a pixel")
-    predictor, tiled = number(tags, _PREDICTOR, 1), 322 in tags
+    # Other codecs have no predictor, and libtiff does not look at its tag.
+    predictor = number(tags, _PREDICTOR, 1) if compression in _WITH_PREDICTOR else 1
+    tiled = 322 in tags
     if predictor not in (1, 2, 3) or planar not in (1, 2) or number(tags, 266, 1) != 1:
         raise UnsupportedError("its predictor, its planes or its order of bits")
     across = number(tags, 322) if tiled else width
@@ -175,12 +183,15 @@ def codec_of(layout: Layout) -> Codec:
         layout.compression in _ONE_BYTE and _is_in_libtiff(layout.compression)
     ):
         return functools.partial(_by_libtiff, layout)
-    if layout.compression in _BY_PILLOW:
+    # Pillow has more than 8 bits for grey alone.
+    if layout.compression in _BY_PILLOW and (layout.dtype == np.uint8 or _is_grey_16(layout)):
         return functools.partial(_by_pillow, layout)
     if layout.compression not in _BY_IMAGECODECS:
         raise UnsupportedError(f"compression {layout.compression}")
+    if layout.compression == _LERC and layout.tags.get(_LERC_PARAMETERS, (0, 0))[1:] not in ((), (0,)):
+        raise UnsupportedError("LERC that is compressed once more")
     if importlib.util.find_spec("imagecodecs") is None:
-        raise MissingCodecError(f"TIFFs of compression {layout.compression}")
+        raise MissingCodecError(f"TIFFs of compression {layout.compression} in {layout.dtype}")
     return functools.partial(_by_imagecodecs, layout)
 
 
@@ -191,6 +202,10 @@ def _is_in_libtiff(compression: int) -> bool:
         return bool(_unpacked(compression, _ONE_BYTE[compression], 1, 1)[0] == 7)
     except OSError:
         return False
+
+
+def _is_grey_16(layout: Layout) -> bool:
+    return layout.dtype == np.uint16 and layout.samples == layout.planes
 
 
 def _as_it_is(layout: Layout, raw: bytes, width: int, rows: int, samples: int) -> Values:
@@ -245,7 +260,17 @@ def _unpacked(compression: int, raw: bytes, row: int, rows: int) -> Values:
     directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
     tiff = b"II*\0" + struct.pack("<IH", 8, len(tags)) + directory + bytes(4) + raw
     with TiffImagePlugin.TiffImageFile(io.BytesIO(tiff)) as image:
-        return np.asarray(image).ravel()
+        # Else Pillow would get it by itself, and compare bytes with the most pixels that it allows.
+        image.im = Image.new("L", image.size).im
+        image.load()
+        found = np.empty((rows, row), np.uint8)
+        step = max(1, _BLOCK // row)  # Pillow makes two copies of what becomes an array
+        for top in range(0, rows, step):
+            bottom = min(top + step, rows)
+            part = Image.new("L", (row, bottom - top))
+            part.paste(image, (0, -top))
+            found[top:bottom] = np.asarray(part)
+        return found.ravel()
 
 
 def _by_pillow(layout: Layout, raw: bytes, width: int, rows: int, samples: int) -> Values:
@@ -266,11 +291,15 @@ def _by_imagecodecs(layout: Layout, raw: bytes, width: int, rows: int, samples: 
         return _samples(layout, found, width, rows, samples)
     if layout.compression in _JPEG_XL and jpeg_xl.size(raw) != (width, rows):
         raise ValueError(f"a strip or tile holds a picture of {jpeg_xl.size(raw)} pixels for {width, rows}")
-    return _checked(layout, np.asarray(decode(raw)), width, rows, samples)
+    # It compares what the data says of its shape before it decodes. LERC leaves out pixels without a value.
+    values = np.zeros((rows, width, samples), layout.dtype)
+    decode(raw, out=values)
+    return values
 
 
 def _checked(layout: Layout, values: Values, width: int, rows: int, samples: int) -> Values:
-    if values.size != rows * width * samples or values.dtype != layout.dtype:
+    shape = values.shape if values.ndim == 3 else (*values.shape, 1)
+    if shape != (rows, width, samples) or values.dtype != layout.dtype:
         raise ValueError(f"a strip or tile holds {values.shape} of {values.dtype}, not what the tags say")
     return values.reshape(rows, width, samples)
 

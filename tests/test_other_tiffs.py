@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from test_independent_decoder import ALPHA, HEIGHT, RGB, TOLERANCE, WIDTH, seen_
 from test_odd_images import swapped_profile
 from test_preprocess import on_white, repeated
 
+from imgindex.models import preprocess
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodedImage, DecodeError, decode
 
@@ -251,3 +253,102 @@ def test_what_is_not_read_here_either_says_so(make: Callable[[], bytes]) -> None
     error = failure(make())
     assert error.reason == "undecodable"
     assert "of a kind that imgindex does not read" in str(error)
+
+
+def with_tag(data: bytes, tag: int, value: int) -> bytes:
+    """A TIFF of tifffile's with another value of a tag that it has."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        at = file.pages[0].tags[tag].offset
+    return data[:at] + struct.pack("<HHII", tag, 4, 1, value) + data[at + 12 :]
+
+
+@pytest.mark.parametrize("compression", ["lzw", "deflate", "packbits", "zstd", "lzma"])
+def test_a_strip_may_have_more_bytes_than_an_image_may_have_pixels(
+    compression: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = HEIGHT * WIDTH
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 + 1)  # as decoder processes have it
+    for predictor in (False, True) if compression != "packbits" else (False,):
+        data = tiff(linear(PIXELS), compression=compression, predictor=predictor, rowsperstrip=HEIGHT)
+        assert difference(whole(data, max_pixels=pixels).pixels, PIXELS) < 0.01
+        assert failure(data, max_pixels=pixels - 1).reason == "too_many_pixels"
+
+
+def test_the_bytes_of_a_strip_are_bounded_by_the_most_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = tiff(linear(PIXELS, np.float64), compression="deflate", rowsperstrip=HEIGHT)
+    pixels = HEIGHT * WIDTH
+    monkeypatch.setattr(preprocess, "DEFAULT_MAX_PIXELS", 2 * pixels)
+    assert difference(whole(data, max_pixels=pixels).pixels, PIXELS) < 0.01
+    monkeypatch.setattr(preprocess, "DEFAULT_MAX_PIXELS", 2 * pixels - 1)
+    assert failure(data, max_pixels=pixels).reason == "out_of_memory"
+    assert difference(whole(data, max_pixels=2 * pixels).pixels, PIXELS) < 0.01
+    in_strips = tiff(linear(PIXELS, np.float64), compression="deflate", rowsperstrip=HEIGHT // 2)
+    assert difference(whole(in_strips, max_pixels=pixels).pixels, PIXELS) < 0.01
+
+
+@pytest.mark.parametrize("compression", [None, "packbits"])
+@pytest.mark.parametrize("predictor", [2, 3])
+def test_a_predictor_counts_only_where_the_codec_has_one(compression: str | None, predictor: int) -> None:
+    plain = tiff(
+        linear(PIXELS), compression=compression, rowsperstrip=HEIGHT, extratags=[(316, 3, 1, predictor, True)]
+    )
+    data = plain.replace(struct.pack("<HHI", 316, 3, 1), struct.pack("<HHI", 317, 3, 1))
+    assert difference(whole(data).pixels, PIXELS) < 0.01
+    assert difference(whole(data).pixels, seen_by_vips(data)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("compression", ["png", "jpeg2000", "aperio_jp2000_rgb"])
+class TestPicturesOf16Bits:
+    def test_rgb_has_the_values_that_were_written(self, compression: str) -> None:
+        values = PIXELS.astype(np.uint16) * 256 + np.arange(WIDTH, dtype=np.uint16)[:, np.newaxis]
+        data = tiff(values, compression=compression, rowsperstrip=8)
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            assert np.array_equal(file.pages[0].asarray(), values)
+        assert difference(whole(data).pixels, values / 257) <= 0.5
+
+    def test_grey_needs_no_extra_and_rgb_names_it(
+        self, compression: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        grey = tiff(GREY.astype(np.uint16) * 257, "minisblack", compression=compression)
+        rgb = tiff(PIXELS.astype(np.uint16) * 257, compression=compression)
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+        assert difference(whole(grey).pixels, repeated(GREY)) < 1
+        assert failure(rgb).reason == "needs_extra"
+
+
+def test_jpeg_2000_of_aperio_in_rgb_is_read_and_in_ycbcr_refused() -> None:
+    data = tiff(PIXELS, compression="aperio_jp2000_rgb", tile=(32, 32))
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        assert np.array_equal(file.pages[0].asarray(), PIXELS)
+    assert np.array_equal(whole(data).pixels, PIXELS)
+    error = failure(with_tag(data, 259, 33003))
+    assert error.reason == "undecodable"
+    assert "compression 33003" in str(error)
+
+
+@pytest.mark.parametrize("compression", ["lerc", "jpegxr", "jpegxl", "jpeg2000", "png"])
+class TestPicturesOfAnotherSize:
+    def test_no_memory_is_taken_for_them(self, compression: str) -> None:
+        large = tiff(np.zeros((3000, 3000, 3), np.uint8), compression=compression, rowsperstrip=3000)
+        strip = large[slice(*strip_of(large))]
+        data = tiff(np.zeros((1, 1, 3), np.uint8), compression=compression)
+        lying = with_tag(with_tag(data, 273, len(data)), 279, len(strip)) + strip
+        tracemalloc.start()
+        try:
+            assert failure(lying).reason == "undecodable"
+            assert tracemalloc.get_traced_memory()[1] < 1 << 22
+        finally:
+            tracemalloc.stop()
+
+    def test_the_sides_may_not_be_exchanged(self, compression: str) -> None:
+        data = tiff(PIXELS, compression=compression, rowsperstrip=HEIGHT)
+        turned = with_tag(with_tag(with_tag(data, 256, HEIGHT), 257, WIDTH), 278, WIDTH)
+        assert HEIGHT != WIDTH
+        assert failure(turned).reason == "undecodable"
+
+
+def strip_of(data: bytes) -> tuple[int, int]:
+    """Where the first strip of a TIFF begins and ends."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = file.pages[0]
+        return page.dataoffsets[0], page.dataoffsets[0] + page.databytecounts[0]
