@@ -1,4 +1,4 @@
-"""Grey values of 16 and 32 bits and of floats: which of them are black and white."""
+"""Grey values of 16 to 64 bits and of floats: which of them are black and white."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,6 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 Values = npt.NDArray[Any]
+Keys = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 
 # Of a thousand values one may be darker than black, and one brighter than white.
 _CLIPPED = 0.001
@@ -110,7 +111,7 @@ def _is_valid(values: Values, nodata: float | None) -> npt.NDArray[np.bool_]:
     valid = np.isfinite(values) & (np.abs(values) < _LARGEST_FLOAT)
     if nodata is not None and math.isfinite(nodata):
         with np.errstate(over="ignore"):
-            valid &= values != (np.float32(nodata) if values.dtype.kind == "f" else nodata)
+            valid &= values != (values.dtype.type(nodata) if values.dtype.kind == "f" else nodata)
     return valid
 
 
@@ -125,54 +126,75 @@ class _Ranked:
 
 
 def _ranked(strips: Callable[[], Iterator[Values]], nodata: float | None) -> _Ranked:
-    # Exact, by two halves of 16 bits: no more is held than a strip and counts.
-    def keys() -> Iterator[npt.NDArray[np.uint32]]:
+    # Exact, 16 bits at a time: no more is held than a strip and counts.
+    def keys() -> Iterator[Keys]:
         for values in strips():
             yield _keys(values[_is_valid(values, nodata)])
 
+    dtype = next(strips()).dtype
+    top = 48 if _is_wide(dtype) else 16
     counts = np.zeros(1 << 16, np.int64)
     for part in keys():
-        counts += np.bincount(part >> 16, minlength=1 << 16)
+        counts += _counted(part >> top)
     total = int(counts.sum())
     if not total:
         return _Ranked()
     high = rank_of_high(total)
-    return _Ranked(*_at(keys, counts, [0, total - 1 - high, high, total - 1], _dtype(strips)))
-
-
-def _dtype(strips: Callable[[], Iterator[Values]]) -> np.dtype[Any]:
-    return next(strips()).dtype
+    found = _at(keys, counts, top, [0, total - 1 - high, high, total - 1])
+    return _Ranked(*(_value(key, dtype) for key in found))
 
 
 def _at(
-    keys: Callable[[], Iterator[npt.NDArray[np.uint32]]],
-    counts: npt.NDArray[np.int64],
-    ranks: Sequence[int],
-    dtype: np.dtype[Any],
-) -> Iterator[float]:
-    """The values of `ranks`, from the counts of the upper halves of `keys`."""
-    ends = counts.cumsum()
-    uppers = np.searchsorted(ends, ranks, side="right")
-    lower_counts = {int(upper): np.zeros(1 << 16, np.int64) for upper in uppers}
-    for part in keys():
-        for upper, lowers in lower_counts.items():
-            lowers += np.bincount(part[part >> 16 == upper] & 0xFFFF, minlength=1 << 16)
-    for rank, upper in zip(ranks, uppers.tolist(), strict=True):
-        rest = rank - int(ends[upper] - counts[upper])
-        lower = int(np.searchsorted(lower_counts[upper].cumsum(), rest, side="right"))
-        yield _value(upper << 16 | lower, dtype)
+    keys: Callable[[], Iterator[Keys]], counts: npt.NDArray[np.int64], top: int, ranks: Sequence[int]
+) -> list[int]:
+    """The keys of `ranks`, from the counts of their bits from `top` on."""
+    uppers, rests = [0] * len(ranks), list(ranks)
+    counts_of = {0: counts}
+    for shift in range(top, -1, -16):
+        if shift < top:
+            counts_of = {upper: np.zeros(1 << 16, np.int64) for upper in uppers}
+            for part in keys():
+                for upper, lowers in counts_of.items():
+                    lowers += _counted(part[part >> (shift + 16) == upper] >> shift & 0xFFFF)
+        for number, (upper, rest) in enumerate(zip(uppers, rests, strict=True)):
+            ends = counts_of[upper].cumsum()
+            lower = int(np.searchsorted(ends, rest, side="right"))
+            uppers[number] = upper << 16 | lower
+            rests[number] = rest - int(ends[lower] - counts_of[upper][lower])
+    return uppers
 
 
-def _keys(values: Values) -> npt.NDArray[np.uint32]:
+def _counted(numbers: Values) -> npt.NDArray[np.int64]:
+    return np.bincount(numbers.astype(np.int64), minlength=1 << 16)
+
+
+def _is_wide(dtype: np.dtype[Any]) -> bool:
+    """Whether keys of such values take 64 bits."""
+    return dtype.itemsize == 8 or dtype == np.uint32
+
+
+def _keys(values: Values) -> Keys:
     """Whole numbers in the order of `values`."""
+    if values.dtype == np.float64:
+        wide = values.view(np.uint64)
+        return np.where(wide >> 63, ~wide, wide | np.uint64(1 << 63))
     if values.dtype.kind == "f":
         bits = values.astype(np.float32).view(np.uint32)
         return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    if values.dtype == np.int64:
+        return values.view(np.uint64) ^ np.uint64(1 << 63)
+    if _is_wide(values.dtype):
+        return values.astype(np.uint64)
     return values.astype(np.int32).view(np.uint32) ^ np.uint32(1 << 31)
 
 
 def _value(key: int, dtype: np.dtype[Any]) -> float:
+    if dtype == np.float64:
+        wide = key ^ (1 << 63) if key >> 63 else ~key & ((1 << 64) - 1)
+        return float(np.array(wide, np.uint64).view(np.float64))
     if dtype.kind == "f":
         bits = key ^ (1 << 31) if key >> 31 else ~key & 0xFFFFFFFF
         return float(np.array(bits, np.uint32).view(np.float32))
-    return float(key - (1 << 31))
+    if dtype.kind == "u" and _is_wide(dtype):
+        return float(key)
+    return float(key - (1 << (63 if _is_wide(dtype) else 31)))
