@@ -40,6 +40,16 @@ def conversion_to_srgb(profile: object, mode: str) -> Conversion | None:
     It takes an RGB image; of an image of mode CMYK its CMYK pixels. It is None where nothing is to be done:
     where there is no profile, where it is sRGB, and where it is damaged or not for images of this mode.
     """
+    found = _found(profile, mode)
+    return found[0] if found is not None and found[1] else None
+
+
+def is_readable(profile: object, mode: str) -> bool:
+    """Whether an embedded `profile` says what the colors of an image of this mode are."""
+    return _found(profile, mode) is not None
+
+
+def _found(profile: object, mode: str) -> tuple[Conversion, bool] | None:
     space = _SPACES.get(mode)
     if not isinstance(profile, bytes) or not 0 < len(profile) <= _MAX_PROFILE or space is None:
         return None
@@ -47,7 +57,8 @@ def conversion_to_srgb(profile: object, mode: str) -> Conversion | None:
 
 
 @functools.lru_cache(maxsize=16)
-def _conversion(profile: bytes, space: str) -> Conversion | None:
+def _conversion(profile: bytes, space: str) -> tuple[Conversion, bool] | None:
+    """What converts to sRGB, and whether it changes anything; None for a profile that does not count."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != space or source.profile.device_class not in _CLASSES:
@@ -61,11 +72,10 @@ def _conversion(profile: bytes, space: str) -> Conversion | None:
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
         convert = functools.partial(_convert, transform, grey=space == "GRAY")
-        if space != "CMYK" and _is_identity(convert, space == "GRAY"):
-            return None
+        changes = space == "CMYK" or not _is_identity(convert, space == "GRAY")
     except Exception:  # whatever a damaged profile makes LittleCMS trip over; the pixels are whole
         return None
-    return convert
+    return convert, changes
 
 
 def _convert(transform: ImageCms.ImageCmsTransform, image: Image.Image, *, grey: bool) -> Image.Image:

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageCms
 from test_independent_decoder import ALPHA, HEIGHT, RGB, TOLERANCE, WIDTH, seen_by_vips
 from test_odd_images import swapped_profile
 from test_preprocess import on_white, repeated
 
 from imgindex.models import preprocess
 from imgindex.models.decoder import DecoderProcess
+from imgindex.models.levels import levels_of
 from imgindex.models.preprocess import DecodedImage, DecodeError, decode
 
 pyvips = pytest.importorskip("pyvips")
@@ -154,10 +155,92 @@ def test_transparency_is_laid_on_white(kind: str, dtype: type) -> None:
     assert difference(whole(data).pixels, on_white(PIXELS, np.asarray(ALPHA))) < 1
 
 
+@pytest.mark.parametrize("dtype", [np.uint32, np.uint64, np.float64])
+@pytest.mark.parametrize("extra", ["unassalpha", "assocalpha"])
+def test_the_greatest_values_stay_white_where_they_are_transparent(dtype: type, extra: str) -> None:
+    values = np.zeros((8, 8, 4), dtype)
+    values[:, 4:, :3] = values[..., 3] = 1 if dtype is np.float64 else np.iinfo(dtype).max
+    seen = decode(tiff(values, extrasamples=[extra]), (8, 8)).pixels
+    assert (seen[:, :4] == 0).all()
+    assert (seen[:, 4:] == 255).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_associated_grey_looks_like_the_same_picture_unassociated(dtype: type) -> None:
+    alpha = np.full(GREY.shape, 0.1)
+    grey = GREY / 255 * 0.6 + 0.1
+    scale = 65535 if dtype is np.uint16 else 1
+    plain, multiplied = (
+        tiff(
+            (np.dstack([colors, alpha]) * scale).round(0 if scale > 1 else 9).astype(dtype),
+            "minisblack", planarconfig="contig", extrasamples=[extra],
+        )
+        for colors, extra in ((grey, "unassalpha"), (grey * alpha, "assocalpha"))
+    )  # fmt: skip
+    seen, expected = whole(multiplied).pixels, whole(plain).pixels
+    assert np.ptp(expected) > 10
+    assert np.abs(seen.astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("extra", ["unassalpha", "assocalpha"])
+def test_invisible_pixels_do_not_count_for_black_and_white(extra: str) -> None:
+    values = np.zeros((16, 24, 2), np.float32)
+    values[..., 0], values[..., 1] = np.arange(24) // 8, 1
+    values[0, 0] = 1000, 0
+    data = tiff(values, "minisblack", planarconfig="contig", extrasamples=[extra])
+    seen = decode(data, (16, 24)).pixels[8, ::8, 0]
+    assert seen.tolist() == [0, 128, 255]
+    assert (decode(data, (16, 24)).pixels[0, 0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "least"),
+    [(np.uint32, 4_000_000_000), (np.int64, -(1 << 50)), (np.uint64, 1 << 52), (np.float64, 1e12)],
+)
+@pytest.mark.parametrize("outlier", [False, True])
+def test_values_that_lie_close_together_keep_their_levels(dtype: type, least: float, outlier: bool) -> None:
+    steps = (np.arange(64 * 80) % 121).reshape(64, 80)
+    if dtype is not np.float64:  # RGB of floating point is light
+        steps = np.dstack([steps, steps[::-1], 120 - steps])
+    values = steps.astype(dtype) + dtype(least)
+    expected = (steps if steps.ndim == 3 else repeated(steps)) * (255 / 120)
+    if outlier:
+        values[0, 0] = 0
+        expected[0, 0] = 255 if least < 0 else 0
+    seen = decode(tiff(values, "rgb" if steps.ndim == 3 else "minisblack"), (64, 80)).pixels
+    assert np.abs(seen - expected).max() <= 0.5001
+
+
+@given(
+    values=st.lists(st.integers(-(1 << 20), 1 << 20), min_size=1, max_size=40),
+    dtype=st.sampled_from(["u1", "u2", "i2", "i4", "u4", "i8", "u8", "f4", "f8"]),
+)
+def test_black_and_white_are_exact_for_every_kind_of_value(values: list[int], dtype: str) -> None:
+    """Of so few values the least is black and the greatest white."""
+    found = np.array(values, np.int64).astype(dtype) * np.dtype(dtype).type(101)
+    image = Image.new("F", (1, 1))
+    levels = levels_of(image, lambda: iter([found[:1], found[1:]]))
+    assert (levels.black, levels.white) == (float(found.min()), float(found.max()))
+
+
 def test_a_profile_says_what_floating_point_means() -> None:
     data = tiff((PIXELS / 255).astype(np.float32), iccprofile=swapped_profile())
     assert difference(whole(data, color_profile="ignore").pixels, PIXELS) < 1
     assert difference(whole(data).pixels, PIXELS[..., [1, 0, 2]]) < 3
+
+
+@pytest.mark.parametrize(
+    "profile", [b"damaged", bytes(200), ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()]
+)
+def test_a_profile_that_does_not_count_leaves_floating_point_to_be_light(profile: bytes) -> None:
+    data = tiff(linear(PIXELS), iccprofile=profile)
+    assert np.array_equal(whole(data).pixels, whole(FLOATS).pixels)
+
+
+def test_a_profile_of_srgb_says_that_floating_point_is_no_light() -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = tiff((PIXELS / 255).astype(np.float32), iccprofile=profile)
+    assert difference(whole(data).pixels, PIXELS) == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
