@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from imgindex.models import jpeg_xl
 
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs")
+_AVIF_BRANDS = (b"avif", b"avis")
 # AVIF files may have these, too. Pillow tries them as AVIF first.
 _ANY_BRANDS = (b"mif1", b"msf1")
 
@@ -72,9 +73,9 @@ def register() -> None:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether a HEIC, or a JPEG XL in a container, ends within one of its boxes."""
-    plugin = plugin_of(data)
-    if plugin is None or data.startswith(jpeg_xl.CODESTREAM):
+    """Whether an AVIF, a HEIC, or a JPEG XL in a container, ends within one of its boxes."""
+    is_avif = data[4:8] == b"ftyp" and data[8:12] in (*_AVIF_BRANDS, *_ANY_BRANDS)
+    if not (is_avif or plugin_of(data)) or data.startswith(jpeg_xl.CODESTREAM):
         return False
     position = 0
     for _, body, size in jpeg_xl.boxes(data):

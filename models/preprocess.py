@@ -266,7 +266,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def _is_cut_off(data: bytes) -> bool:
-    """Whether a WebP, HEIC or JPEG XL ends before its own length, or a TIFF before its directory.
+    """Whether a WebP, AVIF, HEIC or JPEG XL ends before its own length, or a TIFF before its directory.
 
     Pillow names none of these.
     """

@@ -90,6 +90,17 @@ def test_other_formats_fail_all_the_same(form: str) -> None:
     assert reason(data, truncated="accept") == reason(data)
 
 
+@pytest.mark.parametrize("form", ["WEBP", "AVIF"])
+@pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.95])
+def test_files_that_name_their_lengths_fail_as_truncated_wherever_they_end(form: str, part: float) -> None:
+    data = encoded(RGB, form)
+    assert reason(data[: int(len(data) * part)]) == "truncated"
+
+
+def test_a_film_is_not_truncated() -> None:
+    assert reason(b"\0\0\0\x18ftypisom" + bytes(8) + b"isom\0\0\1\0moov") == "not_an_image"
+
+
 def test_whole_ones_and_other_failures_are_as_before() -> None:
     assert np.array_equal(accepting(photo(), SIZE).pixels, decode(photo(), SIZE).pixels)
     data = photo()[:-40]
