@@ -127,6 +127,8 @@ def read_layout(data: bytes) -> Layout:
         raise ValueError(f"its strips or tiles are of {across} x {down} pixels")
     subsampling = _subsampling(tags, planar) if (photometric, compression) == (YCBCR, _NONE) else (1, 1)
     dtype = _dtype(tags, samples)
+    if predictor == 3 and dtype.kind != "f":
+        raise UnsupportedError("whole numbers with the predictor of floating point")
     if photometric == YCBCR:
         given = tuple(float(value) for value in tags.get(_REFERENCES, _FULL_RANGE))
         if dtype != np.uint8 or given != _FULL_RANGE or (subsampling != (1, 1) and samples != 3):
@@ -229,21 +231,24 @@ def _whole(raw: bytes | Values, count: int) -> Values:
 
 def _samples(layout: Layout, raw: bytes | Values, width: int, rows: int, samples: int) -> Values:
     count = rows * width * samples
-    found = _whole(raw, count * layout.dtype.itemsize)
-    if layout.predictor == 3:
-        summed = found.reshape(rows, -1, samples).cumsum(axis=1, dtype=np.uint8)
-        planes = summed.reshape(rows, layout.dtype.itemsize, width * samples)
-        return (
-            np.ascontiguousarray(planes.swapaxes(1, 2))
-            .view(layout.dtype.newbyteorder(">"))
-            .reshape(rows, width, samples)
-        )
+    lines = _whole(raw, count * layout.dtype.itemsize).reshape(rows, -1)
     order: Literal["<", ">"] = "<" if layout.tags.prefix == b"II" else ">"
-    if layout.predictor == 2:  # adds whole numbers, also where they stand for others
-        whole = np.dtype(f"u{layout.dtype.itemsize}")
-        steps = found.view(whole.newbyteorder(order)).reshape(rows, width, samples)
-        return steps.cumsum(axis=1, dtype=whole).view(layout.dtype)
-    return found.view(layout.dtype.newbyteorder(order)).reshape(rows, width, samples)
+    if layout.predictor == 1:
+        return lines.view(layout.dtype.newbyteorder(order)).reshape(rows, width, samples)
+    values = np.empty((rows, width, samples), layout.dtype)
+    step = max(1, _BLOCK // width)
+    for top in range(0, rows, step):
+        part = lines[top : top + step]
+        if layout.predictor == 2:  # adds whole numbers, also where they stand for others
+            whole = np.dtype(f"u{layout.dtype.itemsize}")
+            steps = part.view(whole.newbyteorder(order)).reshape(len(part), width, samples)
+            values[top : top + step] = steps.cumsum(axis=1, dtype=whole).view(layout.dtype)
+        else:
+            summed = part.reshape(len(part), -1, samples).cumsum(axis=1, dtype=np.uint8)
+            planes = summed.reshape(len(part), layout.dtype.itemsize, width * samples)
+            together = np.ascontiguousarray(planes.swapaxes(1, 2)).view(layout.dtype.newbyteorder(">"))
+            values[top : top + step] = together.reshape(len(part), width, samples)
+    return values
 
 
 def _by_libtiff(layout: Layout, raw: bytes, width: int, rows: int, samples: int) -> Values:

@@ -15,7 +15,7 @@ from test_independent_decoder import ALPHA, HEIGHT, RGB, TOLERANCE, WIDTH, seen_
 from test_odd_images import swapped_profile
 from test_preprocess import on_white, repeated
 
-from imgindex.models import preprocess
+from imgindex.models import preprocess, tiff_samples
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.levels import levels_of
 from imgindex.models.preprocess import DecodedImage, DecodeError, decode
@@ -351,6 +351,7 @@ def test_a_strip_may_have_more_bytes_than_an_image_may_have_pixels(
 ) -> None:
     pixels = HEIGHT * WIDTH
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pixels // 2 + 1)  # as decoder processes have it
+    monkeypatch.setattr(tiff_samples, "_BLOCK", 2 * WIDTH)  # so that a strip is of several
     for predictor in (False, True) if compression != "packbits" else (False,):
         data = tiff(linear(PIXELS), compression=compression, predictor=predictor, rowsperstrip=HEIGHT)
         assert difference(whole(data, max_pixels=pixels).pixels, PIXELS) < 0.01
@@ -378,6 +379,13 @@ def test_a_predictor_counts_only_where_the_codec_has_one(compression: str | None
     data = plain.replace(struct.pack("<HHI", 316, 3, 1), struct.pack("<HHI", 317, 3, 1))
     assert difference(whole(data).pixels, PIXELS) < 0.01
     assert difference(whole(data).pixels, seen_by_vips(data)) <= TOLERANCE
+
+
+def test_whole_numbers_have_no_predictor_of_floating_point() -> None:
+    """libvips makes it black."""
+    data = tiff(PIXELS.astype(np.uint32), compression="deflate", predictor=True)
+    assert difference(whole(data).pixels, PIXELS) < 1
+    assert "the predictor of floating point" in str(failure(with_tag(data, 317, 3)))
 
 
 @pytest.mark.parametrize("compression", ["png", "jpeg2000", "aperio_jp2000_rgb"])
