@@ -327,6 +327,9 @@ def test_without_imagecodecs_a_file_names_the_extra(name: str, monkeypatch: pyte
 
 UNREAD: dict[str, Callable[[], bytes]] = {
     "CMYK of floating point": lambda: tiff(np.ones((8, 8, 4), np.float32), "separated"),
+    "LERC that is compressed once more": lambda: tiff(
+        linear(PIXELS), compression="lerc", compressionargs={"compression": "deflate"}
+    ),
     "complex numbers": lambda: tiff(np.ones((8, 8), np.complex64), "minisblack"),
 }
 
