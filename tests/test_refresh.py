@@ -241,7 +241,7 @@ def test_a_reader_sees_whole_generations_through_publishes_and_prunes(
                 answers = index.search_vectors(vectors, k=100)
                 fresh = imgindex.Index.open(output)
                 assert len(fresh) == fresh.manifest["ledger"]["indexed"]
-                seen.add((opened.manifest["generation"], len(opened)))
+                seen.add((opened.manifest.generation, len(opened)))
                 assert all(0 < len(answer.neighbors) <= 100 for answer in answers)
             except Exception as error:  # whatever it is, the test reports it
                 problems.append(repr(error))
