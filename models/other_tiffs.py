@@ -56,7 +56,7 @@ def open_image(data: bytes, layout: Layout) -> Image.Image:
 
 
 def _conversion(data: bytes, layout: Layout, codec: Codec) -> Callable[[Values], Values]:
-    """What makes 8-bit grey or RGB [rows, columns, 1 or 3] of colors that `_apart` gives."""
+    """The function that turns colors from `_apart` into 8-bit grey or RGB [rows, columns, 1 or 3]."""
     if layout.photometric in (CIELAB, ICCLAB):
         return _lab_to_rgb
     if layout.dtype == np.uint8:
@@ -97,7 +97,7 @@ def _ycbcr(values: Values) -> Values:
 
 
 def _levels(data: bytes, layout: Layout, codec: Codec) -> Levels:
-    """As of grey that Pillow reads, one for all colors. What is invisible does not count."""
+    """Black and white for all colors, found as for grey that Pillow reads. Invisible pixels do not count."""
     image: Any = Image.new("I;16" if layout.dtype == np.uint16 else "F", (1, 1))
     image.tag_v2 = layout.tags
 
@@ -123,7 +123,7 @@ def _srgb(light: Values) -> npt.NDArray[np.float32]:
     return np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
 
 
-# Of D65, whose light is white in CIELAB here, as in libvips.
+# XYZ of D65, the white of CIELAB here, as in libvips.
 _WHITE = np.array([0.95047, 1.0, 1.08883], np.float32)
 _XYZ_TO_RGB = np.array(
     [

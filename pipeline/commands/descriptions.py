@@ -56,9 +56,8 @@ def _recall(manifest: Manifest) -> str:
 
 
 def _is_whitened(manifest: Manifest) -> bool:
-    return (
-        bool(manifest.config["pca"]["whiten"]) and manifest.pca.scale_ratio is not None
-    )  # not of older builds
+    # Older builds did not write the ratio.
+    return bool(manifest.config["pca"]["whiten"]) and manifest.pca.scale_ratio is not None
 
 
 def _whitening(manifest: Manifest) -> str:
