@@ -13,8 +13,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from imgindex.cli import main
-from imgindex.commands import build
 from imgindex.config import IndexConfig, load_config
+from imgindex.job import launch
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -36,8 +36,8 @@ def launched(monkeypatch):
     def stop(config, options, force, retry_failed, rehash):
         raise Launched(config, options, force)
 
-    monkeypatch.setattr(build, "refresh", stop)
-    monkeypatch.setattr(build, "submit", stop)
+    monkeypatch.setattr(launch, "refresh", stop)
+    monkeypatch.setattr(launch, "submit", stop)
 
     def call(arguments):
         with pytest.raises(Launched) as caught:

@@ -4,24 +4,29 @@ import argparse
 import difflib
 from collections.abc import Sequence
 from dataclasses import replace
-
-from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from typing import TYPE_CHECKING
 
 from imgindex.commands.arguments import with_underscores
-from imgindex.commands.descriptions import describe_generation, describe_unchanged
 from imgindex.config import load_config
 from imgindex.errors import UsageError
-from imgindex.job.dry_run import describe_build
-from imgindex.job.launch import is_detached, refresh, submit
 from imgindex.runtime import signals
 from imgindex.text import counted
+
+if TYPE_CHECKING:
+    from apache_beam.options.pipeline_options import PipelineOptions
 
 
 def run(known: argparse.Namespace) -> None:
     """Builds or refreshes an index, or says what that would do; `known.rest` are flags of Beam."""
     config = load_config(known.config, known.set)
     config = replace(config, input=known.input or config.input, output=known.output or config.output)
+    # Only now, so that a mistake in the config is told at once: Beam takes seconds to load.
+    from apache_beam.io.filesystems import FileSystems
+
+    from imgindex.commands.descriptions import describe_generation, describe_unchanged
+    from imgindex.job.dry_run import describe_build
+    from imgindex.job.launch import is_detached, refresh, submit
+
     options = beam_options(known.rest)
     if known.dry_run:
         FileSystems.set_options(options)
@@ -45,8 +50,10 @@ def run(known: argparse.Namespace) -> None:
         print(describe_unchanged(outcome.live, outcome.counted))
 
 
-def beam_options(arguments: Sequence[str]) -> PipelineOptions:
+def beam_options(arguments: Sequence[str]) -> "PipelineOptions":
     """Beam's options from `arguments`. Raises UsageError for what Beam does not know either."""
+    from apache_beam.options.pipeline_options import PipelineOptions
+
     parser = argparse.ArgumentParser(
         prog="imgindex build", add_help=False, allow_abbrev=False, conflict_handler="resolve",
         exit_on_error=False,
