@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from judged import difference, failure
 from PIL import Image, ImageCms
 from test_independent_decoder import ALPHA, HEIGHT, RGB, TOLERANCE, WIDTH, seen_by_vips
 from test_odd_images import swapped_profile
@@ -18,7 +19,7 @@ from test_preprocess import on_white, repeated
 from imgindex.models import preprocess, tiff_samples
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.levels import levels_of
-from imgindex.models.preprocess import DecodedImage, DecodeError, decode
+from imgindex.models.preprocess import DecodedImage, decode
 
 pyvips = pytest.importorskip("pyvips")
 tifffile = pytest.importorskip("tifffile")
@@ -47,17 +48,6 @@ def by_vips(space: str, **options: Any) -> bytes:
 
 def whole(data: bytes, **options: Any) -> DecodedImage:
     return decode(data, (HEIGHT, WIDTH), **options)
-
-
-def failure(data: bytes, **options: Any) -> DecodeError:
-    with pytest.raises(DecodeError) as caught:
-        decode(data, (8, 8), **options)
-    return caught.value
-
-
-def difference(seen: np.ndarray, expected: np.ndarray) -> float:
-    assert seen.shape == expected.shape
-    return float(np.abs(seen - expected.astype(np.float64)).mean())
 
 
 FLOATS = tiff(linear(PIXELS))

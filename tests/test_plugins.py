@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from judged import difference, failure
 from PIL import Image
 from test_independent_decoder import ALPHA, HEIGHT, RGB, WIDTH, seen_by_vips
 from test_odd_images import swapped_profile
@@ -17,7 +18,7 @@ from test_preprocess import encoded, on_white
 
 from imgindex.models import jpeg_xl, plugins
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.preprocess import DecodedImage, DecodeError, decode
+from imgindex.models.preprocess import DecodedImage, decode
 
 pillow_heif = pytest.importorskip("pillow_heif")
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -35,17 +36,6 @@ def lossless(image: Image.Image, form: str, **options: Any) -> bytes:
 
 def whole(data: bytes) -> DecodedImage:
     return decode(data, (HEIGHT, WIDTH))
-
-
-def failure(data: bytes, **options: Any) -> DecodeError:
-    with pytest.raises(DecodeError) as caught:
-        decode(data, (8, 8), **options)
-    return caught.value
-
-
-def difference(seen: np.ndarray, expected: np.ndarray) -> float:
-    assert seen.shape == expected.shape
-    return float(np.abs(seen - expected.astype(np.float64)).mean())
 
 
 @pytest.mark.parametrize("form", FORMS)
