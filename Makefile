@@ -36,7 +36,7 @@ test-long: $(VENV)/installed-test
 # Refreshes in a row, with kills, bad files and damage between them: about a quarter of an hour.
 ROUNDS ?= 50
 soak: $(VENV)/installed-test
-	IMGINDEX_SOAK_ROUNDS=$(ROUNDS) $(BIN)/pytest -m long -s tests/test_soak.py
+	IMGINDEX_SOAK_ROUNDS=$(ROUNDS) $(BIN)/pytest -m long -s tests/builds/test_soak.py
 
 # The same tests with the oldest libraries that pyproject.toml allows.
 test-lowest:

@@ -1,7 +1,9 @@
-"""Tars for tests."""
+"""Tars and NumPy archives for tests."""
 
 import io
 import tarfile
+
+import numpy as np
 
 
 def tar_of(files: dict[str, bytes] | list[tuple[str, bytes]], format: int = tarfile.PAX_FORMAT) -> bytes:
@@ -13,3 +15,9 @@ def tar_of(files: dict[str, bytes] | list[tuple[str, bytes]], format: int = tarf
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
     return file.getvalue()
+
+
+def npz(contents: dict[str, np.ndarray]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **contents)
+    return buffer.getvalue()

@@ -24,13 +24,16 @@ from imgindex.io.retries import retried
 # Files in the making, of which nothing that reads an output looks at any.
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.partial")
 
+# What Beam takes for a scheme. "://" may stand in the name of a local file, too.
+_SCHEME = re.compile("[a-zA-Z][-a-zA-Z0-9+.]*://")
+
 # Files that are looked at to find the next folders: small, for those of a folder that is found are in vain.
 _FOLDER_PAGE = 50
 
 
 def is_local(path: str) -> bool:
-    """Whether `path` is on the local filesystem, for it has no scheme."""
-    return "://" not in path
+    """Whether `path` is on the local filesystem: it does not begin with a scheme, as Beam reads one."""
+    return _SCHEME.match(path) is None
 
 
 def join(base: str, *parts: str) -> str:

@@ -1,0 +1,111 @@
+"""Every command and every Python example of the README runs, and its tables agree with the code."""
+
+import re
+import shlex
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import yaml
+
+from imgindex.cli import main
+from imgindex.config import Config
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+PAGES = ("python", "search")
+
+
+def blocks(language, page=README):
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
+
+
+def examples_of_pages():
+    return [
+        pytest.param(example, id=f"{page} {number}")
+        for page in PAGES
+        for number, example in enumerate(blocks("python", (ROOT / "docs" / f"{page}.md").read_text()))
+    ]
+
+
+def commands():
+    lines = [line.partition("  #")[0].strip() for block in blocks("sh") for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, sample_photos):
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(sample_photos, folder / "photos")
+    return folder
+
+
+def test_the_commands_run_in_their_order(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    ran = 0
+    for command in commands():
+        if command[0] == "make":
+            continue
+        assert command[0] == "imgindex"
+        assert main(command[1:]) == 0, capsys.readouterr()
+        ran += 1
+    assert ran >= 6
+    printed = capsys.readouterr().out
+    assert "nothing was written" in printed
+    assert "clock/clock_003.jpg" in printed
+    assert (folder / "page.html").stat().st_size > 10_000
+
+
+def test_make_has_the_targets_that_the_readme_names():
+    targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.M))
+    named = {command[1] for command in commands() if command[0] == "make"}
+    assert named == {"demo", "test"}
+    assert named <= targets
+    ci = (ROOT / ".ci" / "run").read_text()
+    assert all(re.search(rf"^make .*\b{name}$", ci, re.M) for name in named)
+
+
+@pytest.mark.parametrize("example", range(len(blocks("python"))))
+def test_the_python_examples_run(example, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    assert (folder / "index" / "CURRENT").exists(), "the commands run first, in this file's order"
+    exec(compile(blocks("python")[example], f"README example {example}", "exec"), {"__name__": "__main__"})
+    expected = ["clock/clock_003.jpg clock", "balloon", "(8, 64)"][example]
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("example", examples_of_pages())
+def test_the_examples_of_the_docs_run(example, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    exec(compile(example, "an example", "exec"), {"__name__": "__main__"})
+    assert re.search(r"312 of 312 images are in|^\d{8}T|lake/lake_0", capsys.readouterr().out, re.M)
+
+
+def test_the_yaml_block_is_the_defaults():
+    (text,) = blocks("yaml")
+    defaults = asdict(Config())
+    assert (defaults.pop("input"), defaults.pop("output")) == (None, None)
+    defaults["images"] = {
+        key: list(value) if isinstance(value, tuple) else value for key, value in defaults["images"].items()
+    }
+    assert yaml.safe_load(text) == defaults
+
+
+def test_the_layout_is_what_a_build_writes(folder):
+    (layout,) = (block for block in blocks("text") if block.startswith("OUTPUT/"))
+    shape = {re.sub(r"(?<!\w)\d{5}(?!\w)", "N", line.split()[0]) for line in layout.splitlines()[1:]}
+    for path in (folder / "index").rglob("*"):
+        if path.is_file():
+            name = str(path.relative_to(folder / "index"))
+            name = re.sub(r"generations/[^/]+/", "", name)
+            name = re.sub(r"store/\w+/chunk-\w+", "store/<spec digest>/chunk-<digest>", name)
+            name = re.sub(r"(?<!\w)\d{5}(?!\w)", "N", name)
+            assert name.split()[0] in shape or name in layout, path
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
+        assert (ROOT / target).exists(), target
