@@ -27,7 +27,7 @@ WEIGHTS_WORDS = ("imagenet", "bundled", "none")
 BUNDLED_NAME = "MobileNetV2"
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights/MobileNetV2_imagenet_notop_float16.weights.h5"
 
-_IMAGE_SIZES = range(32, 2049)
+IMAGE_SIZES = range(32, 2049)
 
 
 @dataclass(frozen=True)
@@ -163,10 +163,10 @@ def _image_size(image_size: Any) -> tuple[int, int] | None:
     if image_size is None:
         return None
     # bool is an int, and True is no size.
-    if type(image_size) is not int or image_size not in _IMAGE_SIZES:
+    if type(image_size) is not int or image_size not in IMAGE_SIZES:
         raise UsageError(
             f"backbone.image_size is {image_size!r}: expected a side in pixels, "
-            f"{_IMAGE_SIZES[0]} to {_IMAGE_SIZES[-1]}, or null"
+            f"{IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}, or null"
         )
     return image_size, image_size
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg.blas import dsyrk
 
 Features = npt.NDArray[np.floating]
 Float64 = npt.NDArray[np.float64]
@@ -75,6 +74,8 @@ class Moments:
           ValueError: values beyond [-1, 1].
           OverflowError: more rows than exact sums can hold.
         """
+        from scipy.linalg.blas import dsyrk  # only now, for a search needs none of it
+
         rows = on_grid(features)
         if rows.shape[1] != self.feature_dim:
             raise ValueError(f"expected rows of {self.feature_dim} values, got {rows.shape[1]}")

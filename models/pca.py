@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 from threadpoolctl import threadpool_limits
 
 from imgindex.errors import OutputError
@@ -173,6 +172,9 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
 
     Each component's sign makes its entry of largest magnitude positive (scikit-learn's ``svd_flip``).
     """
+    # Only now, for a search needs none of it; but before BLAS is limited: what is loaded then would not be.
+    from scipy.linalg import eigh
+
     if moments.count < 1:
         raise ValueError("PCA needs at least one row")
     covariance = moments.covariance()
@@ -184,7 +186,7 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
     wanted = min(dims, moments.feature_dim) if isinstance(dims, int) else moments.feature_dim
     # One thread, so that LAPACK's blocking, and with it the last bits, are always the same.
     with threadpool_limits(limits=1, user_api="blas"):
-        variances, vectors = scipy.linalg.eigh(
+        variances, vectors = eigh(
             covariance,
             subset_by_index=[moments.feature_dim - wanted, moments.feature_dim - 1],
             overwrite_a=True,

@@ -1,15 +1,18 @@
 """The config: its defaults, how files and assignments change them, and how mistakes are named."""
 
-from dataclasses import asdict, fields, is_dataclass
+import pickle  # noqa: TID251
+import traceback
+from dataclasses import FrozenInstanceError, asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from apache_beam.internal import pickler
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from imgindex.config import Config, load_config, parse_config
+from imgindex.config import Config, ImagesConfig, PcaConfig, PublishConfig, load_config, parse_config
 from imgindex.errors import UsageError
 
 CONFIGS = sorted((Path(__file__).parents[1] / "pipeline" / "configs").glob("*.yaml"))
@@ -120,22 +123,22 @@ def test_input_and_output_may_stand_in_the_file(tmp_path: Path) -> None:
         ("input: 5", ["input", "5", "text or null"]),
         ("pca: 5", ["'pca'", "5", "keys"]),
         ("pca: [dims]", ["'pca'", "dims", "keys"]),
-        ("pca: {dims: many}", ["pca.dims", "'many'", "a whole number or a number"]),
+        ("pca: {dims: many}", ["pca.dims", "'many'", "a whole number from 1 to 65536 or a share"]),
         ("pca: {dims: true}", ["pca.dims", "True", "number"]),
         ("pca: {dims: null}", ["pca.dims", "None", "number"]),
         ("pca: {dims: 0}", ["pca.dims", "0", "from 1 to 65536"]),
         ("pca: {dims: 1.5}", ["pca.dims", "1.5", "between 0 and 1"]),
         ("pca: {dims: .nan}", ["pca.dims", "nan", "between 0 and 1"]),
         ("pca: {whiten: 1}", ["pca.whiten", "1", "true or false"]),
-        ("index: {trees: true}", ["index.trees", "True", "a whole number or text"]),
-        ("index: {trees: 2.0}", ["index.trees", "2.0", "a whole number or text"]),
-        ("index: {trees: [3]}", ["index.trees", "[3]", "a whole number or text"]),
-        ("index: {trees: many}", ["index.trees", "many", "a whole number or auto"]),
-        ("pca: {refit: yes}", ["pca.refit", "True", "text"]),
+        ("index: {trees: true}", ["index.trees", "True", "a whole number from 1 to 10000 or auto"]),
+        ("index: {trees: 2.0}", ["index.trees", "2.0", "a whole number from 1 to 10000 or auto"]),
+        ("index: {trees: [3]}", ["index.trees", "[3]", "a whole number from 1 to 10000 or auto"]),
+        ("index: {trees: many}", ["index.trees", "many", "a whole number from 1 to 10000 or auto"]),
+        ("pca: {refit: yes}", ["pca.refit", "True", "one of auto, always, never"]),
         ("pca: {refit: sometimes}", ["pca.refit", "sometimes", "auto, always, never"]),
-        ("index: {memory: 4GiB}", ["index.memory", "'4GiB'", "a whole number of bytes or auto"]),
+        ("index: {memory: 4GiB}", ["index.memory", "'4GiB'", "a whole number of bytes from", "or auto"]),
         ("index: {memory: 1000}", ["index.memory", "1000", "from 1048576"]),
-        ("index: {memory: 1.5}", ["index.memory", "1.5", "a whole number or text"]),
+        ("index: {memory: 1.5}", ["index.memory", "1.5", "a whole number of bytes from", "or auto"]),
         ("index: {trees: 0}", ["index.trees", "0", "from 1 to 10000"]),
         ("index: {items_per_shard: -1}", ["index.items_per_shard", "-1", "from 1"]),
         ("index: {seed: 2147483648}", ["index.seed", "2147483648", "2147483647"]),
@@ -148,7 +151,7 @@ def test_input_and_output_may_stand_in_the_file(tmp_path: Path) -> None:
         ("publish: {max_shrink: half}", ["publish.max_shrink", "'half'", "a number"]),
         (f"publish: {{max_shrink: 1{'0' * 400}}}", ["publish.max_shrink", "from 0.0 to 1.0"]),
         ("images: {extensions: .jpg}", ["images.extensions", "'.jpg'", "a list of texts"]),
-        ("images: {extensions: [.jpg, 3]}", ["images.extensions", "3", "a list of texts"]),
+        ("images: {extensions: [.jpg, 3]}", ["images.extensions[1]", "3", "text"]),
         ("images: {extensions: [jpg]}", ["images.extensions", "'jpg'", "'.jpg'"]),
         ("images: {extensions: []}", ["images.extensions", "empty"]),
         ("images: {max_pixels: 2147483648}", ["images.max_pixels", "2147483648", "2147483647"]),
@@ -156,7 +159,7 @@ def test_input_and_output_may_stand_in_the_file(tmp_path: Path) -> None:
         ("engine: {name: jax}", ["engine.name", "'jax'", "auto", "tensorflow"]),
         ("engine: {precision: int8}", ["engine.precision", "'int8'", "auto", "float32"]),
         ("engine: {batch_size: 0}", ["engine.batch_size", "0", "from 1 to 4096"]),
-        ("engine: {batch_size: x}", ["engine.batch_size", "'x'", "a whole number or null"]),
+        ("engine: {batch_size: x}", ["engine.batch_size", "'x'", "a whole number from 1 to 4096 or null"]),
         ("backbone: {name: Resnet50}", ["backbone.name", "'Resnet50'", "ResNet50"]),
         ("backbone: {name: none.keras}", ["backbone.name", "none.keras", "no such file"]),
         ("backbone: {weights: imagnet}", ["backbone.weights", "'imagnet'", "imagenet"]),
@@ -192,6 +195,48 @@ def test_mistakes_are_named_with_what_was_given_and_expected(
 def test_mistakes_in_assignments_are_named(assignment: str, named: list[str]) -> None:
     message = refusal(None, assignment)
     assert [part for part in named if part not in message] == [], message
+
+
+@pytest.mark.parametrize(
+    ("construct", "message"),
+    [
+        (
+            lambda: PcaConfig(dims="40"),
+            "pca.dims is '40'; expected a whole number from 1 to 65536 or a share",
+        ),
+        (lambda: PcaConfig(dims=True), "pca.dims is True; expected a whole number"),
+        (lambda: PcaConfig(whiten=1), "pca.whiten is 1; expected true or false"),
+        (lambda: PcaConfig(dim=40), "unknown config key 'pca.dim'; did you mean 'pca.dims'?"),
+        (lambda: replace(Config().index, trees=0), "index.trees is 0; expected a whole number from 1"),
+        (lambda: ImagesConfig(extensions=(".jpg", 3)), "images.extensions[1] is 3; expected text"),
+        (lambda: ImagesConfig(include=["!"]), "images.include: '!' is no pattern"),
+        (lambda: PublishConfig(min_recall=float("nan")), "publish.min_recall is nan; expected a number from"),
+        (lambda: Config(input=5), "input is 5; expected text or null"),
+        (lambda: Config(pca=40), "config section 'pca' must hold keys, got 40"),
+        (lambda: Config(pcs=PcaConfig()), "unknown config section 'pcs'; did you mean 'pca'?"),
+    ],
+)
+def test_construction_refuses_what_a_file_may_not_say(construct: Any, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        construct()
+    assert str(caught.value).startswith(message)
+
+
+def test_a_refusal_shows_no_more_of_a_value_than_its_message() -> None:
+    with pytest.raises(UsageError) as caught:
+        PcaConfig(dims="x" * 100_000)
+    assert len("".join(traceback.format_exception(caught.value))) < 5000
+
+
+def test_a_config_travels_to_a_worker() -> None:
+    config = load_config(None, ["pca.dims=0.5", "images.include=['*.x']"])
+    assert pickle.loads(pickle.dumps(config)) == config  # noqa: S301
+    assert pickler.loads(pickler.dumps(config)) == config
+
+
+def test_a_config_cannot_be_altered() -> None:
+    with pytest.raises(FrozenInstanceError):
+        Config().pca.dims = 3  # type: ignore[misc]
 
 
 def test_an_assignment_below_what_is_no_section(tmp_path: Path) -> None:

@@ -58,6 +58,12 @@ def test_importing_loads_neither_beam_nor_tensorflow(module):
     assert not set(heavy) & set(loaded)
 
 
+def test_a_search_does_not_wait_for_scipy():
+    loaded = run("import sys, imgindex.commands.search; print(*sys.modules)").split()
+    assert "imgindex.models.pca" in loaded
+    assert "scipy" not in loaded
+
+
 def test_models_and_records_never_load_beam():
     modules = [f"imgindex.models.{path.stem}" for path in (ROOT / "models").glob("[a-z]*.py")]
     modules += ["imgindex.records", "imgindex.errors", "imgindex.config"]

@@ -160,7 +160,7 @@ def test_an_engine_that_always_fails_ends_the_build(photos, tmp_path, capsys, mo
         (["build", "--input", "{photos}", "--output", "/proc/imgindex"], 3, "cannot write"),
         (["build", "--set", "pca.dim=3"], 2, "did you mean 'pca.dims'"),
         (["build", "--set", "pcaa.dims=3"], 2, "'pcaa'; did you mean 'pca'"),
-        (["build", "--set", "pca.dims=many"], 2, "expected a whole number or a number"),
+        (["build", "--set", "pca.dims=many"], 2, "expected a whole number from 1 to 65536 or a share"),
         (["build", "--set", "pca.dims"], 2, "section.key=value"),
         (["build", "--set", "index.trees=0"], 2, "index.trees is 0"),
         (["build", "--set", "backbone.name=ResNet5"], 2, "ResNet50"),
