@@ -1,8 +1,9 @@
 """imgindex turns a directory of images into a search index.
 
 ``imgindex.build(config, options)`` builds or refreshes one, ``imgindex.Index.open(output).search(images)``
-asks it; the transforms are for pipelines of one's own. Names load their modules when they are first
-used, so that importing the package loads neither Beam nor TensorFlow.
+asks it, ``imgindex.export(output, format, folder)`` writes it for other tools; the transforms are for
+pipelines of one's own. Names load their modules when they are first used, so that importing the package
+loads neither Beam nor TensorFlow.
 """
 
 import importlib
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from imgindex.records import Failure, ImageFile
     from imgindex.search.index import Index
     from imgindex.search.results import Neighbor, QueryError, Result
+    from imgindex.sinks.export import export
 
 __all__ = [
     "BackboneConfig",
@@ -56,6 +58,7 @@ __all__ = [
     "Result",
     "WriteIndex",
     "build",
+    "export",
     "load_config",
     "refresh",
     "submit",
@@ -82,6 +85,7 @@ _MODULES = {
     "records": ["Failure", "ImageFile"],
     "search.index": ["Index"],
     "search.results": ["Neighbor", "QueryError", "Result"],
+    "sinks.export": ["export"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,6 +8,7 @@ ends it.
 import json
 import resource
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from imgindex.generations.prune import prune
 from imgindex.generations.rollback import rollback
 from imgindex.generations.verify import verify
 from imgindex.search.pages import result_page
+from imgindex.sinks.export import export
 
 MEMORY = 200 << 20
 
@@ -36,10 +38,16 @@ def search(output: str, quick: bool) -> None:
         assert all(np.isfinite(n.similarity) for n in found[0].neighbors)
 
 
+def export_vectors(output: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        export(output, "npy", f"{folder}/out")
+
+
 READERS: dict[str, Callable[[str], Any]] = {
     "verify": verify,
     "search": lambda output: search(output, False),
     "quick": lambda output: search(output, True),
+    "export": export_vectors,
     "inspect": lambda output: describe_generation(output, read_manifest(Output(output))),
     "history": lambda output: describe_history(Output(output)),
     "prune": lambda output: prune(output, 2, grace_seconds=-1),

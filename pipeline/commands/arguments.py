@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imgindex.presets import shipped
+from imgindex.sinks.formats import FORMATS
 
 _BUILD_EPILOG = (
     "Flags may be written with hyphens, as in --dry-run. "
@@ -64,6 +65,25 @@ def parser() -> argparse.ArgumentParser:
         "or d, as in 12h (default: 1h for generations, 7d for the features and failures of the store, from "
         "which a build goes on that was killed or refused)",
     )  # fmt: skip
+
+    export = upkeep(
+        "export", "Write the vectors of an index, and what describes their images, for other tools."
+    )
+    export.add_argument(
+        "folder", metavar="DIR", help="a new folder, or that of an earlier export, which is replaced"
+    )
+    export.add_argument(
+        "--format",
+        required=True,
+        choices=FORMATS,
+        help="; ".join(f"{name}: {text}" for name, text in FORMATS.items()),
+    )
+    export.add_argument("--generation", metavar="G", help="its name (default: the live one)")
+    export.add_argument(
+        "--normalize",
+        action="store_true",
+        help="scale vectors to length 1, so that inner products are cosines",
+    )
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(

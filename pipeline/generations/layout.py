@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from imgindex.errors import (
     DamagedError,
@@ -29,6 +30,8 @@ from imgindex.records import WrittenFile
 from imgindex.runtime import signals
 
 logger = logging.getLogger(__name__)
+
+_Opened = TypeVar("_Opened")
 
 _NAME = re.compile(r"[0-9]{8}T[0-9]{6}Z-[0-9a-f]{8}")
 _MAX_CURRENT_BYTES = 1000
@@ -138,6 +141,22 @@ def read_manifest(output: Output, name: str | None = None) -> Manifest:
         return manifests.decode(filesystem.read_written(path, manifests.MAX_BYTES), name)
     except ValueError as error:
         raise DamagedError(f"the manifest {path} cannot be used: {error}") from error
+
+
+def open_generation(output: Output, name: str | None, open_files: Callable[[Manifest], _Opened]) -> _Opened:
+    """What `open_files` gives for the manifest of a generation, of the live one when `name` is None.
+
+    Another process may prune the one that was live just now; then the one that is live by then is opened.
+
+    Raises what `read_manifest` and `open_files` do.
+    """
+    while True:
+        wanted = name or current_name(output)
+        try:
+            return open_files(read_manifest(output, wanted))
+        except OutputError:
+            if name or current_name(output) in (None, wanted):
+                raise
 
 
 def files_of(output: Output, manifest: Manifest) -> dict[str, WrittenFile]:

@@ -1,5 +1,6 @@
 """The files of a published generation, opened: none that is not as it was written."""
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,47 @@ def open_shard(
 
     Raises DamagedError where the files are not those that were written, or not what they should hold.
     """
+    annoy = _open_annoy(index, folder, items, dims, metric, quick)
+    with _map(metadata, folder) as source:
+        table = _read(source, metadata, METADATA, items)
+    _check_items(metadata, table, 0)
+    return OpenedShard(annoy, table)
+
+
+@dataclass(frozen=True)
+class MappedShard:
+    """A shard whose files are mapped, so that its rows can be read even where they are deleted meanwhile."""
+
+    vectors: npt.NDArray[np.float32]  # [items, dims], row i of item i
+    _metadata: WrittenFile
+    _source: pa.NativeFile
+
+    def rows(self, most: int) -> Iterator[pa.Table]:
+        """The columns of `METADATA`, at most `most` rows at a time, in the order of the items.
+
+        Raises DamagedError.
+        """
+        start = 0
+        with _as_damage(self._metadata):
+            for table in parquet_tables.batches(
+                self._source, METADATA, nullable=("label",), rows=len(self.vectors), most=most
+            ):
+                _check_items(self._metadata, table, start)
+                yield table
+                start += len(table)
+
+
+def map_shard(
+    index: WrittenFile, metadata: WrittenFile, folder: Path, *, items: int, dims: int, metric: Metric
+) -> MappedShard:
+    """As `open_shard`, but the metadata is read only as it is asked for, and is not held."""
+    annoy = _open_annoy(index, folder, items, dims, metric, False)
+    return MappedShard(annoy.vectors, metadata, _map(metadata, folder))
+
+
+def _open_annoy(
+    index: WrittenFile, folder: Path, items: int, dims: int, metric: Metric, quick: bool
+) -> AnnoyShard:
     local = written_files.localize_checked(index, folder, every_byte=not quick)
     try:
         annoy = AnnoyShard(local, metric=metric, dims=dims, items=items)
@@ -64,12 +106,7 @@ def open_shard(
             annoy.check_nodes()
     except OutputError as error:
         raise DamagedError(f"{index.path} is damaged: {error}") from error
-    # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
-    with pa.memory_map(str(written_files.localize_checked(metadata, folder))) as source:
-        table = _read(source, metadata, METADATA, items)
-    if not np.array_equal(table["item"].to_numpy(), np.arange(items)):
-        raise DamagedError(f"{metadata.path} is damaged: its rows are not in the order of the items")
-    return OpenedShard(annoy, table)
+    return annoy
 
 
 def read_basis(file: WrittenFile) -> Basis:
@@ -96,11 +133,32 @@ def contents_of(digests: pa.ChunkedArray) -> npt.NDArray[np.int32]:
     return np.concatenate([chunk.indices.to_numpy() for chunk in encoded.chunks])
 
 
+def _map(file: WrittenFile, folder: Path) -> pa.NativeFile:
+    local = written_files.localize_checked(file, folder)
+    try:
+        # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
+        return pa.memory_map(str(local))
+    except OSError as error:  # it has just been pruned
+        raise DamagedError(f"{file.path} cannot be read: {error.strerror or error}") from error
+
+
 def _read(
     source: pa.NativeFile, file: WrittenFile, columns: parquet_tables.Columns, items: int | None = None
 ) -> pa.Table:
-    try:
+    with _as_damage(file):
         return parquet_tables.read(source, columns, nullable=("label",), rows=items)
+
+
+def _check_items(metadata: WrittenFile, table: pa.Table, first: int) -> None:
+    if not np.array_equal(table["item"].to_numpy(), np.arange(first, first + len(table))):
+        raise DamagedError(f"{metadata.path} is damaged: its rows are not in the order of the items")
+
+
+@contextlib.contextmanager
+def _as_damage(file: WrittenFile) -> Iterator[None]:
+    """Raises errors of this project for those that reading `file` ends in."""
+    try:
+        yield
     except MemoryError as error:
         raise MachineError(f"there is too little memory to read {file.path}") from error
     except ValueError as error:

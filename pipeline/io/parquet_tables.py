@@ -1,6 +1,7 @@
 """Parquet files that may hold anything: read as the table that they should be, or refused."""
 
-from collections.abc import Callable, Collection, Mapping
+import contextlib
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import IO
 
 import pyarrow as pa
@@ -41,25 +42,63 @@ def read(
       ValueError: the file is damaged or does not hold what it should.
       MemoryError: this process has too little memory for it, which says nothing about the file.
     """
-    try:
-        with parquet_file(source) as file:
-            _check_sizes(file.metadata, source.size(), rows)
-            if columns is not None:
-                missing = {*optional}.difference(file.schema_arrow.names)
-                columns = {name: fits for name, fits in columns.items() if name not in missing}
-                _check_types(file.schema_arrow, columns)
-            table = file.read(None if columns is None else list(columns), use_threads=False)
+    with _as_value_error(), parquet_file(source) as file:
+        columns = _checked(file, source, columns, optional, rows)
+        table = file.read(None if columns is None else list(columns), use_threads=False)
         table.validate(full=True)
+    _check_values(table, columns or (), nullable)
+    return table
+
+
+def batches(
+    source: pa.NativeFile, columns: Columns, *, nullable: Collection[str] = (), rows: int, most: int
+) -> Iterator[pa.Table]:
+    """As `read`, at most `most` rows at a time; a fault that only values show is raised on the way there."""
+    count = 0
+    with _as_value_error(), parquet_file(source) as file:
+        _checked(file, source, columns, (), rows)
+        for batch in file.iter_batches(most, columns=list(columns), use_threads=False):
+            table = pa.Table.from_batches([batch])
+            table.validate(full=True)
+            _check_values(table, columns, nullable)
+            count += len(table)
+            yield table
+    if count != rows:
+        raise ValueError(f"it has {count} rows and not {rows}")
+
+
+@contextlib.contextmanager
+def _as_value_error() -> Iterator[None]:
+    try:
+        yield
     except MemoryError:  # pyarrow's own is an ArrowException, too
         raise
     except (OSError, pa.ArrowException) as error:
         message = " ".join(str(error).split())
         raise ValueError(f"it is no Parquet file that can be read: {message[:200]}") from error
-    for name in columns or ():
+
+
+def _checked(
+    file: pq.ParquetFile,
+    source: pa.NativeFile,
+    columns: Columns | None,
+    optional: Collection[str],
+    rows: int | None,
+) -> Columns | None:
+    """`columns` without those that may be missing and are. Raises ValueError where `file` is unfit."""
+    _check_sizes(file.metadata, source.size(), rows)
+    if columns is not None:
+        missing = {*optional}.difference(file.schema_arrow.names)
+        columns = {name: fits for name, fits in columns.items() if name not in missing}
+        _check_types(file.schema_arrow, columns)
+    return columns
+
+
+def _check_values(table: pa.Table, columns: Iterable[str], nullable: Collection[str]) -> None:
+    for name in columns:
         values = pc.list_flatten(table[name]) if pa.types.is_nested(table[name].type) else table[name]
         if name not in nullable and (table[name].null_count or values.null_count):
             raise ValueError(f"its column {name} has rows without a value")
-    return table
 
 
 def _check_sizes(metadata: pq.FileMetaData, size: int, rows: int | None) -> None:

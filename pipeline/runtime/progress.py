@@ -18,7 +18,7 @@ _LOG_SECONDS = 10.0
 
 
 class Progress:
-    """Counts of images to embed and images done, shared by the threads of one process."""
+    """Counts of images to work on and images done, shared by the threads of one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -26,7 +26,7 @@ class Progress:
         self._done = 0
 
     def expect(self, images: int) -> None:
-        """Adds `images` to those that are to be embedded."""
+        """Adds `images` to those that are to be done."""
         with self._lock:
             self._total += images
 
@@ -52,16 +52,16 @@ EMBEDDING = Progress()
 
 
 @contextlib.contextmanager
-def shown(progress: Progress) -> Iterator[None]:
-    """Shows `progress` until the block ends."""
+def shown(progress: Progress, doing: str = "embedding", done: str = "embedded") -> Iterator[None]:
+    """Shows `progress` until the block ends: what is being done to images, and what was done to them."""
     progress.reset()
-    show = _show_bar if sys.stderr.isatty() else _log_lines
+    show = partial(_show_bar, doing) if sys.stderr.isatty() else partial(_log_lines, done)
     with beside(partial(show, progress)):
         yield
 
 
-def _show_bar(progress: Progress, stop: threading.Event) -> None:
-    with tqdm(total=None, unit=" images", desc="embedding", dynamic_ncols=True) as bar:
+def _show_bar(doing: str, progress: Progress, stop: threading.Event) -> None:
+    with tqdm(total=None, unit=" images", desc=doing, dynamic_ncols=True) as bar:
         stopped = False
         while not stopped:
             stopped = stop.wait(0.2)
@@ -70,7 +70,7 @@ def _show_bar(progress: Progress, stop: threading.Event) -> None:
             bar.update(done - bar.n)
 
 
-def _log_lines(progress: Progress, stop: threading.Event) -> None:
+def _log_lines(what: str, progress: Progress, stop: threading.Event) -> None:
     started, logged = time.monotonic(), 0
     while not stop.wait(_LOG_SECONDS):
         done, total = progress.snapshot()
@@ -79,4 +79,4 @@ def _log_lines(progress: Progress, stop: threading.Event) -> None:
         logged = done
         rate = done / (time.monotonic() - started)
         left = (total - done) / rate
-        logger.info("embedded %d of %d images, %.1f images/s, %.0f s left", done, total, rate, left)
+        logger.info("%s %d of %d images, %.1f images/s, %.0f s left", what, done, total, rate, left)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import InputError, OutputError, UsageError
-from imgindex.generations.layout import Output, current_name, read_manifest
+from imgindex.generations.layout import Output, current_name, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.inputs.image_lists import is_whole
 from imgindex.inputs.listing import is_list
@@ -227,11 +227,6 @@ def _as_vectors(vectors: npt.ArrayLike, dims: int) -> Vectors:
 
 
 def _open(output: Output, generation: str | None, quick: bool, model: str | None) -> OpenGeneration:
-    while True:
-        name = generation or current_name(output)
-        try:
-            return OpenGeneration(output, read_manifest(output, name), quick, model)
-        except OutputError:
-            # It may have been pruned since its name was read; then another is live by now.
-            if generation or current_name(output) in (None, name):
-                raise
+    return open_generation(
+        output, generation, lambda manifest: OpenGeneration(output, manifest, quick, model)
+    )

@@ -147,7 +147,7 @@ class TestAModelThatIsGiven:
         before = index.manifest["generation"]
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("imgindex.search.index.current_name", lambda output: "another")
-            patch.setattr("imgindex.search.index.read_manifest", lambda output, name: index.facts)
+            patch.setattr("imgindex.generations.layout.read_manifest", lambda output, name: index.facts)
             assert index.refresh()
         assert index.manifest["generation"] == before
         assert index.search(str(home / QUERY), 1)[0].neighbors[0].uri == QUERY.removeprefix("photos/")

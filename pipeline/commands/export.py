@@ -1,0 +1,23 @@
+"""The command `imgindex export`."""
+
+import argparse
+
+from imgindex.sinks.export import export
+from imgindex.text import counted, printable
+
+
+def run(known: argparse.Namespace) -> None:
+    """Exports a generation and says what the folder holds."""
+    exported = export(
+        known.output,
+        known.format,
+        known.folder,
+        generation=known.generation,
+        normalize=known.normalize,
+    )
+    print(
+        printable(
+            f"{exported.folder} holds {counted(exported.images, 'vector')} of {exported.dims} dimensions, "
+            f"of generation {exported.generation}"
+        )
+    )

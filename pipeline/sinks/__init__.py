@@ -1,0 +1,1 @@
+"""Where a published generation goes: a file a target, over one small base."""

@@ -1,0 +1,64 @@
+"""Exports a generation to a folder that other tools read."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from imgindex.errors import UsageError
+from imgindex.generations.layout import Output
+from imgindex.io import filesystem
+from imgindex.runtime.progress import Progress, shown
+from imgindex.sinks.base import transfer
+from imgindex.sinks.folder import FolderSink
+from imgindex.sinks.formats import FORMATS, writer_of
+from imgindex.sinks.source import opened
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was exported."""
+
+    folder: str
+    generation: str
+    images: int
+    dims: int
+
+
+def export(
+    output: str | Path,
+    format: str,
+    folder: str | Path,
+    *,
+    generation: str | None = None,
+    normalize: bool = False,
+) -> Exported:
+    """Writes the vectors of a generation, with what describes their images, to a folder for other tools.
+
+    The folder appears whole, or stays as it was. The same generation gives the same bytes.
+
+    Args:
+      output: the directory of the index, also on an object store.
+      format: one of `sinks.formats.FORMATS`.
+      folder: a new or empty folder, or one of an earlier export, which is replaced.
+      generation: its name; the live one by default.
+      normalize: scale vectors to length 1, so that inner products are cosines.
+
+    Raises:
+      UsageError: `format`, `generation` or `folder` does not fit.
+      OutputError: the index cannot be read, or `folder` not written.
+      AfterPublishError: the export is complete, but what it replaced cannot be deleted.
+    """
+    if format not in FORMATS:
+        raise UsageError(f"{format!r} is no format of an export; expected one of {', '.join(FORMATS)}")
+    root = Output(str(output)).root
+    sink = FolderSink(str(folder), format, writer_of(format))
+    if filesystem.is_local(root) and sink.folder.is_relative_to(os.path.realpath(root)):
+        raise UsageError(f"{sink.folder} lies in the index; name a folder outside of it")
+    progress = Progress()
+    with (
+        shown(progress, "exporting", "exported"),
+        opened(root, generation, normalize=normalize, progress=progress) as source,
+    ):
+        transfer(source, sink)
+        manifest = source.manifest
+    return Exported(str(sink.folder), manifest.generation, manifest.items, manifest.dims)
