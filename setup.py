@@ -7,6 +7,7 @@ setup(
         "imgindex",
         *(f"imgindex.{package}" for package in find_packages("pipeline")),
         "imgindex.models",
+        *(f"imgindex.models.{package}" for package in find_packages("models")),
         "imgindex.models.weights",
     ],
     package_dir={

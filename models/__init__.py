@@ -1,1 +1,1 @@
-"""The numerical work: backbones, engines, PCA and Annoy. Nothing here imports Beam."""
+"""The numerical work: backbones, engines, PCA, nearest neighbors. Nothing here imports Beam."""

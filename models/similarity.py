@@ -9,18 +9,14 @@ numbers. So of two vectors the nearer one comes first, however close they are, a
 """
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from imgindex.models.annoy_index import Metric
+from imgindex.models.ann.protocol import Float32, Items, Metric
 
-Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
-Items = npt.NDArray[np.int64]
 
 # Rows and queries whose distances are computed at once: 16 MiB of float32.
 _EXACT_ROWS = 1 << 16
@@ -37,7 +33,7 @@ _FLOAT32_BITS = 149
 
 
 def exact_nearest(
-    vectors: Float32, queries: Float32, k: int, metric: "Metric", items: Items | None = None
+    vectors: Float32, queries: Float32, k: int, metric: Metric, items: Items | None = None
 ) -> list[tuple[Items, Float32]]:
     """For each of `queries` [m, dims], the `k` nearest of `vectors` [n, dims] and their distances.
 
@@ -69,7 +65,7 @@ def exact_nearest(
 
 
 def _rough_squares(
-    vectors: Float32, queries: Float32, metric: "Metric"
+    vectors: Float32, queries: Float32, metric: Metric
 ) -> tuple[Float32, npt.NDArray[np.float64]]:
     """Squared distances [m, n] in float32, and for each query [m] by how much they are off at most.
 
@@ -112,7 +108,7 @@ def _error_of(operations: int, unit: float) -> float:
     return operations * unit / (1 - operations * unit)
 
 
-def rank(vectors: Float32, query: Float32, metric: "Metric", k: int) -> tuple[Items, Float64, Float64]:
+def rank(vectors: Float32, query: Float32, metric: Metric, k: int) -> tuple[Items, Float64, Float64]:
     """The places of the `k` nearest of `vectors` [n, dims], in exact order; of ties the first comes first.
 
     Also their squared distances from `query` [dims], which rise, and by how much these are off at most.
@@ -135,7 +131,7 @@ def rank(vectors: Float32, query: Float32, metric: "Metric", k: int) -> tuple[It
     return order[:k], np.maximum.accumulate(squares[:k]), errors[:k]
 
 
-def exact_squares(vectors: Float32, query: Float32, metric: "Metric") -> tuple[Float64, Float64]:
+def exact_squares(vectors: Float32, query: Float32, metric: Metric) -> tuple[Float64, Float64]:
     """Squared distances [n] of `vectors` [n, dims] from `query` [dims], and by how much they are off at most.
 
     Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
@@ -147,7 +143,7 @@ def exact_squares(vectors: Float32, query: Float32, metric: "Metric") -> tuple[F
     return np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
 
 
-def _squares(rows: Float64, point: Float64, metric: "Metric") -> tuple[Float64, Float64]:
+def _squares(rows: Float64, point: Float64, metric: Metric) -> tuple[Float64, Float64]:
     dims = len(point)
     if metric == "euclidean":
         squares = np.square(rows - point).sum(axis=1)
@@ -168,7 +164,7 @@ def _squares(rows: Float64, point: Float64, metric: "Metric") -> tuple[Float64, 
     return squares, errors
 
 
-def _in_exact_order(places: Items, vectors: Float32, query: Float32, metric: "Metric") -> list[int]:
+def _in_exact_order(places: Items, vectors: Float32, query: Float32, metric: Metric) -> list[int]:
     """`places` of `vectors` in the order of their distances in whole numbers, then of the places."""
     point = _whole(query)
     keys: dict[bytes, int | Fraction] = {}  # many may be copies of a few
@@ -188,7 +184,7 @@ def _whole(vector: Float32) -> list[int]:
     return list(map(int, np.ldexp(vector.astype(np.float64), _FLOAT32_BITS).tolist()))
 
 
-def _exact_key(vector: list[int], point: list[int], metric: "Metric") -> int | Fraction:
+def _exact_key(vector: list[int], point: list[int], metric: Metric) -> int | Fraction:
     """What is greater exactly where the distance of `vector` from `point` is."""
     if metric == "euclidean":
         return sum((a - b) ** 2 for a, b in zip(vector, point, strict=True))

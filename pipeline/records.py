@@ -128,8 +128,8 @@ class ShardSummary:
     index: WrittenFile
     metadata: WrittenFile
     items: int
-    trees: int
-    recalls: tuple[float, ...]  # recall@10 of distinct images at each of `models.annoy_index.EFFORTS`
+    settings: Mapping[str, int]  # that the index was built with
+    recalls: tuple[float, ...]  # recall@10 of distinct images, as `models.ann.recall` measures it
     finished: float  # seconds since the epoch
     problems: tuple[str, ...] = ()  # what is wrong with the files as they were read back
     distinct: int = 0  # images of the shard that are no copies of each other

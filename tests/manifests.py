@@ -12,7 +12,7 @@ from imgindex.generations.manifest import (
     RecordedSpec,
     Shard,
 )
-from imgindex.models.annoy_index import Metric
+from imgindex.models.ann.protocol import Metric
 from imgindex.records import ShardSummary, WrittenFile
 
 

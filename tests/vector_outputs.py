@@ -11,7 +11,7 @@ from imgindex.config import IndexConfig
 from imgindex.generations.layout import Output, current_name, publish
 from imgindex.indexing.shards import write_shard
 from imgindex.io import written_files
-from imgindex.models.annoy_index import Metric
+from imgindex.models.ann.protocol import Metric
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
 from imgindex.records import VectorRows

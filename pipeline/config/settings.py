@@ -22,7 +22,7 @@ from imgindex.config.messages import refusal, shown
 from imgindex.errors import UsageError
 from imgindex.io.paths import absolute
 from imgindex.io.patterns import compiled
-from imgindex.models.annoy_index import Metric
+from imgindex.models.ann.protocol import Metric
 from imgindex.models.applications import APPLICATIONS
 from imgindex.models.backbones import IMAGE_SIZES, POOLINGS, WEIGHTS_WORDS, check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert

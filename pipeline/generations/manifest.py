@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from imgindex.io.digest_json import seal, unseal
-from imgindex.models.annoy_index import METRICS, Metric
+from imgindex.models.ann.protocol import METRICS, Metric
 from imgindex.models.engines import ENGINES, PRECISIONS
 from imgindex.records import WrittenFile
 

@@ -10,7 +10,6 @@ from imgindex.generations.manifest import Manifest
 from imgindex.indexing import shards
 from imgindex.indexing.shard_files import read_basis
 from imgindex.io import content_addressed, filesystem, written_files
-from imgindex.records import ShardSummary
 
 
 @dataclass(frozen=True)
@@ -82,10 +81,14 @@ def check_generation(output: Output, manifest: Manifest) -> Iterator[str]:
     directory = output.generation(manifest.generation)
     by_path = {file.path: file for file in manifest.files}
     for shard in manifest.shards:
-        summary = ShardSummary(
-            by_path.pop(shard.index), by_path.pop(shard.metadata), shard.items, shard.trees, (), 0
+        yield from shards.check_shard(
+            directory,
+            by_path.pop(shard.index),
+            by_path.pop(shard.metadata),
+            items=shard.items,
+            dims=manifest.dims,
+            metric=manifest.metric,
         )
-        yield from shards.check_shard(directory, summary, manifest.dims, manifest.metric)
     for file in by_path.values():
         try:
             (read_basis if file.path == manifest.basis else written_files.read_checked)(

@@ -1,9 +1,9 @@
-"""Shards within a budget of memory: how much one takes, and when Annoy has to build it on disk."""
+"""Shards within a budget of memory: how much one takes, and when it has to be built on disk."""
 
 from imgindex.config import IndexConfig
+from imgindex.indexing.shard_backend import SHARD_BACKEND, settings_to_try
 from imgindex.indexing.shards import write_shard
 from imgindex.indexing.vector_files import Parts
-from imgindex.models.annoy_index import AUTO_TREES, build_bytes
 from imgindex.records import ShardSummary
 from imgindex.runtime.resources import available_cores, available_memory, budget_of
 
@@ -18,13 +18,13 @@ def default_limit(threads: int) -> int:
 
 
 def bytes_in_memory(items: int, dims: int, config: IndexConfig) -> int:
-    """What a shard takes that Annoy builds in memory."""
-    trees = config.trees if isinstance(config.trees, int) else max(AUTO_TREES)
-    return build_bytes(items, dims, trees) + bytes_on_disk(items)
+    """What a shard takes that is built in memory."""
+    largest = settings_to_try(config)[-1]
+    return SHARD_BACKEND.build_bytes(items, dims, largest) + bytes_on_disk(items)
 
 
 def bytes_on_disk(items: int) -> int:
-    """What a shard takes that Annoy builds on disk, without the file's pages, which need not stay."""
+    """What a shard takes that is built on disk, without the file's pages, which need not stay."""
     return _METADATA_BYTES * items
 
 

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from imgindex.errors import DamagedError, MachineError, OutputError
+from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.io import parquet_tables, written_files
-from imgindex.models.annoy_index import AnnoyShard, Metric
+from imgindex.models.ann.protocol import Metric
+from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.pca import Basis
 from imgindex.records import IndexedImage, WrittenFile
 
@@ -34,7 +36,7 @@ _BATCH_ROWS = 65_536
 class OpenedShard:
     """A shard whose files belong together."""
 
-    annoy: AnnoyShard
+    index: ShardIndex
     metadata: pa.Table  # of `METADATA`; row i describes item i
 
 
@@ -52,17 +54,17 @@ def open_shard(
 
     Args:
       index, metadata: its files.
-      folder: where files of an object store are copied to, for Annoy and Arrow map files.
+      folder: where files of an object store are copied to, for indexes and metadata are mapped.
       items, dims, metric: what they should hold.
-      quick: of the Annoy file look at the size and at a few nodes, where otherwise every byte is read.
+      quick: of the index look at the size and at a few bytes, where otherwise every byte is read.
 
     Raises DamagedError where the files are not those that were written, or not what they should hold.
     """
-    annoy = _open_annoy(index, folder, items, dims, metric, quick)
+    opened = _open_index(index, folder, items, dims, metric, quick)
     with _map(metadata, folder) as source:
         table = _read(source, metadata, METADATA, items)
     _check_items(metadata, table, 0)
-    return OpenedShard(annoy, table)
+    return OpenedShard(opened, table)
 
 
 @dataclass(frozen=True)
@@ -92,21 +94,21 @@ def map_shard(
     index: WrittenFile, metadata: WrittenFile, folder: Path, *, items: int, dims: int, metric: Metric
 ) -> MappedShard:
     """As `open_shard`, but the metadata is read only as it is asked for, and is not held."""
-    annoy = _open_annoy(index, folder, items, dims, metric, False)
-    return MappedShard(annoy.vectors, metadata, _map(metadata, folder))
+    opened = _open_index(index, folder, items, dims, metric, False)
+    return MappedShard(opened.vectors, metadata, _map(metadata, folder))
 
 
-def _open_annoy(
+def _open_index(
     index: WrittenFile, folder: Path, items: int, dims: int, metric: Metric, quick: bool
-) -> AnnoyShard:
+) -> ShardIndex:
     local = written_files.localize_checked(index, folder, every_byte=not quick)
     try:
-        annoy = AnnoyShard(local, metric=metric, dims=dims, items=items)
+        opened = SHARD_BACKEND.open(local, metric=metric, dims=dims, items=items)
         if not quick:
-            annoy.check_nodes()
+            opened.check()
     except OutputError as error:
         raise DamagedError(f"{index.path} is damaged: {error}") from error
-    return annoy
+    return opened
 
 
 def read_basis(file: WrittenFile) -> Basis:

@@ -1,8 +1,8 @@
-"""From projected rows to a shard: an Annoy file, and the metadata file whose row i is its item i."""
+"""From projected rows to a shard: an index, and the metadata file whose row i is its item i."""
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,21 +14,12 @@ import pyarrow.parquet as pq
 
 from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError
+from imgindex.indexing.shard_backend import SHARD_BACKEND, settings_to_try
 from imgindex.indexing.shard_files import contents_of, open_shard
 from imgindex.io import filesystem, written_files
-from imgindex.models.annoy_index import (
-    AUTO_TREES,
-    EFFORTS,
-    RECALL_K,
-    USUAL_EFFORTS,
-    AnnoyShard,
-    Metric,
-    build_shard,
-    cheapest_effort,
-    measure_recall,
-    recall_sample,
-)
-from imgindex.records import ShardSummary, VectorRows
+from imgindex.models.ann.protocol import BuildSettings, Metric
+from imgindex.models.ann.recall import RECALL_K, first_to_reach, measure_recall, recall_sample
+from imgindex.records import ShardSummary, VectorRows, WrittenFile
 
 # Items of a shard that it is asked for before it is published.
 _ASKED_ITEMS = 20
@@ -53,25 +44,24 @@ def write_shard(
 ) -> ShardSummary:
     """Writes the shard of `batches`, its items in the order of their uris, and checks it as it lies there.
 
-    Beside Annoy's own copy of them the vectors of only one batch are in memory.
+    Beside the index's own copy of them the vectors of only one batch are in memory.
 
     Args:
       generation: the directory of the generation.
       shard: from 0 to `shard_count` - 1.
       batches: every row of the shard, in any order, at least one; iterated twice.
       config: how to index.
-      on_disk: have Annoy build in the file, where it would take too much memory.
+      on_disk: build the index in its file, where it would take too much memory.
     """
     images, rows = _numbered_by_uri(batches)
     suffix = f"{shard:05}-of-{shard_count:05}"
     index_path, metadata_path = f"index/index-{suffix}.ann", f"metadata/metadata-{suffix}.parquet"
     with filesystem.staged(filesystem.join(generation, index_path)) as partial:
-        if isinstance(config.trees, int):
-            trees = config.trees
-        else:
-            tried = {trees: rows.build(partial, trees, config, on_disk) for trees in AUTO_TREES}
-            trees = _fewest_nodes(tried, config.target_recall)
-        recalls = rows.build(partial, trees, config, on_disk)
+        settings, *others = settings_to_try(config)
+        if others:
+            tried = [(each, rows.build(partial, each, config, on_disk)) for each in (settings, *others)]
+            settings = _quickest(tried, config.target_recall)
+        recalls = rows.build(partial, settings, config, on_disk)
         index = written_files.describe(partial, index_path)
     with filesystem.staged(filesystem.join(generation, metadata_path)) as partial:
         # An open file: Arrow would read a path that begins with ~ in its own way.
@@ -79,10 +69,13 @@ def write_shard(
             pq.write_table(_metadata(images), file)
         metadata = written_files.describe(partial, metadata_path)
     written = ShardSummary(
-        index, metadata, len(images), trees, tuple(recalls), time.time(),
+        index, metadata, len(images), settings, tuple(recalls), time.time(),
         distinct=len(np.unique(rows.contents)), queries=len(recall_sample(rows.contents)),
     )  # fmt: skip
-    return replace(written, problems=tuple(check_shard(generation, written, rows.dims, config.metric)))
+    problems = check_shard(
+        generation, index, metadata, items=len(images), dims=rows.dims, metric=config.metric
+    )
+    return replace(written, problems=tuple(problems))
 
 
 @dataclass(frozen=True)
@@ -94,15 +87,14 @@ class _Rows:
     contents: npt.NDArray[np.int32]  # of each item: a number that images of the same bytes share
     dims: int
 
-    def build(self, path: Path, trees: int, config: IndexConfig, on_disk: bool) -> list[float]:
-        """Writes the Annoy file and measures its recall at each effort."""
-        build_shard(
+    def build(self, path: Path, settings: BuildSettings, config: IndexConfig, on_disk: bool) -> list[float]:
+        """Writes the index and measures its recall, as `measure_recall` does."""
+        SHARD_BACKEND.build_blocks(
             _numbered(self.batches, self.items), path,
-            items=len(self.items), dims=self.dims, metric=config.metric, trees=trees, seed=config.seed,
-            on_disk=on_disk,
+            items=len(self.items), dims=self.dims, metric=config.metric, settings=settings, on_disk=on_disk,
         )  # fmt: skip
-        annoy = AnnoyShard(path, metric=config.metric, dims=self.dims, items=len(self.items))
-        return measure_recall(annoy, self.contents, config.target_recall)
+        opened = SHARD_BACKEND.open(path, metric=config.metric, dims=self.dims, items=len(self.items))
+        return measure_recall(opened, self.contents, config.target_recall)
 
 
 def _numbered_by_uri(batches: Iterable[VectorRows]) -> tuple[pa.Table, _Rows]:
@@ -120,30 +112,35 @@ def _numbered_by_uri(batches: Iterable[VectorRows]) -> tuple[pa.Table, _Rows]:
     return images, _Rows(batches, items, contents_of(images["sha256"]), dims)
 
 
-def _fewest_nodes(recalls: Mapping[int, Sequence[float]], target: float) -> int:
-    """The count of trees that reaches `target` at the least effort, and is the smallest of those that do."""
+def _quickest(tried: Sequence[tuple[dict[str, int], Sequence[float]]], target: float) -> dict[str, int]:
+    """The settings with which the quickest search reaches `target`; the first of several that do.
 
-    def cost(trees: int) -> tuple[bool, int, int]:
-        step = cheapest_effort(recalls[trees], target)
-        return recalls[trees][step] < target, EFFORTS[step], trees
+    `tried` are settings, and the recalls of the searches.
+    """
 
-    return min(recalls, key=cost)
+    def cost(place: int) -> tuple[bool, int]:
+        _, recalls = tried[place]
+        step = first_to_reach(recalls, target)
+        return recalls[step] < target, step
+
+    return tried[min(range(len(tried)), key=cost)][0]
 
 
-def check_shard(generation: str, shard: ShardSummary, dims: int, metric: Metric) -> list[str]:
+def check_shard(
+    generation: str, index: WrittenFile, metadata: WrittenFile, *, items: int, dims: int, metric: Metric
+) -> list[str]:
     """What is wrong with a shard as it lies in the generation: its bytes, its items, its answers."""
     with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
-        index, metadata = (written_files.placed(generation, file) for file in (shard.index, shard.metadata))
+        index, metadata = (written_files.placed(generation, file) for file in (index, metadata))
         try:
-            opened = open_shard(
-                index, metadata, Path(folder), items=shard.items, dims=dims, metric=metric
-            ).annoy
+            opened = open_shard(index, metadata, Path(folder), items=items, dims=dims, metric=metric).index
         except DamagedError as error:
             return [str(error)]
         problems = []
-        wanted = min(RECALL_K, shard.items)
-        sample = np.linspace(0, shard.items - 1, min(shard.items, _ASKED_ITEMS)).astype(np.int64)
-        answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, USUAL_EFFORTS[-1])
+        wanted = min(RECALL_K, items)
+        sample = np.linspace(0, items - 1, min(items, _ASKED_ITEMS)).astype(np.int64)
+        deepest = opened.searches[opened.usual_searches - 1]
+        answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, deepest)
         short = sum(len(set(found.tolist())) < wanted for found, _ in answers)
         if short:
             problems.append(f"{index.path} gives fewer than {wanted} neighbours to {short} queries")

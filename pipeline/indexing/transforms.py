@@ -130,7 +130,7 @@ def _project_chunk(
 
 @dataclass
 class WriteIndex(beam.PTransform):  # type: ignore[misc]
-    """Writes `VectorRows` as Annoy and metadata shards of a generation; gives `ShardSummary`s.
+    """Writes `VectorRows` as index and metadata shards of a generation; gives `ShardSummary`s.
 
     A worker builds shards side by side as far as its cores and `index.memory` go.
 

@@ -8,7 +8,7 @@ from imgindex.inputs.skipped import EXCLUDED_FILES, EXCLUDED_FOLDERS, HIDDEN_FIL
 from imgindex.io import filesystem, written_files
 from imgindex.job.description import Finished
 from imgindex.job.plan import Plan
-from imgindex.models.annoy_index import RECALL_K
+from imgindex.models.ann.recall import RECALL_K
 from imgindex.records import FailureList
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from imgindex.config import IndexConfig
 from imgindex.indexing import shard_budget
+from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.indexing.shards import shard_count_of
-from imgindex.models.annoy_index import estimate_bytes
 from imgindex.records import JOIN_BUCKETS
 
 # Seconds of a core.
@@ -119,7 +119,7 @@ def stored_bytes(work: Workload) -> dict[str, int]:
     """Bytes of storage: the store's, the generation's, and what its parts take until it is published."""
     chunk_row = 2 * work.feature_dim + work.uri_bytes + _CHUNK_ROW_BYTES
     part_row = 4 * work.dims + work.uri_bytes + _CHUNK_ROW_BYTES
-    index = work.shards * estimate_bytes(work.shard_items, work.dims, work.trees)
+    index = work.shards * SHARD_BACKEND.file_bytes(work.shard_items, work.dims, {"trees": work.trees})
     return {
         "store": round(work.images * chunk_row),
         "index": index,

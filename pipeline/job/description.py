@@ -18,10 +18,11 @@ from imgindex.generations.manifest import (
     Shard,
 )
 from imgindex.generations.tally import Tally
+from imgindex.indexing.shard_backend import SEARCHES
 from imgindex.inputs.listing import input_root
 from imgindex.inputs.skipped import most_frequent
 from imgindex.job.plan import Plan
-from imgindex.models.annoy_index import EFFORTS, RECALL_K, cheapest_effort
+from imgindex.models.ann.recall import RECALL_K, first_to_reach
 from imgindex.models.drift import Verdict
 from imgindex.records import FailureList, ShardSummary, WrittenBasis
 
@@ -72,16 +73,16 @@ def ledger_of(tally: Tally, failures: Sequence[FailureList], indexed: int) -> Le
 def tune(shards: Sequence[ShardSummary], target_recall: float) -> Tuned:
     """The least search_k that reaches `target_recall`, or the most recall that there is."""
     recalls = _mean_recalls(shards)
-    effort = cheapest_effort(recalls, target_recall)
-    return Tuned(EFFORTS[effort], recalls[effort])
+    step = first_to_reach(recalls, target_recall)
+    return Tuned(SEARCHES[step]["search_k"], recalls[step])
 
 
 def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
-    """Recall over all shards, weighted by their distinct images, at each effort."""
+    """Recall over all shards, weighted by their distinct images, of each of `SEARCHES`."""
     distinct = sum(shard.distinct for shard in shards)
     return [
-        sum(shard.recalls[effort] * shard.distinct for shard in shards) / distinct
-        for effort in range(len(EFFORTS))
+        sum(shard.recalls[step] * shard.distinct for shard in shards) / distinct
+        for step in range(len(SEARCHES))
     ]
 
 
@@ -115,7 +116,8 @@ def manifest_of(finished: Finished, tally: Tally, verdict: Verdict) -> Manifest:
             distinct=sum(shard.distinct for shard in shards),
         ),
         shards=tuple(
-            Shard(shard.index.path, shard.metadata.path, shard.items, shard.trees) for shard in shards
+            Shard(shard.index.path, shard.metadata.path, shard.items, shard.settings["trees"])
+            for shard in shards
         ),
         basis=basis.file.path,
         failures=tuple(listed.file.path for listed in failures),

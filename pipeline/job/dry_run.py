@@ -15,6 +15,7 @@ from imgindex.features import feature_store, known_failures
 from imgindex.features.embedder import UnitEmbedder
 from imgindex.features.key_hashes import Keys, key_of, places, sorted_keys
 from imgindex.generations.layout import Output, current_name
+from imgindex.indexing.shard_backend import SEARCHES, settings_to_try
 from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import selection_of
 from imgindex.inputs.skipped import described, most_frequent
@@ -22,7 +23,6 @@ from imgindex.io import content_addressed
 from imgindex.job import costs
 from imgindex.job.costs import Workload
 from imgindex.job.prepare import check_input, engine_choice, resolve
-from imgindex.models.annoy_index import AUTO_TREES, EFFORTS
 from imgindex.models.engines import Engine, EngineChoice, load_engine, load_smaller_engine
 from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
 from imgindex.runtime.resources import available_cores
@@ -179,7 +179,7 @@ def _workload(config: Config, counted: Counted, engine: Engine, rate: float | No
         feature_dim=engine.feature_dim,
         # As many components as the rank of the features, less their mean.
         dims=max(1, min(dims, engine.feature_dim, counted.files - 1)),
-        trees=config.index.trees if isinstance(config.index.trees, int) else max(AUTO_TREES),
+        trees=settings_to_try(config.index)[-1]["trees"],
         items_per_shard=config.index.items_per_shard,
         uri_bytes=counted.uri_bytes / counted.files,
     )
@@ -194,7 +194,7 @@ def _costs(work: Workload, rate: float | None) -> list[tuple[str, str]]:
     stored = costs.stored_bytes(work)
     new = stored["store"] * work.new // work.images
     needed = costs.worker_bytes(work)
-    asked = [costs.nodes_asked(work, search_k) for search_k in (EFFORTS[0], EFFORTS[-1])]
+    asked = [costs.nodes_asked(work, search["search_k"]) for search in (SEARCHES[0], SEARCHES[-1])]
     worker, shard, on_disk = (
         human_bytes(size)
         for size in (max(needed["embed"], needed["join"]), needed["shard"], needed["shard on disk"])

@@ -18,7 +18,9 @@ from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest, Shard
 from imgindex.indexing.shard_files import OpenedShard, contents_of, open_shard, read_basis
 from imgindex.io.paths import absolute
-from imgindex.models.annoy_index import RECALL_K, first_items
+from imgindex.models.ann.protocol import SearchSettings
+from imgindex.models.ann.recall import RECALL_K
+from imgindex.models.ann.shard_index import first_items
 from imgindex.models.engines import Engine, embed_all
 from imgindex.models.pca import normalize
 from imgindex.models.similarity import cosine_similarity, rank
@@ -47,6 +49,10 @@ class Wanted:
             raise UsageError(f"k is {self.k!r}; expected a whole number of at least 1")
 
 
+def _deeper(settings: SearchSettings, times: int) -> SearchSettings:
+    return {name: times * value for name, value in settings.items()}
+
+
 class OpenGeneration:
     """The files of one generation, mapped or read."""
 
@@ -56,7 +62,7 @@ class OpenGeneration:
         self.manifest = manifest
         self.quick = quick
         self.model = None if model is None else absolute(model)
-        # Annoy and Arrow map files; those of an object store are copied here first.
+        # Files are mapped; those of an object store are copied here first.
         self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
         files = files_of(output, manifest)
 
@@ -76,7 +82,7 @@ class OpenGeneration:
             shards = list(pool.map(opened, manifest.shards))
         if (self.basis.dims, self.basis.feature_dim) != (manifest.dims, manifest.feature_dim):
             raise DamagedError(f"{files[manifest.basis].path} is of other dimensions")
-        self._shards = [shard.annoy for shard in shards]
+        self._shards = [shard.index for shard in shards]
         self._metadata = [shard.metadata for shard in shards]
 
     def __len__(self) -> int:
@@ -170,43 +176,43 @@ class OpenGeneration:
         """As `neighbors`, where what is left out of each answer takes `more` places."""
         available = len(self._counts) if wanted.distinct else len(self)
         k = min(wanted.k, max(1, available - more))
-        # Recall was measured for RECALL_K neighbors; more of them take proportionally more effort.
-        effort = None if wanted.exact else self.manifest.search_k * max(1, -(-(k + more) // RECALL_K))
-        answers = self._nearest_of_all(vectors, k + more, effort, wanted.distinct)
+        # Recall was measured for RECALL_K neighbors; more of them take a search that is as much deeper.
+        times = max(1, -(-(k + more) // RECALL_K))
+        settings = None if wanted.exact else _deeper({"search_k": self.manifest.search_k}, times)
+        answers = self._nearest_of_all(vectors, k + more, settings, wanted.distinct)
         for n, (vector, contents) in enumerate(zip(vectors, left_out, strict=True)):
             found = tuple(
                 self._merge(vector, [answer[n] for answer in answers], k, wanted.distinct, contents)
             )
-            if more and effort is not None and len(found) < min(k, available - more):
-                # Annoy has inspected mostly what is left out.
+            if more and settings is not None and len(found) < min(k, available - more):
+                # The search came across mostly what is left out.
                 exact = self._nearest_of_all(vectors[n : n + 1], k + more, None, wanted.distinct)
                 found = tuple(self._merge(vector, [each[0] for each in exact], k, wanted.distinct, contents))
             yield found
 
     def _nearest_of_all(
-        self, vectors: Vectors, k: int, effort: int | None, distinct: bool
+        self, vectors: Vectors, k: int, settings: SearchSettings | None, distinct: bool
     ) -> list[list[tuple[npt.NDArray[np.int64], Vectors]]]:
-        return [self._nearest(shard, vectors, k, effort, distinct) for shard in range(len(self._shards))]
+        return [self._nearest(shard, vectors, k, settings, distinct) for shard in range(len(self._shards))]
 
     def _nearest(
-        self, shard: int, vectors: Vectors, k: int, effort: int | None, distinct: bool
+        self, shard: int, vectors: Vectors, k: int, settings: SearchSettings | None, distinct: bool
     ) -> list[tuple[npt.NDArray[np.int64], Vectors]]:
         """What a shard answers to each of `vectors`: `k` items at most, of those of the same bytes one."""
-        annoy = self._shards[shard]
+        index = self._shards[shard]
         if not distinct:
-            return annoy.nearest(vectors, k, effort)
+            return index.nearest(vectors, k, settings)
         contents = self._contents[shard]
-        answers = annoy.nearest(vectors, k, effort, contents)
-        if effort is None:
+        answers = index.nearest(vectors, k, settings, contents)
+        if settings is None:
             return answers
         wanted = min(k, self._distinct[shard])
-        deeper: list[int | None] = [effort * step for step in _DEEPER_SEARCHES]
-        # Where copies took up all the nodes that were inspected. At last no node is left out.
-        for effort in [*deeper, None]:
+        # Where copies took up all that the search came across. At last the search is exact.
+        for deeper in (*(_deeper(settings, times) for times in _DEEPER_SEARCHES), None):
             short = [n for n, (items, _) in enumerate(answers) if len(items) < wanted]
             if not short:
                 break
-            found = annoy.nearest(vectors[short], k, effort, contents)
+            found = index.nearest(vectors[short], k, deeper, contents)
             for n, answer in zip(short, found, strict=True):
                 answers[n] = answer
         return answers
@@ -222,7 +228,7 @@ class OpenGeneration:
         shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
         items = np.concatenate([found for found, _ in answers])
         stored = np.concatenate(
-            [annoy.vectors[found] for annoy, (found, _) in zip(self._shards, answers, strict=True)]
+            [index.vectors[found] for index, (found, _) in zip(self._shards, answers, strict=True)]
         )
         most = len(items) if distinct or left_out else k
         places, squares, _ = rank(stored, vector, self.manifest.metric, most)

@@ -23,7 +23,7 @@ class Neighbor:
     width: int
     height: int
     shard: int
-    item: int  # Annoy's id in the shard
+    item: int  # its number in the shard
     copies: int  # other images in the index whose files have the same bytes
 
 

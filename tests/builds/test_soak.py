@@ -34,7 +34,7 @@ from imgindex.generations.prune import prune
 from imgindex.generations.rollback import rollback
 from imgindex.generations.verify import verify
 from imgindex.io import content_addressed
-from imgindex.models.annoy_index import METRICS
+from imgindex.models.ann.protocol import METRICS
 
 # `make soak` runs more.
 ROUNDS = int(os.environ.get("IMGINDEX_SOAK_ROUNDS", "4"))

@@ -38,22 +38,24 @@ FAULTS = {
     "one neighbour": (
         """
         def get_nns_by_vector(self, *args, **options):
-            return super().get_nns_by_vector(*args, **options)[:1]
+            items, distances = super().get_nns_by_vector(*args, **options)
+            return items[:1], distances[:1]
         """,
         "gives 1 neighbours where 10 are asked for",
     ),
     "the same neighbour again": (
         """
         def get_nns_by_vector(self, *args, **options):
-            items = super().get_nns_by_vector(*args, **options)
-            return items[:1] * len(items)
+            items, distances = super().get_nns_by_vector(*args, **options)
+            return items[:1] * len(items), distances
         """,
         "gives 1 neighbours where 10 are asked for",
     ),
     "far neighbours": (
         """
         def get_nns_by_vector(self, vector, k, **options):
-            return super().get_nns_by_vector(vector, 2 * k, **options)[k:]
+            items, distances = super().get_nns_by_vector(vector, 2 * k, **options)
+            return items[k:], distances[k:]
         """,
         "finds 0% of the nearest when it inspects all",
     ),
@@ -409,7 +411,7 @@ class TestCommand:
 
 
 def test_the_probe_ends_by_a_signal_only_where_annoy_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-m", "imgindex.models.annoy_probe"]
+    command = [sys.executable, "-P", "-m", "imgindex.models.ann.annoy_probe"]
     assert subprocess.run(command, capture_output=True).returncode == 0
     (tmp_path / "annoy.py").write_text(f"import os; os.kill(os.getpid(), {int(signal.SIGSEGV)})")
     done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONPATH": str(tmp_path)})

@@ -113,12 +113,12 @@ class TestVerify:
         generate(place, 1, "abcdef")
         check, checked = shards.check_shard, list[Any]()
 
-        def prune_first(*arguments: Any) -> list[str]:
+        def prune_first(*arguments: Any, **named: Any) -> list[str]:
             checked.append(arguments)
             if len(checked) == 1:
                 generate(place, 2, "abc")
                 prune(place, keep=1, grace_seconds=0)
-            return check(*arguments)
+            return check(*arguments, **named)
 
         monkeypatch.setattr(shards, "check_shard", prune_first)
         found = verify(place)

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from imgindex.config import IndexConfig
 from imgindex.indexing import shard_budget
+from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.indexing.shard_budget import bytes_in_memory, bytes_on_disk, default_limit, write_within
 from imgindex.indexing.vector_files import Parts, PartWriter
-from imgindex.models.annoy_index import build_bytes, build_shard
+from imgindex.models.ann.annoy import Annoy
 from imgindex.records import VectorRows
 from imgindex.runtime.resources import MemoryBudget
 
@@ -35,9 +36,9 @@ def test_annoy_builds_the_same_bytes_on_disk(
     built = []
     for on_disk in (False, True):
         path = folder / f"{on_disk}.ann"
-        build_shard(
-            [(np.arange(items), vectors)], path, items=items, dims=dims, metric=metric, trees=trees,
-            seed=seed, on_disk=on_disk,
+        Annoy().build_blocks(
+            [(np.arange(items), vectors)], path, items=items, dims=dims, metric=metric,
+            settings={"trees": trees, "seed": seed}, on_disk=on_disk,
         )  # fmt: skip
         built.append(path)
     memory, disk = built
@@ -48,10 +49,9 @@ def test_annoy_builds_the_same_bytes_on_disk(
 def test_what_a_build_takes_is_estimated(tmp_path: Path) -> None:
     vectors = np.random.default_rng(0).standard_normal((20_000, 30)).astype(np.float32)
     path = tmp_path / "a.ann"
-    build_shard(
-        [(np.arange(20_000), vectors)], path, items=20_000, dims=30, metric="angular", trees=10, seed=0
-    )
-    assert path.stat().st_size < build_bytes(20_000, 30, 10) < 2 * path.stat().st_size
+    settings = {"trees": 10, "seed": 0}
+    Annoy().build(vectors, path, metric="angular", settings=settings)
+    assert path.stat().st_size < Annoy().build_bytes(20_000, 30, settings) < 2 * path.stat().st_size
 
 
 def parts_of(generation: Path, rows: int, dims: int = 8) -> Parts:
@@ -77,9 +77,9 @@ def test_a_shard_above_the_budget_is_built_on_disk(
 
     def build(*args: Any, on_disk: bool, **named: Any) -> None:
         built.append(on_disk)
-        build_shard(*args, on_disk=on_disk, **named)
+        Annoy().build_blocks(*args, on_disk=on_disk, **named)
 
-    monkeypatch.setattr("imgindex.indexing.shards.build_shard", build)
+    monkeypatch.setattr(SHARD_BACKEND, "build_blocks", build)
     needed = bytes_in_memory(300, 8, config)
     shards = []
     for limit in (needed, needed - 1, 1):
@@ -118,11 +118,11 @@ def test_no_room_on_the_disk_is_said_before_annoy_maps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = type("Usage", (), {"free": 100})
-    monkeypatch.setattr("imgindex.models.annoy_index.shutil.disk_usage", lambda path: usage)
+    monkeypatch.setattr("imgindex.models.ann.annoy.shutil.disk_usage", lambda path: usage)
     from imgindex.errors import OutputError
 
     with pytest.raises(OutputError, match=rf"{tmp_path} has 100 bytes free, of \d+ that a shard is built in"):
-        build_shard(
+        Annoy().build_blocks(
             [(np.arange(9), np.ones((9, 4), np.float32))], tmp_path / "a", items=9, dims=4, metric="angular",
-            trees=3, seed=0, on_disk=True,
+            settings={"trees": 3, "seed": 0}, on_disk=True,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from imgindex.config import IndexConfig
 from imgindex.indexing.shards import check_shard, labels_of, write_shard
 from imgindex.io import object_stores
-from imgindex.models.annoy_index import AnnoyShard
+from imgindex.models.ann.annoy import AnnoyShard
 from imgindex.records import ShardSummary, VectorRows
 
 DIMS = 5
@@ -136,7 +136,7 @@ def test_recall_is_measured_with_distinct_images(
 ) -> None:
     assert (whole[1].distinct, whole[1].queries) == (len(URIS), len(URIS))
     given: list[np.ndarray] = []
-    monkeypatch.setattr("imgindex.models.annoy_index.RECALL_SAMPLE", 6)
+    monkeypatch.setattr("imgindex.models.ann.recall.RECALL_SAMPLE", 6)
     monkeypatch.setattr(
         "imgindex.indexing.shards.measure_recall",
         lambda shard, contents, target: given.append(contents) or [1.0],
@@ -177,23 +177,29 @@ def test_auto_takes_the_fewest_nodes_and_then_the_fewest_trees(
     )
     members = [list(range(len(URIS)))]
     shard = write(tmp_path, members, IndexConfig(trees="auto", target_recall=0.95))
-    assert shard.trees == 20
+    assert shard.settings["trees"] == 20
     assert shard.recalls == tuple(recalls[20])
     assert shard.index.sha256 == write(tmp_path / "20", members, IndexConfig(trees=20)).index.sha256
-    assert write(tmp_path / "all", members, IndexConfig(trees="auto", target_recall=1.0)).trees == 80
+    assert (
+        write(tmp_path / "all", members, IndexConfig(trees="auto", target_recall=1.0)).settings["trees"] == 80
+    )
     # Where none reaches the target, it is the one that comes nearest to it at the least effort.
     monkeypatch.setattr("imgindex.indexing.shards.measure_recall", lambda shard, *_: [0.3, 0.2])
-    assert write(tmp_path / "none", members, IndexConfig(trees="auto")).trees == 10
+    assert write(tmp_path / "none", members, IndexConfig(trees="auto")).settings["trees"] == 10
+
+
+def problems_of(directory: str, shard: ShardSummary) -> list[str]:
+    return check_shard(directory, shard.index, shard.metadata, items=shard.items, dims=DIMS, metric="angular")
 
 
 class TestCheckShard:
     def problems(self, directory: Path, shard: ShardSummary) -> list[str]:
-        return check_shard(str(directory), shard, DIMS, "angular")
+        return problems_of(str(directory), shard)
 
     def test_a_good_shard(self, whole: tuple[Path, ShardSummary], place: str) -> None:
         assert self.problems(*whole) == []
         shard = write_shard(place, 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
-        assert check_shard(place, shard, DIMS, "angular") == []
+        assert problems_of(place, shard) == []
 
     def test_of_an_object_store_no_file_is_whole_in_memory(
         self, memory: dict[str, tuple[bytes, float]], monkeypatch: pytest.MonkeyPatch
@@ -208,7 +214,7 @@ class TestCheckShard:
         shard = write_shard("mem://bucket/g", 3, 12, [rows_of(list(range(len(URIS))))], CONFIG)
         monkeypatch.setattr(object_stores, "_BeamFiles", Files)
         monkeypatch.setattr("imgindex.io.written_files._PIECE_BYTES", 1000)
-        assert check_shard("mem://bucket/g", shard, DIMS, "angular") == []
+        assert problems_of("mem://bucket/g", shard) == []
         assert len(sizes) == shard.index.size // 1000 + shard.metadata.size // 1000 + 2
         assert all(size is not None and size <= 1000 for size in sizes)
 
@@ -233,7 +239,7 @@ class TestCheckShard:
         self, whole: tuple[Path, ShardSummary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # As Annoy builds of some compilers do (spotify/annoy #679).
-        def nearest(self: AnnoyShard, queries: np.ndarray, k: int, search_k: int | None = None) -> Any:
+        def nearest(self: AnnoyShard, queries: np.ndarray, k: int, settings: Any = None) -> Any:
             return [(np.array([0]), np.array([0.0])) for _ in queries]
 
         monkeypatch.setattr(AnnoyShard, "nearest", nearest)

@@ -18,7 +18,7 @@ from imgindex.features.key_hashes import key_of, sorted_keys
 from imgindex.job import costs
 from imgindex.job.costs import Workload
 from imgindex.job.dry_run import count
-from imgindex.models.annoy_index import estimate_bytes
+from imgindex.models.ann.annoy import Annoy
 from imgindex.models.pca import normalize
 from imgindex.records import Failure, ImageFile, ImageRow
 
@@ -73,7 +73,7 @@ def test_a_build_by_hand() -> None:
     assert elapsed["shards"] == seconds["shards"] / 2  # two shards, two cores
     assert costs.elapsed_seconds(work, 10, in_process=True)["project"] == seconds["project"]
     assert costs.nodes_asked(work, 400) == 800
-    assert costs.stored_bytes(work)["index"] == 2 * estimate_bytes(1_000_000, 150, 40)
+    assert costs.stored_bytes(work)["index"] == 2 * Annoy().file_bytes(1_000_000, 150, {"trees": 40})
     assert costs.stored_bytes(work)["store"] == 2_000_000 * (4096 + 60 + 120)
 
 

@@ -38,6 +38,7 @@ from imgindex.generations.layout import (
     tell_alive,
 )
 from imgindex.generations.tally import Tally
+from imgindex.indexing.shard_backend import SEARCHES
 from imgindex.indexing.shards import write_shard
 from imgindex.io import filesystem, written_files
 from imgindex.io.digest_json import seal
@@ -45,7 +46,6 @@ from imgindex.io.output_lock import writer_lock
 from imgindex.job.checks import CHECKS
 from imgindex.job.plan import Plan, Previous
 from imgindex.job.publish import digest_of_failures, finish, nothing_changed, outcome
-from imgindex.models.annoy_index import EFFORTS
 from imgindex.models.drift import Verdict
 from imgindex.models.engines import EngineChoice
 from imgindex.models.spec import Spec
@@ -84,10 +84,12 @@ def plan_of(root: str, previous: str | None = None, force: Collection[str] = (),
 def shards_of(items: int, *recalls: float) -> list[ShardSummary]:
     """One shard that exists in words alone."""
     recalls = recalls or (1.0,)
-    recalls += recalls[-1:] * (len(EFFORTS) - len(recalls))
+    recalls += recalls[-1:] * (len(SEARCHES) - len(recalls))
     file = WrittenFile("index/index-00000-of-00001.ann", 1, X)
     metadata = replace(file, path="metadata/m")
-    summary = ShardSummary(file, metadata, items, 5, recalls, 103.0, distinct=items, queries=min(items, 7))
+    summary = ShardSummary(
+        file, metadata, items, {"trees": 5}, recalls, 103.0, distinct=items, queries=min(items, 7)
+    )
     return [summary] if items else []
 
 

@@ -20,7 +20,7 @@ from imgindex.generations.manifest import decode
 from imgindex.indexing.shards import write_shard
 from imgindex.io import written_files
 from imgindex.io.digest_json import seal
-from imgindex.models.annoy_index import Metric
+from imgindex.models.ann.protocol import Metric
 from imgindex.models.pca import Basis
 from imgindex.records import VectorRows
 from imgindex.search.index import Index

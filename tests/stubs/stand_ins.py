@@ -21,7 +21,7 @@ logging.getLogger().addHandler(quiet)
 import numpy as np
 import quarters
 
-import imgindex.indexing.shards
+import imgindex.indexing.shard_backend
 import imgindex.indexing.transforms
 import imgindex.job.prepare
 from imgindex.errors import OutputError
@@ -81,7 +81,7 @@ quarters.install(StayingEngine)
 PLACES = {
     "list": (imgindex.job.prepare, "list_images"),
     "pca": (imgindex.indexing.transforms, "fit_basis"),
-    "annoy": (imgindex.indexing.shards, "build_shard"),
+    "annoy": (imgindex.indexing.shard_backend.SHARD_BACKEND, "build_blocks"),
 }
 if STOP in PLACES:
     setattr(*PLACES[STOP], stays(STOP))

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from imgindex.commands.doctor.findings import Finding
-from imgindex.models.annoy_probe import NEIGHBORS, Probed
+from imgindex.models.ann.annoy_probe import NEIGHBORS, Probed
 from imgindex.models.frameworks import version_of
 
 # What takes a fraction of a second where Annoy works.
@@ -24,7 +24,7 @@ _REINSTALL = (
 def check_annoy() -> Finding:
     """Builds and searches small indexes in a process of its own."""
     # -P: a file in the current directory may be named as one of Python's modules.
-    command = [sys.executable, "-P", "-m", "imgindex.models.annoy_probe"]
+    command = [sys.executable, "-P", "-m", "imgindex.models.ann.annoy_probe"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:

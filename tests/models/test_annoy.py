@@ -14,24 +14,18 @@ from hypothesis import strategies as st
 
 from imgindex.errors import OutputError
 from imgindex.models import similarity
-from imgindex.models.annoy_index import (
-    EFFORTS,
-    METRICS,
-    AnnoyShard,
-    build_shard,
-    cheapest_effort,
-    estimate_bytes,
-    measure_recall,
-    recall_sample,
-)
+from imgindex.models.ann.annoy import Annoy, AnnoyShard
+from imgindex.models.ann.protocol import METRICS
+from imgindex.models.ann.recall import first_to_reach, measure_recall, recall_sample
 from imgindex.models.similarity import cosine_similarity, exact_nearest, exact_squares
 
-EVERYTHING = 10**6  # a search_k that makes Annoy inspect every node of these small indexes
+EVERYTHING = {"search_k": 10**6}  # makes Annoy inspect every node of these small indexes
+
+SEARCHES = AnnoyShard.searches
 
 
-def build(vectors: np.ndarray, path: Path, **settings: Any) -> None:
-    items, dims = vectors.shape
-    build_shard([(np.arange(items), vectors)], path, items=items, dims=dims, **settings)
+def build(vectors: np.ndarray, path: Path, metric: Any, **settings: int) -> None:
+    Annoy().build(vectors, path, metric=metric, settings=settings)
 
 
 def random_vectors(n: int, d: int, seed: int = 0) -> np.ndarray:
@@ -87,7 +81,7 @@ class TestBuildShard:
     @pytest.mark.parametrize(("n", "d", "trees"), [(1, 4, 5), (100, 8, 10), (2000, 50, 20), (5000, 8, 5)])
     def test_estimated_size(self, path, n, d, trees):
         build(random_vectors(n, d), path, metric="angular", trees=trees, seed=0)
-        assert estimate_bytes(n, d, trees) == pytest.approx(path.stat().st_size, rel=0.25)
+        assert Annoy().file_bytes(n, d, {"trees": trees}) == pytest.approx(path.stat().st_size, rel=0.25)
 
 
 def exact_key(vector: np.ndarray, query: np.ndarray, metric: str) -> Fraction:
@@ -104,6 +98,20 @@ def exact_order(vectors: np.ndarray, query: np.ndarray, metric: str) -> list[int
     return sorted(range(len(vectors)), key=lambda row: (exact_key(vectors[row], query, metric), row))
 
 
+class TestBackend:
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_a_search_gives_the_rows_and_distances_of_the_nearest(self, path, metric):
+        vectors, queries = random_vectors(300, 12), random_vectors(7, 12, seed=1)
+        backend = Annoy()
+        backend.build(vectors, path, metric=metric, settings={"trees": 10, "seed": 0})
+        index = backend.open(path, metric=metric, dims=12, items=300)
+        for query in queries:
+            expected = brute_force(vectors, query, metric)
+            items, distances = index.search(query, 10, EVERYTHING)
+            assert items.tolist() == np.argsort(expected)[:10].tolist()
+            np.testing.assert_allclose(distances, np.sort(expected)[:10], rtol=1e-5)
+
+
 class TestDistances:
     @pytest.mark.parametrize("metric", METRICS)
     def test_equal_brute_force_and_annoy(self, path, metric):
@@ -118,7 +126,7 @@ class TestDistances:
             np.testing.assert_allclose(row, brute_force(vectors, query, metric), rtol=1e-12)
             assert (errors <= 1e-12 * np.maximum(squares, 1)).all()
             np.testing.assert_allclose(found, row[items], rtol=1e-6)
-            numbers, distances = annoy.get_nns_by_vector(query, 200, EVERYTHING, include_distances=True)
+            numbers, distances = annoy.get_nns_by_vector(query, 200, 10**6, include_distances=True)
             np.testing.assert_allclose(distances, row[numbers], rtol=1e-5)
 
     def test_by_hand(self):
@@ -253,7 +261,7 @@ class TestAnnoyShard:
 
     @pytest.mark.parametrize("metric", METRICS)
     @pytest.mark.parametrize("k", [1, 10, 399, 400, 1000])
-    def test_greatest_effort_and_exact_search_equal_brute_force(self, path, metric, k):
+    def test_deepest_and_exact_search_equal_brute_force(self, path, metric, k):
         vectors, queries = random_vectors(400, 12), random_vectors(5, 12, seed=1)
         shard = shard_of(path, vectors, metric)
         exact, annoy = shard.nearest(queries, k), shard.nearest(queries, k, EVERYTHING)
@@ -264,20 +272,20 @@ class TestAnnoyShard:
             np.testing.assert_allclose(found_distances, np.sort(expected)[:k], rtol=1e-5)
 
     @pytest.mark.parametrize("metric", METRICS)
-    @pytest.mark.parametrize("search_k", [None, EVERYTHING])
-    def test_one_item(self, path, metric, search_k):
+    @pytest.mark.parametrize("search", [None, EVERYTHING])
+    def test_one_item(self, path, metric, search):
         shard = shard_of(path, np.array([[3, 4]], np.float32), metric)
-        [(items, distances)] = shard.nearest(np.array([[6, 8]], np.float32), 10, search_k)
+        [(items, distances)] = shard.nearest(np.array([[6, 8]], np.float32), 10, search)
         assert items.tolist() == [0]
         assert distances.tolist() == pytest.approx([0 if metric == "angular" else 5], abs=1e-3)
 
     @pytest.mark.parametrize("metric", METRICS)
-    @pytest.mark.parametrize("search_k", [None, EVERYTHING])
-    def test_copies_of_a_vector_are_all_found(self, path, metric, search_k):
+    @pytest.mark.parametrize("search", [None, EVERYTHING])
+    def test_copies_of_a_vector_are_all_found(self, path, metric, search):
         vectors = random_vectors(100, 6)
         vectors[20:50] = vectors[7]
         shard = shard_of(path, vectors, metric)
-        [(items, distances)] = shard.nearest(vectors[7:8], 31, search_k)
+        [(items, distances)] = shard.nearest(vectors[7:8], 31, search)
         assert sorted(items.tolist()) == [7, *range(20, 50)]
         assert distances.tolist() == [0] * 31
 
@@ -348,9 +356,9 @@ class ShardThatFinds(AnnoyShard):
         super().__init__(path, metric="angular", dims=vectors.shape[1], items=len(vectors))
         self.change = change
 
-    def nearest(self, queries, k, search_k=None, contents=None):
+    def nearest(self, queries, k, settings=None, contents=None):
         answers = super().nearest(queries, k, None, contents)
-        if search_k is None:
+        if settings is None:
             return answers
         kept = [self.change(items) for items, _ in answers]
         return [
@@ -360,13 +368,13 @@ class ShardThatFinds(AnnoyShard):
 
 class TestMeasureRecall:
     @pytest.mark.parametrize("metric", METRICS)
-    def test_perfect_at_high_effort_on_few_items(self, path, metric):
+    def test_perfect_by_the_deepest_search_of_few_items(self, path, metric):
         recalls = measure_recall(shard_of(path, random_vectors(300, 8), metric))
         assert recalls[-1] == 1
-        assert len(recalls) == len(EFFORTS)
+        assert len(recalls) == len(SEARCHES)
 
     @pytest.mark.parametrize("metric", METRICS)
-    def test_rises_with_effort(self, path, metric):
+    def test_rises_with_the_depth_of_the_search(self, path, metric):
         recalls = measure_recall(shard_of(path, random_vectors(2000, 32), metric, trees=1))
         assert 0 < recalls[0] < recalls[-1] / 2 <= 0.5
         assert all(later >= earlier - 0.02 for earlier, later in pairwise(recalls))
@@ -375,10 +383,10 @@ class TestMeasureRecall:
         vectors = random_vectors(150, 16)
         shard = shard_of(path, vectors, trees=2)
         expected = []
-        for effort in EFFORTS:
+        for search in SEARCHES:
             hits = 0
             for item, query in enumerate(vectors):
-                [(found, _)] = shard.nearest(query[np.newaxis], 11, effort)
+                [(found, _)] = shard.nearest(query[np.newaxis], 11, search)
                 order = np.argsort(brute_force(vectors, query, "angular"))
                 hits += len(set(order[1:11].tolist()) & set(found.tolist()) - {item})
             expected.append(hits / 1500)
@@ -396,7 +404,7 @@ class TestMeasureRecall:
     )
     def test_the_item_itself_does_not_count(self, path, change, recall):
         shard = ShardThatFinds(path, random_vectors(400, 16), change)
-        assert measure_recall(shard) == pytest.approx([recall] * len(EFFORTS))
+        assert measure_recall(shard) == pytest.approx([recall] * len(SEARCHES))
 
     @pytest.mark.parametrize(("items", "recall"), [(1, 1.0), (2, 1.0), (5, 1.0), (11, 1.0)])
     def test_fewer_items_than_are_compared(self, path, items, recall):
@@ -424,7 +432,7 @@ class TestMeasureRecall:
         wanted, hits = min(10, len(distinct) - 1), 0
         for item in distinct:
             order = distinct[np.argsort(brute_force(vectors[distinct], vectors[item], "angular"))]
-            [(found, _)] = shard.nearest(vectors[[item]], 200, EFFORTS[0])
+            [(found, _)] = shard.nearest(vectors[[item]], 200, SEARCHES[0])
             near = [content for content in contents[found] if content != contents[item]]
             hits += len(set(contents[order[1 : wanted + 1]]) & set(near))
         assert measure_recall(shard, contents)[0] == pytest.approx(
@@ -472,5 +480,5 @@ class TestMeasureRecall:
         ([0.5, 0.5], 0.95, 0),
     ],
 )
-def test_the_cheapest_effort_that_reaches_the_target(recalls, target, step):
-    assert cheapest_effort(recalls, target) == step
+def test_the_quickest_search_that_reaches_the_target(recalls, target, step):
+    assert first_to_reach(recalls, target) == step

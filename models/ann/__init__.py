@@ -1,0 +1,1 @@
+"""Approximate nearest neighbors: what a library must offer, and one module a library."""
