@@ -62,7 +62,7 @@ fuzz: $(VENV)/installed
 	GLIBC_TUNABLES=glibc.malloc.tcache_count=0 $(BIN)/python fuzz/decode.py -max_total_time=$(FUZZ_SECONDS) -runs=$(FUZZ_RUNS) build/fuzz/corpus build/fuzz/seeds
 
 # Builds on Prism and Flink, whose parts stay in ~/.cache, and on servers of S3 and of Cloud Storage, the latter where
-# Go can build it; what is missing is skipped and said. FEATURES says how large the index half's is, PAIRS how often two
+# Go can build it; what is missing is skipped and said. Exports, read by other tools in environments in ~/.cache. FEATURES says how large the index half's is, PAIRS how often two
 # builds start together.
 FEATURES ?= 10000
 PAIRS ?= 3
