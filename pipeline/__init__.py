@@ -21,6 +21,8 @@ if TYPE_CHECKING:
         load_config,
     )
     from imgindex.errors import ImgindexError
+    from imgindex.evaluation.evaluate import evaluate
+    from imgindex.evaluation.results import Evaluation
     from imgindex.features.transforms import DiffAgainstStore, EmbedImages, GroupByChunk, ReadFeatures
     from imgindex.generations.transforms import CompareGenerations
     from imgindex.indexing.transforms import FitPca, ProjectFeatures, WriteIndex
@@ -40,6 +42,7 @@ __all__ = [
     "EmbedImages",
     "EngineChoice",
     "EngineConfig",
+    "Evaluation",
     "Failure",
     "FitPca",
     "GroupByChunk",
@@ -58,6 +61,7 @@ __all__ = [
     "Result",
     "WriteIndex",
     "build",
+    "evaluate",
     "export",
     "load_config",
     "refresh",
@@ -76,6 +80,8 @@ _MODULES = {
         "load_config",
     ],
     "errors": ["ImgindexError"],
+    "evaluation.evaluate": ["evaluate"],
+    "evaluation.results": ["Evaluation"],
     "features.transforms": ["DiffAgainstStore", "EmbedImages", "GroupByChunk", "ReadFeatures"],
     "generations.transforms": ["CompareGenerations"],
     "indexing.transforms": ["FitPca", "ProjectFeatures", "WriteIndex"],

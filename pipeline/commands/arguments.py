@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         added.add_argument("output", metavar="OUT", help="the index's directory")
         return added
 
+    _add_evaluate(upkeep("evaluate", "Measure how good an index is, and what other settings would change."))
     inspect = upkeep("inspect", "Print what the live generation of an index holds, and its history.")
     inspect.add_argument(
         "--failures", action="store_true", help="list instead the images that failed, with stage, reason and "
@@ -153,6 +154,31 @@ def _add_search(search: argparse.ArgumentParser) -> None:
     )
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument(
+        "--k", metavar="N", type=int, default=4, help="the ranks that P@k and recall@k look at (default: 4)"
+    )
+    evaluate.add_argument(
+        "--dims", metavar="N,N", type=_whole_numbers, help="numbers of PCA dimensions to try "
+        "(default: 1,2,5,10,20,50,100,150,200)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--sample", metavar="N", type=int, help="how many images are queries at most (default: 10,000; of "
+        "more than 100,000 images fewer, and at least 1,000)",
+    )  # fmt: skip
+    evaluate.add_argument("--seed", metavar="N", type=int, default=0, help="draws the samples (default: 0)")
+    evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything as JSON")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    """Reads whole numbers with commas between. Raises ArgumentTypeError."""
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError as error:
+        message = f"{text!r} is no list of whole numbers; expected one such as 50,100,150"
+        raise argparse.ArgumentTypeError(message) from error
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:

@@ -121,6 +121,12 @@ def read_rows(directory: str, chunk: str, rows: Sequence[int]) -> tuple[pa.Table
     return table.select(_DESCRIPTION), content_addressed.matrix(table, "feature")
 
 
+def read_chunk(directory: str, chunk: str) -> tuple[pa.ChunkedArray, npt.NDArray[np.float16]]:
+    """The SHA-256 of every image of a chunk, and their features [rows, feature_dim]."""
+    table = _read(directory, chunk)
+    return table["sha256"], content_addressed.matrix(table, "feature")
+
+
 def each_rows(
     directory: str, chunk: str, rows: Sequence[int]
 ) -> Iterator[tuple[pa.Table, npt.NDArray[np.float16]]]:

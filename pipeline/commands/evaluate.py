@@ -1,0 +1,22 @@
+"""The command `imgindex evaluate`."""
+
+import argparse
+import json
+from dataclasses import asdict
+
+from imgindex.errors import OutputError
+from imgindex.evaluation.evaluate import DIMS, evaluate
+from imgindex.evaluation.tables import as_text
+from imgindex.runtime.standard_streams import encodable
+
+
+def run(known: argparse.Namespace) -> None:
+    """Prints what the evaluation found, and writes it as JSON where that is asked for. Raises OutputError."""
+    found = evaluate(known.output, k=known.k, dims=known.dims or DIMS, sample=known.sample, seed=known.seed)
+    print(encodable(as_text(found)))
+    if known.json:
+        text = json.dumps(asdict(found), indent=2, ensure_ascii=True, allow_nan=False)
+        try:
+            known.json.write_text(f"{text}\n", encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{known.json}: cannot be written: {error.strerror}") from error

@@ -1,0 +1,107 @@
+"""Evaluates a generation: reads it and the store once, and measures everything that is asked for."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from imgindex.errors import UsageError
+from imgindex.evaluation.advice import advise
+from imgindex.evaluation.collection import Collection, read_collection
+from imgindex.evaluation.feature_search import search_features
+from imgindex.evaluation.judging import RECALL_K
+from imgindex.evaluation.ladder import Ladder
+from imgindex.evaluation.quality import measure_quality
+from imgindex.evaluation.results import Evaluation
+from imgindex.evaluation.sweep import WHITENINGS, sweep
+from imgindex.evaluation.unseen import measure_unseen
+
+DIMS = (1, 2, 5, 10, 20, 50, 100, 150, 200)
+
+# Queries that are sampled unless it is said how many: as many as make this many comparisons, within the
+# limits.
+_COMPARISONS = 10**9
+_MOST, _LEAST = 10_000, 1_000
+
+
+def evaluate(
+    output: str | Path,
+    *,
+    generation: str | None = None,
+    k: int = 4,
+    dims: Sequence[int] = DIMS,
+    sample: int | None = None,
+    seed: int = 0,
+) -> Evaluation:
+    """Measures how good a generation is, and what other settings would change.
+
+    It reads the generation, the live one by default, and the store; neither the backbone nor the images are
+    needed.
+
+    Args:
+      output: the index's directory.
+      generation: the generation's name.
+      k: the ranks that P@k and recall@k look at.
+      dims: numbers of dimensions that the sweep tries; those that the features do not have are left out.
+      sample: how many images are queries at most; by default 10,000, and fewer of more than 100,000 images.
+      seed: draws the samples.
+
+    Raises:
+      UsageError: an argument is out of range.
+      OutputError: the generation or the store cannot be read.
+    """
+    if k < 1:
+        raise UsageError(f"k is {k}; expected at least 1")
+    if any(each < 1 for each in dims):
+        raise UsageError(f"dims has {min(dims)}; expected numbers of at least 1")
+    if sample is not None and sample < 1:
+        raise UsageError(f"sample is {sample}; expected at least 1")
+    steps = 6 + len({*dims}) + len(WHITENINGS)
+    quiet = not sys.stderr.isatty()
+    with tqdm(total=steps, desc="evaluating", unit=" steps", disable=quiet, leave=False) as bar:
+        collection = read_collection(output, generation)
+        bar.update()
+        queries = _sample(collection, sample, seed)
+        quality = measure_quality(collection, queries, k, seed)
+        bar.update()
+        wide = max([collection.manifest.dims, *dims])
+        features = search_features(collection, queries, max(k, RECALL_K), wide)
+        bar.update()
+        unseen = measure_unseen(collection, seed)
+        bar.update()
+        ladder = Ladder(collection, queries, features, k).rungs(unseen.build_seconds if unseen else None)
+        bar.update()
+        points = []
+        for point in sweep(collection, queries, features, k, dims):
+            points.append(point)
+            bar.update()
+        advice = advise(collection, points, unseen, k, seed)
+    return Evaluation(
+        output=collection.output.root,
+        generation=collection.manifest.generation,
+        images=len(collection),
+        distinct=len(collection.sha256),
+        queries=len(queries),
+        seed=seed,
+        k=k,
+        metric=collection.manifest.metric,
+        dims=collection.manifest.dims,
+        feature_dim=collection.manifest.feature_dim,
+        quality=quality,
+        ladder=ladder,
+        sweep=tuple(point for point, _ in points),
+        unseen_recall=unseen,
+        advice=advice,
+    )
+
+
+def _sample(collection: Collection, sample: int | None, seed: int) -> npt.NDArray[np.int64]:
+    """The images that are queries, in ascending order."""
+    if sample is None:
+        sample = max(_LEAST, min(_MOST, _COMPARISONS // len(collection)))
+    if sample >= len(collection):
+        return np.arange(len(collection))
+    return np.sort(np.random.default_rng(seed).choice(len(collection), sample, replace=False))

@@ -1,0 +1,155 @@
+"""The ladder: exact search in features and in PCA vectors, and Annoy, each with its accuracy and price."""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from imgindex.evaluation import annoy_search
+from imgindex.evaluation.collection import Collection
+from imgindex.evaluation.feature_search import FeatureSearch, search_vectors
+from imgindex.evaluation.judging import RECALL_K, Timing, precisions, recalls, time_queries
+from imgindex.evaluation.results import Rung
+from imgindex.indexing.shard_backend import SHARD_BACKEND
+from imgindex.models.ann.protocol import Metric
+from imgindex.models.ann.shard_index import ShardIndex
+from imgindex.models.blocked_search import scores, unit_rows
+
+Float32 = npt.NDArray[np.float32]
+Items = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """Measures every way to search with the same `queries`."""
+
+    collection: Collection
+    queries: Items
+    features: FeatureSearch
+    k: int
+
+    @property
+    def ranks(self) -> int:
+        """How many answers each query asks for."""
+        return max(self.k, RECALL_K)
+
+    def rungs(self, annoy_seconds: float | None) -> tuple[Rung, ...]:
+        """All of them. Annoy's index of PCA vectors took `annoy_seconds` to build."""
+        return (
+            self._exact_features(),
+            self._exact_vectors(),
+            self._annoy_vectors(annoy_seconds),
+            self._annoy_features(),
+        )
+
+    def _exact_features(self) -> Rung:
+        rows, dims = self.features.rows, self.collection.manifest.feature_dim
+        return self._rung(
+            "exact, features",
+            dims,
+            self.features.answers,
+            None if rows is None else time_exact(rows, self.features.queries, "angular", self.ranks),
+            0.0,
+            len(self.collection) * dims * 4,
+        )
+
+    def _exact_vectors(self) -> Rung:
+        vectors, manifest = self.collection.vectors, self.collection.manifest
+        return self._rung(
+            f"exact, PCA {manifest.dims}",
+            manifest.dims,
+            search_vectors(self.collection, vectors, self.queries, self.ranks),
+            time_exact(vectors, vectors[self.queries], manifest.metric, self.ranks),
+            manifest.timings.get("pca"),
+            vectors.nbytes,
+        )
+
+    def _annoy_vectors(self, seconds: float | None) -> Rung:
+        manifest = self.collection.manifest
+        indexes = {shard.index for shard in manifest.shards}
+        vectors, shards = self.collection.vectors[self.queries], self.collection.shards
+        return self._rung(
+            f"Annoy, PCA {manifest.dims}",
+            manifest.dims,
+            self._ask(shards, vectors),
+            self._time(shards, vectors),
+            seconds,
+            sum(file.size for file in manifest.files if file.path in indexes),
+        )
+
+    def _annoy_features(self) -> Rung:
+        method, manifest, rows = "Annoy, features", self.collection.manifest, self.features.rows
+        dims = manifest.feature_dim
+        if rows is None:
+            return Rung(method, dims, None, None, None, None, None, None, None, None, note=_TOO_LARGE)
+        with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+            path = Path(folder, "index.ann")
+            started = time.perf_counter()
+            settings = {"trees": manifest.shards[0].trees, "seed": 0}
+            SHARD_BACKEND.build(rows, path, metric="angular", settings=settings)
+            seconds = time.perf_counter() - started
+            shards = (SHARD_BACKEND.open(path, metric="angular", dims=dims, items=len(rows)),)
+            return self._rung(
+                method,
+                dims,
+                self._ask(shards, self.features.queries),
+                self._time(shards, self.features.queries),
+                seconds,
+                path.stat().st_size,
+            )
+
+    def _ask(self, shards: Sequence[ShardIndex], vectors: Float32) -> Items:
+        collection = self.collection
+        return annoy_search.answers(
+            shards,
+            np.arange(len(collection)),
+            vectors,
+            left_out=collection.contents[self.queries],
+            contents=collection.contents,
+            copies=collection.copies[self.queries],
+            ranks=self.ranks,
+            search_k=collection.manifest.search_k,
+        )
+
+    def _time(self, shards: Sequence[ShardIndex], vectors: Float32) -> Timing:
+        search_k = self.collection.manifest.search_k
+        return time_queries(lambda query: annoy_search.nearest(shards, query, self.ranks, search_k), vectors)
+
+    def _rung(
+        self, method: str, dims: int, found: Items, timing: Timing | None, seconds: float | None, size: int
+    ) -> Rung:
+        judged = precisions(self.collection, self.queries, found, self.k)
+        exact = self.features.answers[:, :RECALL_K]
+        return Rung(
+            method=method,
+            dims=dims,
+            p_at_k=None if judged is None else float(judged.mean()),
+            recall_at_10=float(recalls(self.collection, found[:, :RECALL_K], exact).mean()),
+            ms_per_query=timing.p50 if timing else None,
+            ms_p95=timing.p95 if timing else None,
+            ms_p99=timing.p99 if timing else None,
+            queries_per_second=timing.per_second if timing else None,
+            build_seconds=seconds,
+            bytes=size,
+            note="" if timing else _TOO_LARGE,
+        )
+
+
+_TOO_LARGE = "the features do not fit into the memory that is set aside for it"
+
+
+def time_exact(rows: Float32, queries: Float32, metric: Metric, ranks: int) -> Timing:
+    """Times single queries by brute force: a product with all `rows` [n, dims], then the best `ranks`."""
+    if metric == "angular":
+        rows = unit_rows(rows)
+
+    def search(query: Float32) -> Items:
+        found = rows @ query if metric == "angular" else scores(query[np.newaxis], rows, metric)[0]
+        best = np.argpartition(-found, min(ranks, len(found) - 1))[:ranks]
+        return best[np.argsort(-found[best])]
+
+    return time_queries(search, queries)

@@ -1,0 +1,125 @@
+"""How well the images of a label find each other."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from imgindex.evaluation.collection import NO_LABEL, Collection
+from imgindex.evaluation.results import Confusion, LabelQuality, Mean, Quality
+from imgindex.models.blocked_search import scores
+from imgindex.models.retrieval_metrics import (
+    average_precision_at_r,
+    bootstrap_interval,
+    precision_at,
+    recall_at,
+)
+
+Items = npt.NDArray[np.int64]
+Values = npt.NDArray[np.float64]
+
+# Scores that are held at once: 128 MiB.
+_SCORES = 1 << 25
+_CONFUSIONS = 3
+
+
+def relevant_counts(collection: Collection, queries: Items) -> Items:
+    """How many images have the label of each of `queries`, themselves and their copies left out."""
+    labels = collection.labels
+    if not collection.label_names:
+        return np.zeros(len(queries), np.int64)
+    labeled = labels != NO_LABEL
+    by_label = np.bincount(labels[labeled], minlength=len(collection.label_names))
+    # Copies may lie under other labels, where they are not counted.
+    pairs = labels * len(collection.sha256) + collection.contents
+    _, places, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+    own = counts[places]
+    return np.where(labeled[queries], by_label[labels[queries]] - own[queries], 0)
+
+
+def measure_quality(collection: Collection, queries: Items, k: int, seed: int) -> Quality | None:
+    """The quality of exact search in the vectors, with `queries` [q]; None where none of them has a like."""
+    totals = relevant_counts(collection, queries)
+    judged, totals = queries[totals > 0], totals[totals > 0]
+    if not len(judged):
+        return None
+    measured = np.zeros((4, len(judged)))
+    confused = np.zeros((len(collection.label_names), len(collection.label_names) + 1), np.int64)
+    for part, ranking in _rankings(collection, judged, totals, k):
+        own = collection.labels[judged[part]]
+        labels = np.where(ranking >= 0, collection.labels[ranking], NO_LABEL)
+        relevant = labels == own[:, np.newaxis]
+        measured[:, part] = (
+            precision_at(relevant, k),
+            average_precision_at_r(relevant, totals[part]),
+            recall_at(relevant, totals[part], k),
+            precision_at(relevant, 1),
+        )
+        np.add.at(
+            confused, (own[:, np.newaxis], labels[:, :k]), 1
+        )  # those without a label are the last column
+    labels = collection.labels[judged]
+    present = np.unique(labels)
+    means = np.array([measured[:, labels == label].mean(axis=1) for label in present])
+    distinct = _distinct_by_label(collection)
+    return Quality(
+        k=k,
+        queries=len(judged),
+        labels=int((distinct > 1).sum()),
+        single_image_labels=int((distinct == 1).sum()),
+        images_without_label=int((collection.labels == NO_LABEL).sum()),
+        **{
+            name: Mean(float(values.mean()), float(macro.mean()), bootstrap_interval(values, seed))
+            for name, values, macro in zip(_MEASURES, measured, means.T, strict=True)
+        },
+        per_label=tuple(
+            LabelQuality(
+                label=collection.label_names[label],
+                images=int((collection.labels == label).sum()),
+                queries=int((labels == label).sum()),
+                **dict(zip(_MEASURES, map(float, mean), strict=True)),
+                confused_with=_confusions(collection, confused[label], int(label)),
+            )
+            for label, mean in zip(present, means, strict=True)
+        ),
+    )
+
+
+_MEASURES = ("p_at_k", "map_at_r", "recall_at_k", "precision_at_1")
+
+
+def _rankings(collection: Collection, queries: Items, totals: Items, k: int) -> Iterator[tuple[slice, Items]]:
+    """For parts of `queries`, the images nearest to each, [part, ranks]; -1 where there are no more."""
+    vectors, contents = collection.vectors, collection.contents
+    step = max(1, _SCORES // len(vectors))
+    for start in range(0, len(queries), step):
+        part = slice(start, min(start + step, len(queries)))
+        found = scores(vectors[queries[part]], vectors, collection.manifest.metric)
+        found[contents[queries[part], np.newaxis] == contents] = -np.inf
+        ranks = min(max(k, int(totals[part].max())), len(vectors))
+        nearest = np.argpartition(-found, ranks - 1, axis=1)[:, :ranks]
+        nearest.sort(axis=1)  # of equal scores the lower image comes first
+        values = np.take_along_axis(found, nearest, axis=1)
+        order = np.argsort(-values, axis=1, kind="stable")
+        ranking = np.take_along_axis(nearest, order, axis=1)
+        ranking[np.isneginf(np.take_along_axis(values, order, axis=1))] = -1
+        yield part, ranking
+
+
+def _distinct_by_label(collection: Collection) -> Items:
+    """How many distinct images each label has."""
+    labeled = collection.labels != NO_LABEL
+    pairs = np.unique(np.stack([collection.labels[labeled], collection.contents[labeled]]), axis=1)
+    return np.bincount(pairs[0], minlength=len(collection.label_names))
+
+
+def _confusions(collection: Collection, counts: Items, label: int) -> tuple[Confusion, ...]:
+    """The other labels among the neighbors of a label's images, the most frequent first."""
+    others = counts[:-1].copy()
+    others[label] = 0
+    order = np.argsort(-others, kind="stable")[:_CONFUSIONS]
+    return tuple(
+        Confusion(collection.label_names[other], float(others[other] / counts.sum()))
+        for other in order
+        if others[other]
+    )

@@ -1,0 +1,145 @@
+"""An evaluation as text for a terminal."""
+
+from collections.abc import Iterator, Sequence
+
+from imgindex.evaluation.results import Evaluation, Mean
+from imgindex.text import counted, human_bytes, printable
+
+# Labels that are shown, from each end.
+_LABELS = 5
+
+
+def as_text(found: Evaluation) -> str:
+    """The evaluation as tables."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Evaluation) -> Iterator[str]:
+    yield f"{printable(found.output)}, generation {found.generation}"
+    yield (
+        f"{counted(found.images, 'image')}, of which {found.distinct:,} distinct; "
+        f"{counted(found.queries, 'query', 'queries')}, seed {found.seed}"
+    )
+    yield from _quality(found)
+    yield from _ladder(found)
+    yield from _sweep(found)
+    if found.unseen_recall is not None:
+        unseen = found.unseen_recall
+        low, high = unseen.interval
+        yield ""
+        queries = counted(unseen.queries, "query", "queries")
+        yield (
+            f"Recall@10 of Annoy for images that are not in the index: {unseen.recall:.3f} ({low:.3f} to "
+            f"{high:.3f}, {queries}); for those that are: {unseen.seen:.3f}"
+        )
+    yield ""
+    if found.advice:
+        yield "Advice"
+        yield from (f"  {advice.text}" for advice in found.advice)
+    else:
+        yield "Advice: none of the settings that were tried gains anything."
+
+
+def _quality(found: Evaluation) -> Iterator[str]:
+    quality = found.quality
+    yield ""
+    if quality is None:
+        yield "Quality by label: not measured, for no two images share a label (the name of their folder)."
+        return
+    facts = [counted(quality.labels, "label"), counted(quality.queries, "query", "queries")]
+    if quality.single_image_labels:
+        facts.append(f"{counted(quality.single_image_labels, 'label')} with a single image")
+    if quality.images_without_label:
+        facts.append(f"{counted(quality.images_without_label, 'image')} without a label")
+    yield f"Quality by label: {', '.join(facts)}"
+    k = quality.k
+    means: list[tuple[str, Mean]] = [
+        (f"P@{k}", quality.p_at_k),
+        ("precision@1", quality.precision_at_1),
+        ("mAP@R", quality.map_at_r),
+        (f"recall@{k}", quality.recall_at_k),
+    ]
+    rows = [(name, _percent(each.micro), _range(each.interval), _percent(each.macro)) for name, each in means]
+    yield from _table(("", "over queries", "95 % interval", "over labels"), rows)
+    ordered = sorted(quality.per_label, key=lambda each: (each.p_at_k, each.label))
+    shown = ordered if len(ordered) <= 2 * _LABELS else [*ordered[:_LABELS], *ordered[-_LABELS:]]
+    yield ""
+    yield from _table(
+        ("label, worst first", "images", f"P@{k}", "taken for"),
+        [
+            (
+                printable(each.label),
+                f"{each.images:,}",
+                _percent(each.p_at_k),
+                ", ".join(f"{printable(other.label)} {other.share:.0%}" for other in each.confused_with),
+            )
+            for each in shown
+        ],
+    )
+    if len(shown) < len(ordered):
+        yield f"  ({counted(len(ordered) - len(shown), 'label')} in between; all are in the JSON)"
+
+
+def _ladder(found: Evaluation) -> Iterator[str]:
+    yield ""
+    yield "Ladder: ways to search, one query at a time on one thread"
+    yield from _table(
+        ("method", f"P@{found.k}", "recall@10", "ms", "p95", "p99", "queries/s", "build s", "size"),
+        [
+            (
+                rung.method,
+                _percent(rung.p_at_k),
+                _number(rung.recall_at_10, 3),
+                _number(rung.ms_per_query, 3),
+                _number(rung.ms_p95, 3),
+                _number(rung.ms_p99, 3),
+                _number(rung.queries_per_second, 0),
+                _number(rung.build_seconds, 2),
+                "" if rung.bytes is None else human_bytes(rung.bytes),
+            )
+            for rung in found.ladder
+        ],
+    )
+    for rung in found.ladder:
+        if rung.note:
+            yield f"  {rung.method}: {rung.note}"
+
+
+def _sweep(found: Evaluation) -> Iterator[str]:
+    yield ""
+    yield "Sweep: exact search with other PCA settings"
+    yield from _table(
+        ("pca.dims", "pca.whiten", f"P@{found.k}", "recall@10", "variance", "ms", "size"),
+        [
+            (
+                f"{point.dims}{' (now)' if (point.dims, point.whiten) == (found.dims, 0) else ''}",
+                f"{point.whiten:g}",
+                _percent(point.p_at_k),
+                _number(point.recall_at_10, 3),
+                f"{point.explained_variance:.1%}",
+                _number(point.ms_per_query, 3),
+                human_bytes(point.bytes),
+            )
+            for point in found.sweep
+        ],
+    )
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def _range(interval: tuple[float, float]) -> str:
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:,.{digits}f}"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    sides = ["<", *[">"] * (len(header) - 1)]
+    for row in [header, *rows]:
+        cells = [f"{cell:{side}{width}}" for cell, side, width in zip(row, sides, widths, strict=True)]
+        yield ("  " + "  ".join(cells)).rstrip()
