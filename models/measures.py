@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import cdist
 
 Float64 = npt.NDArray[np.float64]
 
@@ -82,6 +81,8 @@ def _checked(values: npt.NDArray[Any]) -> Float64:
 
 
 def _l1(queries: Float64, rows: Float64) -> Float64:
+    from scipy.spatial.distance import cdist  # a search, whose pages may show measures, does not wait for it
+
     distances: Float64 = cdist(queries, rows, "cityblock")
     return distances
 

@@ -1,9 +1,9 @@
 """imgindex turns a directory of images into a search index.
 
 ``imgindex.build(config, options)`` builds or refreshes one, ``imgindex.Index.open(output).search(images)``
-asks it, ``imgindex.export(output, format, folder)`` writes it for other tools; the transforms are for
-pipelines of one's own. Names load their modules when they are first used, so that importing the package
-loads neither Beam nor TensorFlow.
+asks it, ``imgindex.compare(output, a, b)`` compares two images, ``imgindex.export(output, format, folder)``
+writes it for other tools; the transforms are for pipelines of one's own. Names load their modules when they
+are first used, so that importing the package loads neither Beam nor TensorFlow.
 """
 
 import importlib
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from imgindex.job.launch import build, refresh, submit
     from imgindex.models.engines import EngineChoice
     from imgindex.records import Failure, ImageFile
+    from imgindex.search.comparison import Comparison, compare
     from imgindex.search.index import Index
     from imgindex.search.results import Neighbor, QueryError, Result
     from imgindex.sinks.export import export
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BackboneConfig",
     "CompareGenerations",
+    "Comparison",
     "Config",
     "DiffAgainstStore",
     "EmbedImages",
@@ -61,6 +63,7 @@ __all__ = [
     "Result",
     "WriteIndex",
     "build",
+    "compare",
     "evaluate",
     "export",
     "load_config",
@@ -89,6 +92,7 @@ _MODULES = {
     "job.launch": ["build", "refresh", "submit"],
     "models.engines": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],
+    "search.comparison": ["Comparison", "compare"],
     "search.index": ["Index"],
     "search.results": ["Neighbor", "QueryError", "Result"],
     "sinks.export": ["export"],

@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
 
     _add_build(command("build", "Build or refresh an index.", epilog=_BUILD_EPILOG))
     _add_search(command("search", "Find the images of an index that are nearest to given ones."))
+    _add_compare(command("compare", "Say how similar two images are: by pixels, features and vectors."))
 
     def upkeep(name: str, help_text: str) -> argparse.ArgumentParser:
         added = command(name, help_text)
@@ -149,11 +150,22 @@ def _add_search(search: argparse.ArgumentParser) -> None:
         "--exclude_self", action="store_true", help="leave out the indexed image that the query is, by its "
         "path or its bytes, and its copies",
     )  # fmt: skip
-    search.add_argument(
+    _add_model_and_formats(search)
+
+
+def _add_compare(compare: argparse.ArgumentParser) -> None:
+    compare.add_argument("output", metavar="OUT", help="the index's directory")
+    compare.add_argument("a", metavar="A", help="an image: its path, or its uri in the index")
+    compare.add_argument("b", metavar="B", help="another one")
+    _add_model_and_formats(compare)
+
+
+def _add_model_and_formats(of_images: argparse.ArgumentParser) -> None:
+    of_images.add_argument(
         "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
     )
-    search.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    search.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
+    of_images.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    of_images.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
 
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""A single HTML page of queries and their neighbours, with thumbnails inlined."""
+"""A single HTML page of queries and their neighbours, or of two images, with thumbnails inlined."""
 
 import base64
 import contextlib
@@ -39,12 +39,38 @@ def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], 
     Everything given is text, never markup. A picture that cannot be read is shown as a
     placeholder with its caption.
     """
+    content = "\n".join(map(_row, rows)) or '<p class="none">Nothing to show.</p>'
+    return _page(title, summary, content, more)
+
+
+def render_pair(
+    title: str,
+    summary: Sequence[tuple[str, str]],
+    pictures: tuple[Tile, Tile],
+    table: Sequence[Sequence[str]],
+    more: str = "",
+) -> str:
+    """As `render`, a page of two pictures and of a `table`, whose first row and first column are headings."""
+    tiles = "".join(map(_tile, pictures))
+    heads = "".join(f'<th scope="col">{_text(text)}</th>' for text in table[0])
+    rows = "".join(
+        f'<tr><th scope="row">{_text(first)}</th>{"".join(f"<td>{_text(text)}</td>" for text in rest)}</tr>'
+        for first, *rest in table[1:]
+    )
+    content = (
+        f'<section class="row pair"><div class="pictures">{tiles}</div><div class="scores"><table>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div></section>"
+    )
+    return _page(title, summary, content, more)
+
+
+def _page(title: str, summary: Sequence[tuple[str, str]], content: str, more: str) -> str:
     facts = "".join(f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in summary)
     return _PAGE.format(
         title=_escaped(title),
         facts=f"<dl>{facts}</dl>" if facts else "",
         style=_STYLE,
-        rows="\n".join(map(_row, rows)) or '<p class="none">Nothing to show.</p>',
+        content=content,
         more=f'<p class="none">{_text(more)}</p>' if more else "",
     )
 
@@ -138,6 +164,18 @@ figcaption { margin-top: 6px; font-size: 13px; line-height: 1.35; }
 figcaption span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
   overflow: hidden; overflow-wrap: anywhere; }
 small { display: block; color: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
+.pair { flex-wrap: wrap; }
+.pictures { display: flex; flex: 1 1 260px; gap: 16px; padding: 16px; }
+.pictures figure { flex: 1; }
+.pictures .frame { max-width: 240px; }
+.scores { flex: 2 1 420px; min-width: 0; padding: 16px; overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
+thead th { color: var(--soft); font-size: 12px; font-weight: 400; vertical-align: bottom;
+  white-space: normal; }
+th:first-child { text-align: left; }
+td:last-child { color: var(--soft); }
+tbody tr:last-child > * { border-bottom: 0; }
 .none { margin: 0; padding: 16px; color: var(--soft); align-self: center; }
 @media (max-width: 640px) {
   header, main { padding-inline: 14px; }
@@ -163,7 +201,7 @@ _PAGE = """<!doctype html>
 <body>
 <header><h1 dir="auto">{title}</h1>{facts}</header>
 <main>
-{rows}
+{content}
 {more}
 </main>
 </body>

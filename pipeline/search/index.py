@@ -9,21 +9,17 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import InputError, OutputError, UsageError
+from imgindex.errors import InputError, UsageError
 from imgindex.generations.layout import Output, current_name, open_generation
 from imgindex.generations.manifest import Manifest
-from imgindex.inputs.image_lists import is_whole
-from imgindex.inputs.listing import is_list
-from imgindex.io import filesystem
 from imgindex.models import decoder_pool
 from imgindex.models.engines import refuse_after_fork
 from imgindex.models.pca import Basis
 from imgindex.models.preprocess import decode
 from imgindex.runtime.resources import available_cores
 from imgindex.search.open_generation import OpenGeneration, Vectors, Wanted
-from imgindex.search.queries import Found, Loaded, Query, check_query, each_query, load
+from imgindex.search.queries import Found, Loaded, Query, check_query, each_query, image_path, load
 from imgindex.search.results import Result, describe_error
-from imgindex.uris import name_of
 
 # Queries that are embedded and searched together. The pixels of twice as many are held: 20 MiB as a rule.
 _BATCH = 64
@@ -201,12 +197,7 @@ class Index:
         That of a member of a tar leads into the tar. Raises OutputError for one that would lead out of the
         input, as no build writes it.
         """
-        facts = self.facts
-        if ".." in uri.split("/"):
-            raise OutputError(f"{uri!r} leads out of the input {facts.input_root}")
-        if is_whole(uri) and is_list(facts.config["input"]):
-            return name_of(uri)
-        return filesystem.join(facts.input_root, name_of(uri))
+        return image_path(self.facts, uri)
 
 
 def _is_vector(query: Query) -> bool:

@@ -1,12 +1,15 @@
-"""Search results as an HTML page."""
+"""Search results, or a comparison, as an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from imgindex.errors import OutputError
+from imgindex.generations.layout import Output, read_manifest
+from imgindex.generations.manifest import Manifest
 from imgindex.inputs.tar_members import read_image
 from imgindex.runtime.standard_streams import quiet_libraries
 from imgindex.search import gallery
+from imgindex.search.comparison import ComparedImage, Comparison, comparison_table
 from imgindex.search.index import Index
 from imgindex.search.results import Neighbor, Result, describe_error
 from imgindex.text import counted
@@ -28,7 +31,9 @@ def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str
     ]
     rows = [
         gallery.Row(
-            gallery.Tile(_image(index, name_of(result.query)), result.query.rpartition("/")[2], "query"),
+            gallery.Tile(
+                _image(index.facts, name_of(result.query)), result.query.rpartition("/")[2], "query"
+            ),
             [_tile(index, neighbor) for neighbor in result.neighbors],
             *([describe_error(result.error)] if result.error else []),
         )
@@ -40,12 +45,41 @@ def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str
 
 def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int = 0) -> None:
     """Writes `result_page` to a file. Raises OutputError."""
+    with quiet_libraries():
+        page = result_page(index, results, hidden)
+    _write(path, page)
+
+
+def comparison_page(root: str, comparison: Comparison) -> str:
+    """A self-contained HTML page of two images, by the index at `root`, and their similarity."""
+    manifest = read_manifest(Output(root), comparison.generation)
+    facts = [
+        ("Index", root),
+        ("Generation", manifest.generation),
+        ("Backbone", manifest.spec.backbone),
+        ("Vectors", f"{manifest.dims} dimensions"),
+    ]
+    pictures = (_compared(manifest, "a", comparison.a), _compared(manifest, "b", comparison.b))
+    return gallery.render_pair("Similarity of two images", facts, pictures, comparison_table(comparison))
+
+
+def write_comparison(path: Path, root: str, comparison: Comparison) -> None:
+    """Writes `comparison_page` to a file. Raises OutputError."""
+    with quiet_libraries():
+        page = comparison_page(root, comparison)
+    _write(path, page)
+
+
+def _write(path: Path, page: str) -> None:
     try:
-        with quiet_libraries():
-            page = result_page(index, results, hidden)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def _compared(manifest: Manifest, letter: str, image: ComparedImage) -> gallery.Tile:
+    file = None if image.path is None else _image(manifest, name_of(image.path))
+    return gallery.Tile(file, image.name, letter)
 
 
 def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
@@ -56,15 +90,15 @@ def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
     if neighbor.copies:
         details.append("1 copy" if neighbor.copies == 1 else f"{neighbor.copies:,} copies")
     try:
-        image = _image(index, index.image_path(neighbor.uri))
+        image = _image(index.facts, index.image_path(neighbor.uri))
     except OutputError:
         image = None
     return gallery.Tile(image, neighbor.uri, " · ".join(details))
 
 
-def _image(index: Index, path: str) -> bytes | None:
+def _image(manifest: Manifest, path: str) -> bytes | None:
     """The file of an image; None, of which the page says that it cannot be shown, where there is none."""
     try:
-        return read_image(path, index.facts.config["images"]["max_bytes"])
+        return read_image(path, manifest.config["images"]["max_bytes"])
     except (OSError, ValueError):  # a name that no filesystem takes is a ValueError
         return None

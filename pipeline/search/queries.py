@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from imgindex.errors import InputError, UsageError
+from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generations.manifest import Manifest
 from imgindex.inputs import listing, local_files, tar_members
 from imgindex.inputs.image_lists import is_whole
@@ -206,3 +206,16 @@ def own_uris(path: str, root: str) -> set[str]:
         prefix = filesystem.join(folder, "")
         uris |= {uri_of(path.removeprefix(prefix)) for path in paths if path.startswith(prefix)}
     return uris
+
+
+def image_path(manifest: Manifest, uri: str) -> str:
+    """Where the indexed image `uri` lay when the index was built.
+
+    That of a member of a tar leads into the tar. Raises OutputError for one that would lead out of the
+    input, as no build writes it.
+    """
+    if ".." in uri.split("/"):
+        raise OutputError(f"{uri!r} leads out of the input {manifest.input_root}")
+    if is_whole(uri) and listing.is_list(manifest.config["input"]):
+        return name_of(uri)
+    return filesystem.join(manifest.input_root, name_of(uri))
