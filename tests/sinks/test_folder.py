@@ -191,6 +191,7 @@ class TestFailures:
 # Exports with a writer that writes a file and then runs a line of Python.
 EXPORT = """
 import os, signal, sys, time
+from pathlib import Path
 from imgindex import cli
 from imgindex.sinks import npy
 
@@ -219,6 +220,18 @@ class TestEnds:
         assert (out / "a.txt").read_text() == "one"
         (left,) = out.parent.glob(".out.*.partial")
         assert (left / "half").is_file()
+        put(output, out, text_writer("two"))
+        assert content(out.parent) == ["out", "out/a.txt", "out/export.json"]
+
+    def test_killed_while_it_replaces_an_export_it_leaves_both_hidden_and_whole(
+        self, output: str, out: Path
+    ) -> None:
+        put(output, out, text_writer("one"))
+        kill = "Path.rename = lambda *names: (os.rename(*names), os.kill(os.getpid(), 9))"
+        start(kill, output, out).communicate()
+        assert not out.exists()
+        (replaced,), (partial,) = out.parent.glob(".out.*.replaced"), out.parent.glob(".out.*.partial")
+        assert (content(replaced), content(partial)) == (["a.txt", "export.json"], ["export.json", "half"])
         put(output, out, text_writer("two"))
         assert content(out.parent) == ["out", "out/a.txt", "out/export.json"]
 
