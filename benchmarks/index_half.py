@@ -46,7 +46,7 @@ def ours(store: Path, output: Path) -> None:
     from imgindex.generations.layout import Output
     from imgindex.job.graph import frozen_or_fitted, index_half
     from imgindex.job.plan import Plan
-    from imgindex.models.engines import EngineChoice
+    from imgindex.models.engines.protocol import EngineChoice
     from imgindex.models.spec import Spec
 
     started = time.time()

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from imgindex.models.engines import EngineChoice, load_engine
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.runtime.resources import available_cores
 
 

@@ -7,7 +7,7 @@ and OpenVINO's without Keras and TensorFlow.
 import sys
 
 from imgindex import load_config
-from imgindex.models.openvino_engine import converted_model
+from imgindex.models.engines.openvino_conversion import converted_model
 
 backbone = load_config(sys.argv[1]).backbone
 converted_model(backbone.name, backbone.weights, backbone.pooling, backbone.image_size, backbone.output)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import WorkerError
-from imgindex.models.engines import Engine, embed_all
+from imgindex.models.engines.protocol import Engine
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import Pixels
 
@@ -84,6 +84,23 @@ class BatchEmbedder:
                 self.submit(pixels)
             else:
                 self._under_way.append((pixels, embedding))
+
+
+def embed_all(engine: Engine, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Features [n, feature_dim] of any number of images [n, height, width, 3].
+
+    The last batch is filled up with black images: the engine's one batch size is all that is ever
+    compiled, and the kernels chosen for it, and with them the features' bits, stay the same.
+    """
+    features = np.empty((len(pixels), engine.feature_dim), np.float32)
+    for start in range(0, len(pixels), engine.batch_size):
+        batch = pixels[start : start + engine.batch_size]
+        count = len(batch)
+        if count < engine.batch_size:
+            padding = np.zeros((engine.batch_size - count, *batch.shape[1:]), np.uint8)
+            batch = np.concatenate([batch, padding])
+        features[start : start + count] = engine.embed(batch)[:count]
+    return features
 
 
 def _embed(engine: Engine, pixels: Sequence[Pixels]) -> EmbeddedBatch | None:

@@ -110,6 +110,12 @@ def load_openvino() -> Any:
     return openvino
 
 
+def has_bfloat16() -> bool:
+    """Whether OpenVINO finds bfloat16 instructions on this CPU."""
+    openvino = load_openvino()
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def version_of(library: str) -> str:
     """A library's version, whichever distribution it comes from. Raises PackageNotFoundError for none."""
     for distribution in _DISTRIBUTIONS.get(library, (library,)):

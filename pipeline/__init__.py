@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from imgindex.indexing.transforms import FitPca, ProjectFeatures, WriteIndex
     from imgindex.inputs.transforms import ListImages
     from imgindex.job.launch import build, refresh, submit
-    from imgindex.models.engines import EngineChoice
+    from imgindex.models.engines.protocol import EngineChoice
     from imgindex.records import Failure, ImageFile
     from imgindex.search.comparison import Comparison, compare
     from imgindex.search.index import Index
@@ -90,7 +90,7 @@ _MODULES = {
     "indexing.transforms": ["FitPca", "ProjectFeatures", "WriteIndex"],
     "inputs.transforms": ["ListImages"],
     "job.launch": ["build", "refresh", "submit"],
-    "models.engines": ["EngineChoice"],
+    "models.engines.protocol": ["EngineChoice"],
     "records": ["Failure", "ImageFile"],
     "search.comparison": ["Comparison", "compare"],
     "search.index": ["Index"],

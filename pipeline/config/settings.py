@@ -26,7 +26,8 @@ from imgindex.models.ann.protocol import Metric
 from imgindex.models.applications import APPLICATIONS
 from imgindex.models.backbones import IMAGE_SIZES, POOLINGS, WEIGHTS_WORDS, check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
-from imgindex.models.engines import ENGINES, PRECISIONS
+from imgindex.models.engines.protocol import PRECISIONS
+from imgindex.models.engines.registry import engine_names
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from imgindex.models.saved_models import is_saved_model
 
@@ -67,9 +68,9 @@ def _pattern(pattern: str) -> str:
 
 
 class _OneOf:
-    """Takes only a text of `choices`."""
+    """Takes only a text of those that `choices` gives whenever a text is checked."""
 
-    def __init__(self, choices: Collection[str]) -> None:
+    def __init__(self, choices: Callable[[], Collection[str]]) -> None:
         self._choices = choices
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -78,10 +79,10 @@ class _OneOf:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string", "enum": [*self._choices]}
+        return {"type": "string", "enum": [*self._choices()]}
 
     def _check(self, value: str) -> str:
-        if value not in self._choices:
+        if value not in self._choices():
             raise PydanticCustomError("one_of", "it is none of the choices")
         return value
 
@@ -158,7 +159,7 @@ class BackboneConfig(_Settings):
     ] = "imagenet"
     pooling: Annotated[
         Text,
-        _OneOf(POOLINGS),
+        _OneOf(lambda: POOLINGS),
         Field(description="How a feature map becomes one feature: its average, or its maximum."),
     ] = "avg"
     image_size: Annotated[
@@ -191,11 +192,13 @@ class EngineConfig(_Settings):
     section = "engine"
 
     name: Annotated[
-        Text, _OneOf(ENGINES), Field(description="auto: the fastest here that agrees with float32.")
+        Text,
+        _OneOf(lambda: ("auto", *engine_names())),
+        Field(description="auto: the fastest here that agrees with float32."),
     ] = "auto"
     precision: Annotated[
         Text,
-        _OneOf(PRECISIONS),
+        _OneOf(lambda: PRECISIONS),
         Field(description="How the backbone computes. auto: the fastest here that agrees with float32."),
     ] = "auto"
     batch_size: Annotated[
@@ -231,7 +234,7 @@ class ImagesConfig(_Settings):
     )
     color_profile: Annotated[
         Text,
-        _OneOf(COLOR_PROFILES),
+        _OneOf(lambda: COLOR_PROFILES),
         Field(description="srgb: embedded ICC profiles are applied. ignore: they are not."),
     ] = "srgb"
     truncated: Annotated[

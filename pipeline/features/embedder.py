@@ -17,7 +17,7 @@ from imgindex.inputs.image_reader import LoadedImage, load_image
 from imgindex.models import decoder_pool
 from imgindex.models.batches import BatchEmbedder
 from imgindex.models.decoder import Decoder
-from imgindex.models.engines import Engine
+from imgindex.models.engines.protocol import Engine
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.

@@ -10,7 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from imgindex.io.digest_json import seal, unseal
 from imgindex.models.ann.protocol import METRICS, Metric
-from imgindex.models.engines import ENGINES, PRECISIONS
+from imgindex.models.engines.protocol import PRECISIONS
+from imgindex.models.engines.registry import is_engine_name
 from imgindex.records import WrittenFile
 
 SCHEMA_VERSION = 1
@@ -177,8 +178,6 @@ def decode(data: bytes, generation: str) -> Manifest:
         raise ValueError(f"it is that of generation {manifest.generation}")
     if not manifest.shards:
         raise ValueError("it has no shards")
-    if (manifest.engine.name, manifest.engine.precision) == ("openvino", "float16"):
-        raise ValueError("its engine has no such precision")
     named = [path for shard in manifest.shards for path in (shard.index, shard.metadata)]
     named += [manifest.basis, *manifest.failures]
     described = Counter(file.path for file in manifest.files)
@@ -283,7 +282,7 @@ _SHAPE = {
         "pooling": _text,
     },
     "engine": {
-        "name": _one_of(*ENGINES[1:]),  # none is `auto`
+        "name": lambda value: _text(value) and is_engine_name(value),  # registered here or not
         "precision": _one_of(*PRECISIONS[1:]),
         "batch_size": _whole(1, 4096),
     },

@@ -23,7 +23,8 @@ from imgindex.io import content_addressed
 from imgindex.job import costs
 from imgindex.job.costs import Workload
 from imgindex.job.prepare import check_input, engine_choice, resolve
-from imgindex.models.engines import Engine, EngineChoice, load_engine, load_smaller_engine
+from imgindex.models.engines.loading import load_engine, load_smaller_engine
+from imgindex.models.engines.protocol import Engine, EngineChoice
 from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
 from imgindex.runtime.resources import available_cores
 from imgindex.text import counted, human_bytes

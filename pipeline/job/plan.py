@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from imgindex.config import Config
 from imgindex.generations.layout import Output
 from imgindex.io.output_lock import Claim
-from imgindex.models.engines import EngineChoice
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.records import WrittenFile
 

@@ -29,7 +29,9 @@ from imgindex.io.paths import absolute
 from imgindex.job.live_check import faults_in
 from imgindex.job.plan import Plan, Previous
 from imgindex.models.decoder import DecoderProcess
-from imgindex.models.engines import EngineChoice, choose_engine, load_engine
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.protocol import EngineChoice
+from imgindex.models.engines.selection import choose_engine
 from imgindex.models.preprocess import Pixels
 from imgindex.models.spec import Spec
 from imgindex.records import Failure, ImageFile, WrittenFile

@@ -14,7 +14,7 @@ from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.indexing.shard_files import read_basis, read_digests
 from imgindex.models import decoder_pool
-from imgindex.models.engines import embed_all
+from imgindex.models.batches import embed_all
 from imgindex.models.measures import MEASURES, measure_scores
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import DecodedImage, Pixels

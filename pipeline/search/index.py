@@ -13,7 +13,7 @@ from imgindex.errors import InputError, UsageError
 from imgindex.generations.layout import Output, current_name, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.models import decoder_pool
-from imgindex.models.engines import refuse_after_fork
+from imgindex.models.engines.loading import refuse_after_fork
 from imgindex.models.pca import Basis
 from imgindex.models.preprocess import decode
 from imgindex.runtime.resources import available_cores

@@ -21,7 +21,8 @@ from imgindex.io.paths import absolute
 from imgindex.models.ann.protocol import SearchSettings
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import first_items
-from imgindex.models.engines import Engine, embed_all
+from imgindex.models.batches import embed_all
+from imgindex.models.engines.protocol import Engine
 from imgindex.models.pca import normalize
 from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.runtime.resources import available_cores

@@ -9,7 +9,8 @@ from imgindex.generations.manifest import Manifest
 from imgindex.io import filesystem
 from imgindex.io.paths import absolute
 from imgindex.models.backbones import WEIGHTS_WORDS, is_file
-from imgindex.models.engines import Engine, EngineChoice, load_engine
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.protocol import Engine, EngineChoice
 from imgindex.models.saved_models import is_saved_model
 from imgindex.runtime.resources import available_cores
 from imgindex.search.queries import Recipe

@@ -47,7 +47,7 @@ def build(photos: Path, output: Path, *settings: str) -> tuple[int, list[str], d
     """Builds in a process of its own: exit code, lines on standard error, peak memory in MiB by process."""
     arguments = ["--input", str(photos), "--output", str(output)]
     for setting in (
-        "backbone.name=MobileNetV2", "backbone.weights=none", "engine.precision=float32", "pca.dims=5",
+        "backbone.name=MobileNetV2", "backbone.weights=none", "engine.name=quarters", "pca.dims=5",
         "publish.min_recall=0", f"images.max_pixels={MAX_PIXELS}", f"images.max_bytes={MAX_BYTES}", *settings,
     ):  # fmt: skip
         arguments += ["--set", setting]

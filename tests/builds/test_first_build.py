@@ -6,7 +6,9 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fake_engine import QuartersEngine, factory_of, registered
 
 from imgindex.cli import main
 from imgindex.errors import OutputError
@@ -25,8 +27,9 @@ def photos(tmp_path: Path, image_bytes: Callable[..., bytes]) -> Path:
     return folder
 
 
-def build(photos: Path, output: Path, weights: str) -> int:
-    settings = [word for value in (*QUICK, f"backbone.weights={weights}") for word in ("--set", value)]
+def build(photos: Path, output: Path, weights: str, *more: str) -> int:
+    values = (*QUICK, f"backbone.weights={weights}", *more)
+    settings = [word for value in values for word in ("--set", value)]
     return main(["build", "--input", str(photos), "--output", str(output), *settings])
 
 
@@ -56,14 +59,13 @@ class TestFailed:
             assert build(photos, output, weights) == 2
             assert set(before) <= set(tree(output)) <= {*before, ".lock"}
 
-    def test_an_engine_that_fails_leaves_nothing(
-        self, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def fail(*_: object) -> None:
-            raise RuntimeError("the device is gone")
+    def test_an_engine_that_fails_leaves_nothing(self, photos: Path, tmp_path: Path) -> None:
+        class Broken(QuartersEngine):
+            def embed(self, pixels: np.ndarray) -> np.ndarray:
+                raise RuntimeError("the device is gone")
 
-        monkeypatch.setattr("imgindex.models.openvino_engine.OpenVinoEngine.embed", fail)
-        assert build(photos, tmp_path / "index", "none") == 3
+        with registered("broken", factory_of(Broken)):
+            assert build(photos, tmp_path / "index", "none", "engine.name=broken") == 3
         assert not (tmp_path / "index").exists()
 
 

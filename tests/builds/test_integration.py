@@ -33,7 +33,7 @@ from imgindex.features.feature_store import write_rows
 from imgindex.generations.layout import Output
 from imgindex.job.graph import frozen_or_fitted, index_half
 from imgindex.job.plan import Plan
-from imgindex.models.engines import EngineChoice
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.pca import normalize
 from imgindex.models.spec import Spec
 from imgindex.records import ImageRow

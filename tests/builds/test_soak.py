@@ -116,7 +116,7 @@ class Soak:
     def start(self, output: Path | None = None, **changes: Any) -> "Build":
         """Starts a build into the output; `changes` are of its settings, with _ for their dots."""
         settings = {
-            "backbone.name": "MobileNetV2", "backbone.weights": "none", "engine.precision": "float32",
+            "backbone.name": "MobileNetV2", "backbone.weights": "none", "engine.name": "quarters",
             "images.max_pixels": MAX_PIXELS, "publish.min_recall": 0, "publish.max_failure_rate": 1,
             "publish.max_shrink": 1, **self.settings,
             **{key.replace("_", ".", 1): value for key, value in changes.items()},

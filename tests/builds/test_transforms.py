@@ -28,7 +28,9 @@ from imgindex.inputs.local_files import local_version
 from imgindex.inputs.transforms import ListImages
 from imgindex.io import filesystem as io_filesystem
 from imgindex.io.content_addressed import names
-from imgindex.models.engines import EngineChoice, embed_all, load_engine
+from imgindex.models.batches import embed_all
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.moments import Moments
 from imgindex.models.pca import Basis, fit_basis, normalize
 from imgindex.models.preprocess import decode

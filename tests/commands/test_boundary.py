@@ -187,17 +187,19 @@ FORKS = """
 import os, signal, sys
 from multiprocessing import get_context
 from imgindex.errors import MachineError
-from imgindex.models import engines
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.protocol import EngineChoice
+from fake_engine import register_quarters
 
 def load(_=None):
     signal.alarm(60)
     try:
-        return str(engines.load_engine(choice, 1))
+        return load_engine(choice, 1).name
     except MachineError as error:
         return str(error)
 
-engines._create = lambda choice, threads: "engine"
-choice = engines.EngineChoice("MobileNetV2", "none", "avg", 32, "openvino", "float32", 1)
+register_quarters()
+choice = EngineChoice("MobileNetV2", "none", "avg", 32, "quarters", "float32", 1)
 if sys.argv[1] == "before":
     with get_context("fork").Pool(1) as pool:
         print(pool.map(load, [None]))
@@ -210,13 +212,15 @@ else:
 
 def forked(when: str) -> list[str]:
     command = [sys.executable, "-c", FORKS, when]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    return done.stdout.splitlines()
 
 
 def test_a_fork_of_a_process_that_has_loaded_a_model_is_refused() -> None:
-    assert forked("before") == ["['engine']"]
+    assert forked("before") == ["['quarters']"]
     before, after = forked("after")
-    assert before == "engine"
+    assert before == "quarters"
     assert after.startswith(
         '["this process was forked from one that had loaded a model, which cannot run in a'
     )

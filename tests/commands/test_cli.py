@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from fake_engine import QuartersEngine, factory_of, registered
 from PIL import Image
 from trapped import trap
 
@@ -133,15 +134,18 @@ def test_images_that_crash_their_decoder_are_listed_and_end_no_build(photos, tmp
     ]
 
 
-def test_an_engine_that_always_fails_ends_the_build(photos, tmp_path, capsys, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("the device\nis gone")
+def test_an_engine_that_always_fails_ends_the_build(photos, tmp_path, capsys):
+    class Broken(QuartersEngine):
+        name = "broken"
 
-    monkeypatch.setattr("imgindex.models.openvino_engine.OpenVinoEngine.embed", fail)
+        def embed(self, pixels):
+            raise RuntimeError("the device\nis gone")
+
     arguments = ["build", "--input", str(photos), "--output", str(tmp_path / "o"), *BUNDLED]
-    assert main([*arguments, "--set", "engine.precision=float32"]) == 3
+    with registered("broken", factory_of(Broken)):
+        assert main([*arguments, "--set", "engine.name=broken"]) == 3
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "imgindex: openvino fails for every image, also for a black one: RuntimeError: the device is gone"
+        "imgindex: broken fails for every image, also for a black one: RuntimeError: the device is gone"
     )
     assert published(tmp_path) == []
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import annoy
+import numpy as np
 import pytest
+from fake_engine import FakeFactory, QuartersEngine, registered
 from PIL import features
 
 from imgindex.cli import main
@@ -130,9 +132,16 @@ class TestEngine:
         assert found.level == "ok"
         assert "float32" in found.found or "bfloat16" in found.found
 
-    def test_one_that_gives_no_features(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(doctor_engine, "embed_all", lambda engine, pixels: 0 * pixels)
-        assert check_engine().level == "problem"
+    def test_one_that_gives_no_features(self) -> None:
+        class Dark(QuartersEngine):
+            def embed(self, pixels: np.ndarray) -> np.ndarray:
+                return 0 * super().embed(pixels)
+
+        dark = FakeFactory(lambda choice, threads: Dark(choice.batch_size), gpu=True)  # `auto` takes it
+        with registered("dark", dark):
+            found = check_engine()
+        assert (found.level, found.advice) == ("problem", "set engine.name to another")
+        assert "dark float32 for MobileNetV2 gives no features" in found.found
 
     @pytest.mark.parametrize(
         ("driver", "sees", "level"), [(False, True, "ok"), (True, True, "ok"), (True, False, "warning")]

@@ -12,6 +12,7 @@ from typing import NoReturn
 import numpy as np
 import pytest
 import trapped
+from fake_engine import QuartersEngine
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,41 +25,18 @@ from imgindex.io import circuit_breaker, content_addressed, filesystem
 from imgindex.models.decoder import Decoder, DecoderProcess
 from imgindex.models.decoder_pool import DecoderPool
 from imgindex.models.preprocess import DecodeError, decode
-from imgindex.models.spec import Spec
 from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
 
 MAX_BYTES = 100_000
 
 
-class MeanEngine:
-    """Mean colors of the image's four quarters: like a backbone's features, and easy to foretell."""
-
-    name = "mean"
-    precision = "float32"
-    streams = 2
-    image_size = (8, 6)
-    feature_dim = 12
-    spec = Spec("mean", "", image_size, "avg", "", "", "")
-
-    def __init__(self, batch_size: int) -> None:
-        self.batch_size = batch_size
-        self.batches = 0
-
-    def embed(self, pixels: np.ndarray) -> np.ndarray:
-        assert pixels.dtype == np.uint8
-        assert pixels.shape == (self.batch_size, *self.image_size, 3)
-        self.batches += 1
-        quarters = pixels.reshape(-1, 2, 4, 2, 3, 3).astype(np.float32).mean(axis=(2, 4))
-        return quarters.reshape(-1, self.feature_dim)
-
-    @classmethod
-    def smaller(cls, batch_size: int) -> "MeanEngine":
-        return cls(batch_size // 2)
+def halved(engine: type[QuartersEngine]) -> Callable[[int], QuartersEngine]:
+    return lambda batch_size: engine(batch_size // 2)
 
 
 def mean_feature(data: bytes) -> np.ndarray:
     """The unit feature of one encoded image."""
-    feature = MeanEngine(1).embed(decode(data, MeanEngine.image_size).pixels[np.newaxis])[0]
+    feature = QuartersEngine(1).embed(decode(data, QuartersEngine.image_size).pixels[np.newaxis])[0]
     return feature / np.linalg.norm(feature)
 
 
@@ -135,7 +113,7 @@ def _ends_decoders() -> Iterator[None]:
 
 def embed_units(
     units: Sequence[list[ImageFile]],
-    engine: MeanEngine,
+    engine: QuartersEngine,
     directory: str,
     decoder: Decoder | None = DECODERS,
 ) -> tuple[list[EmbeddedUnit], list[int]]:
@@ -143,14 +121,14 @@ def embed_units(
     advanced: list[int] = []
     limits = ImagesConfig(max_bytes=MAX_BYTES, max_pixels=10_000)
     write = partial(feature_store.write_rows, directory)
-    with UnitEmbedder(engine, engine.smaller, limits, 2, write, advanced.append, decoder) as embedder:
+    with UnitEmbedder(engine, halved(type(engine)), limits, 2, write, advanced.append, decoder) as embedder:
         embedded = [unit for files in units for unit in embedder.embed(files)]
         return [*embedded, *embedder.finish()], advanced
 
 
 def embed(
     listed: list[ImageFile],
-    engine: MeanEngine,
+    engine: QuartersEngine,
     directory: str,
     decoder: Decoder | None = DECODERS,
 ) -> tuple[EmbeddedUnit, list[int]]:
@@ -161,7 +139,7 @@ def embed(
 
 def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], place: str) -> None:
     listed = sorted(files.values(), key=lambda file: hashlib.md5(file.uri.encode()).digest())
-    unit, advanced = embed(listed, MeanEngine(4), place)
+    unit, advanced = embed(listed, QuartersEngine(4), place)
     assert unit.images
     assert content_addressed.names(place) == [unit.images[0].chunk]
     images, features = feature_store.read_rows(
@@ -194,7 +172,7 @@ def test_every_file_ends_as_one_row_or_one_failure(files: dict[str, ImageFile], 
 
 def test_the_chunk_holds_the_listed_size_and_version(files: dict[str, ImageFile], tmp_path: Path) -> None:
     listed = files["good/0.png"]
-    unit, _ = embed([listed], MeanEngine(4), str(tmp_path))
+    unit, _ = embed([listed], QuartersEngine(4), str(tmp_path))
     chunk = unit.images[0].chunk
     expected = StoredImage(listed.uri, listed.size, listed.version, digest_of(listed), chunk, 0)
     assert list(feature_store.read_keys(str(tmp_path), chunk)) == list(unit.images) == [expected]
@@ -209,7 +187,7 @@ def test_a_file_that_may_not_be_read(
     monkeypatch.setattr(
         "imgindex.io.filesystem.read_regular", refuse
     )  # root, as which tests may run, reads all
-    unit, _ = embed([files["good/0.png"]], MeanEngine(4), str(tmp_path))
+    unit, _ = embed([files["good/0.png"]], QuartersEngine(4), str(tmp_path))
     assert [(f.stage, f.reason, f.message) for f in unit.failures] == [
         ("read", "permission_denied", "Permission denied")
     ]
@@ -222,7 +200,7 @@ def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
 ) -> None:  # fmt: skip
     names = sorted(uri for uri in files if uri.startswith("good/"))
     listed = [files[name if ok else "text.png"] for name, ok in zip(names, good, strict=False)]
-    engine = MeanEngine(batch_size)
+    engine = QuartersEngine(batch_size)
     unit, advanced = embed(listed, engine, str(tmp_path_factory.getbasetemp() / "chunks"))
     assert engine.batches == -(-sum(good) // batch_size)
     assert (len(unit.images), len(unit.failures)) == (sum(good), len(good) - sum(good))
@@ -239,7 +217,7 @@ def test_batches_are_full_across_units_and_every_unit_keeps_its_own(
 ) -> None:  # fmt: skip
     good = sorted(uri for uri in files if uri.startswith("good/"))
     names = [[good[name] if isinstance(name, int) else name for name in unit] for unit in units]
-    engine = MeanEngine(batch_size)
+    engine = QuartersEngine(batch_size)
     folder = str(tmp_path_factory.getbasetemp() / "chunks")
     embedded, advanced = embed_units([[files[uri] for uri in unit] for unit in names], engine, folder)
     embeddable = sum(uri != "text.png" for unit in names for uri in unit)
@@ -264,7 +242,7 @@ def test_batches_are_full_across_units_and_every_unit_keeps_its_own(
 def test_a_feature_without_direction_fails_its_image_alone(
     bad: float, files: dict[str, ImageFile], tmp_path: Path
 ) -> None:
-    class Flawed(MeanEngine):
+    class Flawed(QuartersEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
             features = super().embed(pixels)
             features[1, :] = 0
@@ -284,7 +262,7 @@ def test_a_feature_without_direction_fails_its_image_alone(
 
 def test_nothing_is_written_where_every_image_fails(files: dict[str, ImageFile], tmp_path: Path) -> None:
     listed = [files[uri] for uri in FAILURES]
-    unit, advanced = embed(listed, MeanEngine(3), f"{tmp_path}/store")
+    unit, advanced = embed(listed, QuartersEngine(3), f"{tmp_path}/store")
     assert unit.images == ()
     assert sorted(failure.uri for failure in unit.failures) == sorted(FAILURES)
     assert sum(advanced) == len(FAILURES)
@@ -322,7 +300,7 @@ def test_a_decoder_that_crashes_hangs_or_takes_all_memory_fails_that_image_alone
     listed = [traps[0], *good[:4], traps[1], traps[2], *good[4:], traps[3], traps[4]]
     monkeypatch.setattr("imgindex.models.decoder._WAITING", 100)  # for a core, which others may use
     decoders = DecoderPool(2, partial(DecoderProcess, trapped.COMMAND, time_limit=2))
-    unit, advanced = embed(listed, MeanEngine(4), f"{tmp_path}/store", decoders)
+    unit, advanced = embed(listed, QuartersEngine(4), f"{tmp_path}/store", decoders)
     decoders.close()
     assert sum(advanced) == len(listed) + 1
     expected = {
@@ -333,14 +311,14 @@ def test_a_decoder_that_crashes_hangs_or_takes_all_memory_fails_that_image_alone
     assert {failure.stage for failure in unit.failures} == {"decode"}
     digests = {file.uri: digest_of(file) for file in [*traps, twin]}
     assert {failure.uri: failure.sha256 for failure in unit.failures} == digests
-    without, _ = embed(good, MeanEngine(4), f"{tmp_path}/store")
+    without, _ = embed(good, QuartersEngine(4), f"{tmp_path}/store")
     # The same chunk: the same images in the same order, with the same bits.
     assert unit.images == without.images
     assert len(unit.images) == len(good)
 
 
 def test_an_image_that_makes_the_engine_fail_fails_alone(files: dict[str, ImageFile], tmp_path: Path) -> None:
-    class Picky(MeanEngine):
+    class Picky(QuartersEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
             features = super().embed(pixels)
             if (abs(features - picked).max(axis=1) < 0.1).any():
@@ -350,9 +328,9 @@ def test_an_image_that_makes_the_engine_fail_fails_alone(files: dict[str, ImageF
     names = sorted(uri for uri in files if uri.startswith("good/"))
     guilty = replace(files[names[5]], duplicates=(replace(files[names[5]], uri="twin.png"),))
     data = Path(guilty.path).read_bytes()
-    picked = MeanEngine(1).embed(decode(data, MeanEngine.image_size).pixels[np.newaxis])
+    picked = QuartersEngine(1).embed(decode(data, QuartersEngine.image_size).pixels[np.newaxis])
     directory = f"{tmp_path}/store"
-    healthy, _ = embed([files[name] for name in names], MeanEngine(4), directory)
+    healthy, _ = embed([files[name] for name in names], QuartersEngine(4), directory)
     expected = features_of(healthy, directory)
     del expected[names[5]]
     unit, advanced = embed(
@@ -367,11 +345,11 @@ def test_an_image_that_makes_the_engine_fail_fails_alone(files: dict[str, ImageF
 
 
 def test_an_engine_that_always_fails_ends_the_run(files: dict[str, ImageFile], tmp_path: Path) -> None:
-    class Broken(MeanEngine):
+    class Broken(QuartersEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
             raise RuntimeError("no device")
 
-    with pytest.raises(WorkerError, match=r"mean fails for every image.*no device"):
+    with pytest.raises(WorkerError, match=r"quarters fails for every image.*no device"):
         embed([files["good/0.png"]], Broken(3), f"{tmp_path}/store")
     assert not (tmp_path / "store").exists()
 
@@ -390,8 +368,9 @@ def test_a_storage_that_is_gone_ends_the_embedding_and_what_waits(
     monkeypatch.setattr("imgindex.io.filesystem.read_regular", fail)
     monkeypatch.setattr("imgindex.inputs.image_reader.READS", circuit_breaker.Reads())
     embedder = UnitEmbedder(
-        MeanEngine(16), MeanEngine.smaller, ImagesConfig(), 1, lambda rows, features: (), lambda count: None
-    )
+        QuartersEngine(16), halved(QuartersEngine), ImagesConfig(), threads=1,
+        write=lambda rows, features: (), advance=lambda count: None,
+    )  # fmt: skip
     with pytest.raises(InputError, match=f"{circuit_breaker.LIMIT} reads in a row"):
         list(embedder.embed([files["good/0.png"]] * 200))
     assert len(begun) <= circuit_breaker.LIMIT + 1
@@ -405,7 +384,7 @@ def test_a_storage_that_is_gone_ends_the_embedding_and_what_waits(
 def test_batches_that_do_not_fit_into_memory_are_made_smaller(
     fits: int, files: dict[str, ImageFile], tmp_path: Path
 ) -> None:
-    class Heavy(MeanEngine):
+    class Heavy(QuartersEngine):
         def embed(self, pixels: np.ndarray) -> np.ndarray:
             if len(pixels) > fits:
                 raise MemoryError(f"{len(pixels)} images")
@@ -414,7 +393,7 @@ def test_batches_that_do_not_fit_into_memory_are_made_smaller(
     directory = f"{tmp_path}/store"
     units = [[files[f"good/{n}.png"]] * 3 for n in (0, 5, 10)]
     listed = sorted(files)
-    healthy, _ = embed_units([[files[uri] for uri in listed], *units], MeanEngine(16), directory)
+    healthy, _ = embed_units([[files[uri] for uri in listed], *units], QuartersEngine(16), directory)
     embedded, _ = embed_units([[files[uri] for uri in listed], *units], Heavy(16), directory)
     assert len(embedded) == 4
     assert [(u.images, u.failures) for u in embedded] == [(u.images, u.failures) for u in healthy]
@@ -424,7 +403,7 @@ def test_a_failed_write_ends_decoders_and_threads(files: dict[str, ImageFile], t
     (tmp_path / "store").write_text("no directory")
     threads, before = threading.active_count(), trapped.children(os.getpid())
     with pytest.raises(OutputError):
-        embed([files["good/0.png"]], MeanEngine(1), f"{tmp_path}/store", None)
+        embed([files["good/0.png"]], QuartersEngine(1), f"{tmp_path}/store", None)
     assert (threading.active_count(), trapped.children(os.getpid())) == (threads, before)
 
 
@@ -434,7 +413,7 @@ def test_images_of_another_filesystem(
     data = image_bytes(1)
     memory["mem://bucket/in/a.png"] = data, 0.0
     listed = [ImageFile(uri, f"mem://bucket/in/{uri}", len(data), "0") for uri in ("a.png", "gone.png")]
-    unit, _ = embed(listed, MeanEngine(3), "mem://bucket/store")
+    unit, _ = embed(listed, QuartersEngine(3), "mem://bucket/store")
     assert unit.images
     feature = feature_store.read_features("mem://bucket/store", unit.images[0].chunk, [0])[0]
     np.testing.assert_allclose(feature, mean_feature(data), atol=5e-4)
@@ -449,7 +428,7 @@ def test_duplicates_share_the_feature_or_the_failure_of_their_leader(
         return replace(files[uri], duplicates=duplicates)
 
     listed = [with_duplicates(uri) for uri in ("good/0.png", "text.png", "black.png")]
-    engine = MeanEngine(4)
+    engine = QuartersEngine(4)
     unit, advanced = embed(listed, engine, str(tmp_path))
     assert engine.batches == 1
     assert sum(advanced) == 12
@@ -479,7 +458,7 @@ def test_a_file_that_cannot_be_read_fails_without_its_duplicates(
     ))  # fmt: skip
     other = replace(files["good/5.png"], sha256=digest)  # has changed since it was hashed
     listed = replace(gone, duplicates=(other, twin, last))
-    unit, advanced = embed([listed, files["good/1.jpeg"]], MeanEngine(2), str(tmp_path))
+    unit, advanced = embed([listed, files["good/1.jpeg"]], QuartersEngine(2), str(tmp_path))
     assert sorted((image.uri, image.sha256) for image in unit.images) == [
         ("good/1.jpeg", digest_of(files["good/1.jpeg"])), ("last.png", digest), ("twin.png", digest),
     ]  # fmt: skip
@@ -498,7 +477,7 @@ def test_its_duplicates_have_been_tried_as_often_as_it_was(
 
     twin = replace(files["good/0.png"], sha256=digest_of(files["good/0.png"]))
     listed = replace(files["vanished.png"], duplicates=(twin,), tries=1)
-    unit, _ = embed([listed], MeanEngine(2), str(tmp_path), Killed())
+    unit, _ = embed([listed], QuartersEngine(2), str(tmp_path), Killed())
     assert [(known.uri, known.tries) for known in unit.known] == [("good/0.png", 2)]
 
 
@@ -518,7 +497,7 @@ def test_what_is_embedded_when_the_storage_goes_is_kept(
     monkeypatch.setattr("imgindex.io.filesystem.read_regular", fail)
     gone = replace(good[0], path="gone")
     with pytest.raises(InputError, match="what was embedded is kept"):
-        embed_units([good[:4], [*good[4:], *[gone] * 100]], MeanEngine(4), directory)
+        embed_units([good[:4], [*good[4:], *[gone] * 100]], QuartersEngine(4), directory)
     kept = [
         image.uri
         for name in content_addressed.names(directory)

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
+from fake_engine import factory_of, registered
 
 from imgindex.features import feature_store
 from imgindex.features.transforms import DiffAgainstStore, EmbedImages
@@ -21,17 +22,14 @@ from imgindex.generations import prune, verify
 from imgindex.generations.layout import Output, current_name, read_manifest
 from imgindex.inputs.local_files import local_version
 from imgindex.io import content_addressed
-from imgindex.models.engines import EngineChoice
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.records import EmbeddedUnit, ImageFile, ImageRow
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "stubs"))
-from quarters import QuartersEngine
 
 # More of them take more time and show the same bounds.
 COPIES = int(os.environ.get("IMGINDEX_COPIES", "10000"))
 
 COMMAND = (sys.executable, str(Path(__file__).parents[1] / "quick_command.py"))
-CHOICE = EngineChoice("MobileNetV2", "none", "avg", 32, "tensorflow", "float32", 4)
+CHOICE = EngineChoice("MobileNetV2", "none", "avg", 32, "quarters", "float32", 4)
 UNITS: list[EmbeddedUnit] = []
 
 
@@ -49,14 +47,11 @@ def copies_of(data: bytes, folder: Path, count: int) -> list[ImageFile]:
     return files
 
 
-def test_a_unit_and_its_chunk_are_bounded(
-    tmp_path: Path, image_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("imgindex.features.transforms.load_engine", lambda choice, threads: QuartersEngine())
+def test_a_unit_and_its_chunk_are_bounded(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
     files = copies_of(image_bytes(1), tmp_path / "photos", 2 * feature_store.CHUNK_ROWS + 100)
     directory = str(tmp_path / "store")
     UNITS.clear()
-    with BeamTestPipeline(runner=FnApiRunner()) as pipeline:
+    with registered("quarters", factory_of()), BeamTestPipeline(runner=FnApiRunner()) as pipeline:
         delta = pipeline | beam.Create(files) | DiffAgainstStore(directory, threads=2)
         units = delta.new | EmbedImages(directory, CHOICE, threads=2)
         _ = units | "Keep" >> beam.Map(keep)
@@ -105,7 +100,7 @@ def test_prune_reads_a_large_chunk_no_more_often_than_a_small_one(
 def test_a_collection_of_copies(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
     files = copies_of(image_bytes(1, (8, 6)), tmp_path / "photos", COPIES)
     output = tmp_path / "index"
-    settings = ["backbone.name=MobileNetV2", "backbone.weights=none", "engine.precision=float32"]
+    settings = ["backbone.name=MobileNetV2", "backbone.weights=none", "engine.name=quarters"]
     settings += ["pca.dims=4", "publish.min_recall=0", "index.trees=1", "publish.max_shrink=1"]
 
     def build() -> dict[str, Any]:

@@ -26,7 +26,7 @@ from PIL import Image
 from imgindex import Index, build, submit
 from imgindex.config import load_config, parse_config
 from imgindex.job import launch
-from imgindex.models.engines import EngineChoice
+from imgindex.models.engines.protocol import EngineChoice
 
 pytestmark = pytest.mark.dataflow
 
@@ -340,7 +340,10 @@ def test_the_warmed_cache_spares_workers_keras_and_tensorflow(tmp_path):
     run(str(ROOT / "dataflow" / "warm_cache.py"), str(config), env=environment)
     backbone = load_config(config).backbone
     choice = EngineChoice(**asdict(backbone), engine="openvino", precision="float32", batch_size=1)
-    code = f"from imgindex.models.engines import *; load_engine({choice!r}, 1)"
+    code = (
+        "from imgindex.models.engines.loading import load_engine;"
+        f"from imgindex.models.engines.protocol import EngineChoice; load_engine({choice!r}, 1)"
+    )
     loaded = run("-c", f"{code}; import sys; print(*sys.modules)", env=environment).split()
     assert "openvino" in loaded
     assert not {"keras", "tensorflow"} & set(loaded)

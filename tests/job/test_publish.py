@@ -47,7 +47,7 @@ from imgindex.job.checks import CHECKS
 from imgindex.job.plan import Plan, Previous
 from imgindex.job.publish import digest_of_failures, finish, nothing_changed, outcome
 from imgindex.models.drift import Verdict
-from imgindex.models.engines import EngineChoice
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.spec import Spec
 from imgindex.records import Failure, FailureList, ShardSummary, VectorRows, WrittenBasis, WrittenFile
 

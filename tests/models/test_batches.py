@@ -1,7 +1,6 @@
 """Batches through engines that fail: for some images, for all, for lack of memory, or only once."""
 
 import gc
-import logging
 import weakref
 from collections.abc import Iterable
 
@@ -11,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imgindex.errors import WorkerError
-from imgindex.models import engines
 from imgindex.models.batches import BatchEmbedder, EmbeddedBatch
-from imgindex.models.engines import EngineChoice, load_engine, load_smaller_engine
 
 SIZE = (2, 3)
 IMAGES = np.random.default_rng(0).integers(1, 256, (40, *SIZE, 3), dtype=np.uint8)
@@ -178,46 +175,3 @@ def test_a_feature_without_direction(bad):
 
     (batch,) = embed(BatchEmbedder(Flawed(3), refuse), [[0, 1, 2]])
     assert [error.reason if error else None for error in batch.errors] == [None, "no_direction", None]
-
-
-class TestLoading:
-    """What `load_engine` does where an engine does not fit, with one that `fits` decides of."""
-
-    @pytest.fixture
-    def fits(self, monkeypatch, request):
-        def create(choice: EngineChoice, threads: int) -> FlatEngine:
-            if choice.batch_size > request.param:
-                raise MemoryError("Failed to allocate")
-            return FlatEngine(choice.batch_size, threads)
-
-        monkeypatch.setattr(engines, "_create", create)
-        monkeypatch.setattr(engines, "_too_large", set())
-        engines._load_once.cache_clear()
-        yield request.param
-        engines._load_once.cache_clear()
-
-    CHOICE = EngineChoice("MobileNetV2", "none", "avg", 32, "openvino", "float32", 16)
-
-    @pytest.mark.parametrize("fits", [16, 15, 5, 1], indirect=True)
-    def test_halves_batches_until_they_fit(self, fits, caplog):
-        engine = load_engine(self.CHOICE, 2)
-        assert engine.batch_size == {16: 16, 15: 8, 5: 4, 1: 1}[fits]
-        halvings = {16: 0, 15: 1, 5: 2, 1: 4}[fits]
-        warnings = [record.message for record in caplog.records if record.levelno == logging.WARNING]
-        assert len(warnings) == halvings
-        if halvings:
-            assert warnings[0] == "16 images do not fit into memory at once: going on with batches of 8"
-        assert load_engine(self.CHOICE, 2) is engine
-
-    @pytest.mark.parametrize("fits", [0], indirect=True)
-    def test_says_that_nothing_fits(self, fits):
-        with pytest.raises(WorkerError, match="openvino has too little memory for one image of MobileNetV2"):
-            load_engine(self.CHOICE, 2)
-
-    @pytest.mark.parametrize("fits", [16], indirect=True)
-    def test_all_who_share_an_engine_go_on_with_one_smaller_one(self, fits):
-        load_engine(self.CHOICE, 2)
-        one, two = (load_smaller_engine(self.CHOICE, 2, 16) for _ in range(2))
-        assert one is two is load_engine(self.CHOICE, 2)
-        assert one.batch_size == 8
-        assert load_smaller_engine(self.CHOICE, 2, 8).batch_size == 4

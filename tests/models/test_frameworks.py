@@ -15,14 +15,14 @@ from imgindex.generations.layout import library_versions
 from imgindex.models import frameworks
 from imgindex.models.backbones import load_backbone
 from imgindex.models.cache import cache_folder
+from imgindex.models.engines.openvino_conversion import converted_model
 from imgindex.models.frameworks import KERAS_SETTINGS, settled_keras
-from imgindex.models.openvino_engine import converted_model
 from imgindex.models.spec import Spec
 
 SIZE = 32
 CONVERT = (
-    "from imgindex.models import openvino_engine; "
-    f"print(openvino_engine.converted_model('MobileNet', 'none', 'avg', {SIZE}).spec.digest)"
+    "from imgindex.models.engines.openvino_conversion import converted_model; "
+    f"print(converted_model('MobileNet', 'none', 'avg', {SIZE}).spec.digest)"
 )
 
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.models.backbones import load_backbone
-from imgindex.models.openvino_rewrites import rewrite
-from imgindex.models.tensorflow_engine import trace
+from imgindex.models.engines.openvino_rewrites import rewrite
+from imgindex.models.engines.tensorflow import trace
 
 RNG = np.random.default_rng(0)
 

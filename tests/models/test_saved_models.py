@@ -14,7 +14,10 @@ from PIL import Image
 
 from imgindex.errors import UsageError
 from imgindex.models.backbones import load_backbone
-from imgindex.models.engines import EngineChoice, choose_engine, embed_all, load_engine
+from imgindex.models.batches import embed_all
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.protocol import EngineChoice
+from imgindex.models.engines.selection import choose_engine
 from imgindex.models.frameworks import settled_keras
 from imgindex.models.saved_models import gray
 from imgindex.models.spec import Spec
@@ -199,7 +202,8 @@ def test_mixed_policies(policy: str, tolerance: float, saved) -> None:
 
 
 def test_auto_compares_on_the_engine_that_can_run_the_model(saved, monkeypatch) -> None:
-    monkeypatch.setattr("imgindex.models.engines.has_bfloat16", lambda: True)
+    for engine in ("openvino", "tensorflow"):
+        monkeypatch.setattr(f"imgindex.models.engines.{engine}.has_bfloat16", lambda: True)
     name, _ = saved(of_layers((32, 32, 3), lambda layers: layers.Conv2D(4, 3, dtype="mixed_bfloat16")))
     options = {"batch_size": 2, "sample": lambda size, count: pixels(*size, count=count)}
     chosen = choose_engine(name, "imagenet", "avg", None, engine="auto", precision="auto", **options)

@@ -48,7 +48,7 @@ class Build:
         arguments = ["build", "--input", str(photos), "--output", str(output), *(flags or [])]
         for setting in ("name=MobileNetV2", "weights=none"):
             arguments += ["--set", f"backbone.{setting}"]
-        for setting in ("engine.precision=float32", "pca.dims=3", "publish.min_recall=0"):
+        for setting in ("engine.name=quarters", "pca.dims=3", "publish.min_recall=0"):
             arguments += ["--set", setting]
         environment = {
             "PYTHONPATH": str(STUBS), "IMGINDEX_TEST_STOP": stop, "IMGINDEX_TEST_REACHED": str(self.reached),
@@ -182,7 +182,7 @@ def test_the_python_api_leaves_signals_alone(photos: Path, tmp_path: Path) -> No
         "import imgindex.job.launch\n"
         "signal.signal = signal.set_wakeup_fd = refuse\n"
         "imgindex.build(imgindex.Config(input=sys.argv[1], output=sys.argv[2],\n"
-        "    engine=imgindex.EngineConfig(precision='float32'),\n"
+        "    engine=imgindex.EngineConfig(name='quarters'),\n"
         "    publish=imgindex.PublishConfig(min_recall=0.0)))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(STUBS)}

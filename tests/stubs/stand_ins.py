@@ -1,4 +1,4 @@
-"""A quick engine for builds under test, and a place for them to stay at for ever.
+"""A quick engine for builds under test, `quarters`, and a place for them to stay at for ever.
 
 ``IMGINDEX_TEST_STOP`` names the place, ``IMGINDEX_TEST_REACHED`` the FIFO that is told when it is reached.
 ``IMGINDEX_TEST_PEAK`` is a file that is told how much memory each ``build`` and each ``decoder`` has used at
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import sys
 import threading
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,8 +20,8 @@ quiet = logging.NullHandler()
 logging.getLogger().addHandler(quiet)
 
 import numpy as np
-import quarters
 
+import imgindex.features.transforms
 import imgindex.indexing.shard_backend
 import imgindex.indexing.transforms
 import imgindex.job.prepare
@@ -28,6 +29,11 @@ from imgindex.errors import OutputError
 from imgindex.models import decoder
 
 logging.getLogger().removeHandler(quiet)
+
+# Last, so that no helper of the tests hides a library.
+sys.path.append(str(Path(__file__).parents[1]))
+
+from fake_engine import QuartersEngine, register_quarters
 
 
 def tell_peak(kind: str, process: int) -> None:
@@ -57,7 +63,7 @@ def stay() -> NoReturn:
         threading.Event().wait()
 
 
-class StayingEngine(quarters.QuartersEngine):
+class StayingEngine(QuartersEngine):
     """Stays in its first batch after a chunk has been written, where it is told to."""
 
     def embed(self, pixels: np.ndarray) -> np.ndarray:
@@ -77,7 +83,8 @@ def stays(name: str) -> Any:
     return call
 
 
-quarters.install(StayingEngine)
+register_quarters(StayingEngine)
+imgindex.features.transforms.UNIT_IMAGES = 8  # a chunk after each few images
 PLACES = {
     "list": (imgindex.job.prepare, "list_images"),
     "pca": (imgindex.indexing.transforms, "fit_basis"),

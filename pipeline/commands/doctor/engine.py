@@ -5,16 +5,12 @@ import numpy as np
 from imgindex.commands.doctor.findings import Finding
 from imgindex.commands.sample_images import PAINTERS
 from imgindex.models.backbones import BUNDLED_NAME
-from imgindex.models.engines import (
-    MIN_COSINE,
-    choose_engine,
-    embed_all,
-    gpu_driver,
-    load_engine,
-)
-from imgindex.models.openvino_engine import models_folder
+from imgindex.models.batches import embed_all
+from imgindex.models.engines.loading import load_engine
+from imgindex.models.engines.registry import engine_factory, engine_names
+from imgindex.models.engines.selection import MIN_COSINE, choose_engine
+from imgindex.models.engines.tensorflow import gpu_driver, has_gpu
 from imgindex.models.preprocess import Pixels, upright_rgb
-from imgindex.models.tensorflow_engine import has_gpu
 from imgindex.runtime.resources import available_cores
 
 
@@ -47,7 +43,9 @@ def _paint(size: tuple[int, int], count: int) -> Pixels:
 
 def check_cache() -> Finding:
     """Where converted models are kept; the check of the engine has written there."""
-    return Finding("ok", "cache", f"converted models are kept in {models_folder()}")
+    caches = [engine_factory(name).cache() for name in engine_names()]
+    kept = " and ".join(str(cache) for cache in caches if cache is not None)
+    return Finding("ok", "cache", f"converted models are kept in {kept}")
 
 
 def check_gpu() -> Finding:

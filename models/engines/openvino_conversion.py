@@ -1,9 +1,8 @@
-"""The OpenVINO engine: the exported Keras model, preprocessing included, on the CPU's own instructions."""
+"""Backbones that are converted for OpenVINO, preprocessing included, and the cache that keeps them."""
 
 import contextlib
 import hashlib
 import json
-import queue
 import re
 import shutil
 import sys
@@ -13,15 +12,13 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from imgindex.errors import MachineError, OutputError, UnsupportedModelError, UsageError
 from imgindex.io.digest_json import seal, unseal
 from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
 from imgindex.models.cache import cache_folder
+from imgindex.models.engines.openvino_rewrites import rewrite
+from imgindex.models.engines.tensorflow import trace
 from imgindex.models.frameworks import (
     KERAS_SETTINGS,
     first_line,
@@ -29,11 +26,9 @@ from imgindex.models.frameworks import (
     settled_keras,
     tensorflow_version,
 )
-from imgindex.models.openvino_rewrites import rewrite
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.saved_models import is_saved_model
 from imgindex.models.spec import Spec
-from imgindex.models.tensorflow_engine import trace
 
 _MODEL, _WEIGHTS, _SPEC = "model.xml", "model.bin", "spec.json"
 _PARTIAL = ".partial-"
@@ -44,64 +39,10 @@ _CONVERSION = "rewritten-3"
 _LIBRARIES = ("imgindex", "keras", "numpy", "openvino")
 # No conversion takes so long: one that is older has died.
 _DEAD_SECONDS = 3600.0
-_HINTS = {"float32": "f32", "bfloat16": "bf16"}
-
-
-class OpenVinoEngine:
-    """Runs a converted backbone on the CPU, one batch on each of `threads`."""
-
-    name = "openvino"
-
-    def __init__(self, converted: "ConvertedModel", precision: str, batch_size: int, threads: int) -> None:
-        """Compiles a converted model for this CPU. Raises MemoryError, and UnsupportedModelError."""
-        self.precision = precision
-        self.batch_size = batch_size
-        self.spec = converted.spec
-        self.image_size = converted.spec.image_size
-        self.streams = threads
-        try:
-            with _memory_errors():
-                self._compile(converted)
-        except RuntimeError as error:  # as for dtypes that its CPU plugin does not have
-            raise _unable("run", converted.spec.backbone, error) from error
-
-    def _compile(self, converted: "ConvertedModel") -> None:
-        openvino = load_openvino()
-        core = openvino.Core()
-        model = core.read_model(converted.path)
-        model.reshape([self.batch_size, *self.image_size, 3])
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "INFERENCE_PRECISION_HINT": _HINTS[self.precision],
-                # A stream per core: threads that share a batch wait for each other at every layer,
-                # and all the more where decoders want the same cores.
-                "NUM_STREAMS": self.streams,
-                "INFERENCE_NUM_THREADS": self.streams,
-            },
-        )
-        # OpenVINO makes its tables of types when they are first asked for. Two threads that do so at once, as
-        # with their first batches, can wait for each other for ever, one of them holding Python's own lock.
-        compiled.input(0).get_element_type().to_dtype()
-        self.feature_dim = int(compiled.output(0).shape[1])
-        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        for _ in range(self.streams):
-            self._idle.put(compiled.create_infer_request())
-
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """See `Engine.embed`."""
-        request = self._idle.get()
-        try:
-            with _memory_errors():
-                features: npt.NDArray[np.float32] = request.infer({0: pixels}, share_inputs=True)[0]
-            return features.copy()  # the request's own memory, which its next batch overwrites
-        finally:
-            self._idle.put(request)
 
 
 @contextlib.contextmanager
-def _memory_errors() -> Iterator[None]:
+def memory_errors() -> Iterator[None]:
     """Raises MemoryError where OpenVINO, whose every error is a RuntimeError, means that."""
     try:
         yield
@@ -111,7 +52,8 @@ def _memory_errors() -> Iterator[None]:
         raise
 
 
-def _unable(verb: str, backbone: str, error: Exception) -> UnsupportedModelError:
+def unable(verb: str, backbone: str, error: Exception) -> UnsupportedModelError:
+    """What to raise where OpenVINO cannot `verb` (convert, run) a backbone, of an `error` that it raised."""
     return UnsupportedModelError(
         f"OpenVINO cannot {verb} {backbone} ({first_line(error)}): set engine.name to tensorflow"
     )
@@ -228,7 +170,7 @@ def _convert(backbone: Backbone, folder: Path) -> None:
     """Converts `backbone` to the new directory `folder`, which appears whole or not at all."""
     openvino = load_openvino()
     try:
-        with settled_keras(), _memory_errors():  # it asks Keras what it is given
+        with settled_keras(), memory_errors():  # it asks Keras what it is given
             model = openvino.convert_model(trace(backbone, None))
             rewrite(model)
     except (MemoryError, UsageError):
@@ -239,7 +181,7 @@ def _convert(backbone: Backbone, folder: Path) -> None:
                 "OpenVINO cannot convert a model in a Python without docstrings, which it reads: "
                 "unset PYTHONOPTIMIZE for the first build"
             ) from error
-        raise _unable("convert", backbone.architecture, error) from error
+        raise unable("convert", backbone.architecture, error) from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     _delete_dead(folder.parent)
     partial = Path(tempfile.mkdtemp(prefix=_PARTIAL, dir=folder.parent))
@@ -267,9 +209,3 @@ def _delete_dead(cache: Path) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process is quicker
             if time.time() - partial.stat().st_mtime > _DEAD_SECONDS:
                 shutil.rmtree(partial)
-
-
-def has_bfloat16() -> bool:
-    """Whether OpenVINO finds bfloat16 instructions on this CPU."""
-    openvino = load_openvino()
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -1,13 +1,15 @@
 """The TensorFlow engine: a frozen graph of one batch size, on a CPU or a GPU."""
 
 import contextlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.models.backbones import Backbone
-from imgindex.models.frameworks import settled_keras
+from imgindex.models.backbones import Backbone, load_backbone
+from imgindex.models.engines.protocol import Engine, EngineChoice, EngineFactory
+from imgindex.models.frameworks import has_bfloat16, settled_keras
 from imgindex.models.spec import Spec
 
 # Grappler's rewrites that run convolutions and products in a smaller type, by precision.
@@ -15,6 +17,33 @@ _REWRITES = {
     "bfloat16": "auto_mixed_precision_onednn_bfloat16",
     "float16": "auto_mixed_precision",
 }
+
+
+class TensorFlowFactory(EngineFactory):
+    """Engines of TensorFlow."""
+
+    def load(self, choice: EngineChoice, threads: int) -> Engine:
+        """See `EngineFactory.load`."""
+        backbone = load_backbone(
+            choice.name, choice.weights, choice.pooling, choice.image_size, choice.output
+        )
+        return TensorFlowEngine(backbone, choice.precision, choice.batch_size, threads)
+
+    def uses_gpu(self) -> bool:
+        """See `EngineFactory`."""
+        return gpu_driver() and has_gpu()
+
+    def batch_size(self) -> int:
+        """See `EngineFactory`."""
+        return 128 if self.uses_gpu() else super().batch_size()
+
+    def smaller_precision(self) -> str:
+        """See `EngineFactory`."""
+        return "float16" if self.uses_gpu() else "bfloat16"
+
+    def is_smaller_faster(self) -> bool:
+        """See `EngineFactory`."""
+        return self.uses_gpu() or has_bfloat16()
 
 
 class TensorFlowEngine:
@@ -77,3 +106,8 @@ def has_gpu() -> bool:
     import tensorflow as tf
 
     return bool(tf.config.list_physical_devices("GPU"))
+
+
+def gpu_driver() -> bool:
+    """Whether it is worth loading TensorFlow to ask it for a GPU."""
+    return Path("/proc/driver/nvidia/version").exists() or Path("/dev/kfd").exists()

@@ -1,0 +1,58 @@
+"""The engines that there are, by the name that `engine.name` of the config gives them."""
+
+import pkgutil
+import re
+
+from imgindex.errors import MachineError
+from imgindex.models.engines.protocol import EngineFactory
+
+# Where each engine's factory is. Its module is loaded when the engine is first asked for. `auto` tries them
+# in this order.
+_FACTORIES: dict[str, EngineFactory | str] = {
+    "openvino": "imgindex.models.engines.openvino:OpenVinoFactory",
+    "tensorflow": "imgindex.models.engines.tensorflow:TensorFlowFactory",
+}
+
+# A name stands in configs and manifests.
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+
+def register(name: str, engine: EngineFactory) -> None:
+    """Adds an engine to those of this process; every process that loads it has to.
+
+    Raises ValueError where the name is taken, is `auto`, or is not of lowercase letters, digits, - and _.
+    """
+    if name == "auto" or not is_engine_name(name):
+        raise ValueError(f"{name!r} is no name for an engine; use lowercase letters, digits, - and _")
+    if name in _FACTORIES:
+        raise ValueError(f"an engine {name} is registered already")
+    _FACTORIES[name] = engine
+
+
+def unregister(name: str) -> None:
+    """Takes away an engine that `register` added. Raises KeyError where it is not there."""
+    del _FACTORIES[name]
+
+
+def engine_names() -> tuple[str, ...]:
+    """The names of all engines, in the order in which `auto` tries them."""
+    return tuple(_FACTORIES)
+
+
+def is_engine_name(name: str) -> bool:
+    """Whether an engine may have this name, be it registered here or not."""
+    return _NAME.fullmatch(name) is not None
+
+
+def engine_factory(name: str) -> EngineFactory:
+    """The factory that is registered under `name`. Raises MachineError where none is."""
+    try:
+        found = _FACTORIES[name]
+    except KeyError:
+        raise MachineError(
+            f"there is no engine {name} here, only {', '.join(_FACTORIES)}: register it with "
+            "imgindex.models.engines.registry.register before the index is built or searched"
+        ) from None
+    if isinstance(found, str):
+        found = _FACTORIES[name] = pkgutil.resolve_name(found)()
+    return found

@@ -1,0 +1,61 @@
+"""The registry: an engine of somebody else takes part in all that the shipped ones do."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fake_engine import QuartersEngine, factory_of, registered
+
+import imgindex
+from imgindex import Config, EngineConfig, PublishConfig
+from imgindex.errors import MachineError, UsageError
+from imgindex.generations.layout import Output, read_manifest
+from imgindex.generations.verify import verify
+from imgindex.models.engines.registry import engine_factory, engine_names, register, unregister
+
+
+def test_those_that_are_shipped() -> None:
+    assert engine_names() == ("openvino", "tensorflow")
+    assert engine_factory("openvino") is engine_factory("openvino")
+
+
+def test_the_config_knows_an_engine_as_long_as_it_is_registered() -> None:
+    with registered("quarters", factory_of()):
+        assert engine_names()[-1] == "quarters"
+        assert EngineConfig(name="quarters").name == "quarters"
+    with pytest.raises(UsageError, match="'quarters'; expected one of auto, openvino, tensorflow"):
+        EngineConfig(name="quarters")
+
+
+@pytest.mark.parametrize("name", ["openvino", "auto", "", "Quarters", "two words", "4th", "x" * 65])
+def test_names_that_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="engine"):
+        register(name, factory_of())
+    assert engine_names() == ("openvino", "tensorflow")
+
+
+def test_one_that_is_not_there() -> None:
+    with pytest.raises(MachineError, match="there is no engine quarters here, only openvino, tensorflow"):
+        engine_factory("quarters")
+    with pytest.raises(KeyError):
+        unregister("quarters")
+
+
+def test_an_index_of_a_registered_engine(tmp_path: Path, image_bytes: Callable[..., bytes]) -> None:
+    photos, output = tmp_path / "photos", tmp_path / "index"
+    photos.mkdir()
+    for number in range(6):
+        (photos / f"{number}.png").write_bytes(image_bytes(number))
+    with registered("quarters", factory_of()):
+        settings = {"engine": EngineConfig(name="quarters"), "publish": PublishConfig(min_recall=0.0)}
+        imgindex.build(Config(input=str(photos), output=str(output), **settings))
+        (found,) = imgindex.Index.open(str(output)).search([photos / "3.png"], k=1)
+    assert [neighbor.uri for neighbor in found.neighbors] == ["3.png"]
+    manifest = read_manifest(Output(str(output)))
+    assert (manifest.engine.name, manifest.engine.precision) == ("quarters", "float32")
+    assert manifest.engine.batch_size == 4
+    assert manifest.spec.backbone == QuartersEngine.spec.backbone
+    # Where nobody registers it the index can be read, and says what its queries need.
+    assert verify(str(output)).problems == ()
+    with pytest.raises(MachineError, match="there is no engine quarters here"):
+        imgindex.Index.open(str(output)).search([photos / "3.png"], k=1)
