@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,20 +164,21 @@ class TestGenerations:
         assert sorted(uri for batch in batches for uri in batch.images["uri"].to_pylist()) == sorted(URIS)
         assert sum(len(batch.vectors) for batch in batches) == 12
 
-    def test_one_that_is_pruned_before_it_is_opened_gives_way_to_the_live_one(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize("step", [(layout, "read_manifest"), (pa, "memory_map")])
+    def test_one_that_is_pruned_while_it_is_opened_gives_way_to_the_live_one(
+        self, step: tuple[Any, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         output = str(tmp_path / "index")
         publish_vectors(output, OLD, URIS, VECTORS)
-        read_manifest = layout.read_manifest
+        take = getattr(*step)
 
         def publish_first(*arguments: object) -> object:
-            monkeypatch.setattr(layout, "read_manifest", read_manifest)
+            monkeypatch.undo()
             publish_vectors(output, NEW, URIS[:2], VECTORS[:2])
             prune(output, keep=1, grace_seconds=-1)
-            return read_manifest(*arguments)  # type: ignore[arg-type]
+            return take(*arguments)
 
-        monkeypatch.setattr(layout, "read_manifest", publish_first)
+        monkeypatch.setattr(*step, publish_first)
         assert imgindex.export(output, "npy", tmp_path / "out").generation == NEW
 
     def test_a_damaged_one_is_refused_and_leaves_nothing(self, tmp_path: Path) -> None:
