@@ -39,7 +39,7 @@ class Basis:
     components: Float32  # [dims, feature_dim]
     explained_variance: Float32  # [dims]
     explained_variance_ratio: Float32  # [dims]
-    whiten: bool = False
+    whiten: float = 0.0  # the power of the standard deviation that each dimension is divided by, from 0 to 1
     cut: int = 0  # components that were asked for and left out, for whitening would have made noise of them
 
     @property
@@ -55,9 +55,9 @@ class Basis:
     @property
     def scale_ratio(self) -> float:
         """How many times as much as the first dimension whitening scales the last one."""
-        return (
-            float(np.sqrt(self.explained_variance[0] / self.explained_variance[-1])) if self.whiten else 1.0
-        )
+        if not self.whiten:
+            return 1.0
+        return float(np.sqrt(self.explained_variance[0] / self.explained_variance[-1]) ** self.whiten)
 
     def project(self, features: Features) -> Float32:
         """Projects L2-normalized `features` [n, feature_dim] to vectors [n, dims], row by row.
@@ -71,8 +71,17 @@ class Basis:
         vectors = rows @ components.T
         vectors -= _centre(self.mean, components)
         if self.whiten:
-            vectors /= np.sqrt(self.explained_variance.astype(np.float64))
+            vectors /= self._deviations()
         return vectors.astype(np.float32)
+
+    def _deviations(self) -> Float64:
+        """What whitening divides each dimension by, [dims]."""
+        deviations = np.sqrt(self.explained_variance.astype(np.float64))
+        if self.whiten == 1:
+            return deviations
+        # Machines may differ in the last bits of a power; rounded, they agree.
+        rounded: Float64 = (deviations**self.whiten).astype(np.float32).astype(np.float64)
+        return rounded
 
     def to_npz(self) -> bytes:
         """Serializes the basis as the bytes of an ``.npz`` file."""
@@ -83,7 +92,7 @@ class Basis:
             components=self.components,
             explained_variance=self.explained_variance,
             explained_variance_ratio=self.explained_variance_ratio,
-            whiten=np.array(self.whiten),
+            whiten=np.array(bool(self.whiten) if self.whiten in (0, 1) else self.whiten),
             cut=np.array(self.cut),
         )
         return buffer.getvalue()
@@ -105,7 +114,7 @@ class Basis:
                     components=arrays["components"],
                     explained_variance=arrays["explained_variance"],
                     explained_variance_ratio=arrays["explained_variance_ratio"],
-                    whiten=_switch(arrays["whiten"]),
+                    whiten=_exponent(arrays["whiten"]),
                     cut=_count(arrays["cut"]) if "cut" in arrays else 0,  # which older builds do not write
                 )
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds for damaged bytes
@@ -123,10 +132,11 @@ class Basis:
         return basis
 
 
-def _switch(value: npt.NDArray[Any]) -> bool:
-    if value.shape or value.dtype != np.bool_:
+def _exponent(value: npt.NDArray[Any]) -> float:
+    """The exponent of whitening, which is a truth value where it is 0 or 1."""
+    if value.shape or value.dtype not in (np.bool_, np.float64) or not 0 <= value <= 1:
         raise ValueError(f"whiten is {value.dtype} {list(value.shape)}")
-    return bool(value)
+    return float(value)
 
 
 def _count(value: npt.NDArray[Any]) -> int:
@@ -157,14 +167,16 @@ def _centre(mean: Float32, components: Float64) -> Float64:
     return centre
 
 
-def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basis:
+def fit_basis(moments: Moments, dims: int | float, whiten: float = 0.0) -> Basis:
     """Fits PCA to all rows of `moments`, as scikit-learn's ``PCA(svd_solver="full")`` does.
 
     Args:
       moments: of at least one row.
       dims: how many components, or the share of variance in (0, 1) that they must explain.
-      whiten: scale vectors to unit variance. Components whose variance is no more than what the rounding of
-        float16 makes of it are left out then, for they would be scaled to noise; `Basis.cut` counts them.
+      whiten: divide each dimension by this power of its standard deviation, from 0 to 1: 0 leaves vectors as
+        they are, 1 gives every dimension a variance of 1. Unless it is 0, components whose variance is no
+        more than what the rounding of float16 makes of it are left out, for they would be scaled to noise;
+        `Basis.cut` counts them.
 
     Rows of a rank below `dims` give as many components as their rank. Rows that do not vary at all
     (one image, or copies of one) have no principal direction: the basis is then the rows' own
@@ -209,7 +221,7 @@ def fit_basis(moments: Moments, dims: int | float, whiten: bool = False) -> Basi
         components=(np.rint(components / _COMPONENT_GRID) * _COMPONENT_GRID).astype(np.float32),
         explained_variance=variances[:keep].astype(np.float32),
         explained_variance_ratio=(variances[:keep] / total_variance).astype(np.float32),
-        whiten=whiten,
+        whiten=float(whiten),
         cut=wanted - keep,
     )
 

@@ -261,9 +261,13 @@ class PcaConfig(_Settings):
         | Annotated[float, Field(gt=0, lt=1, title="a share of the variance")],
         Field(description="A number of dimensions, or a share of the variance such as 0.9."),
     ] = 150
-    whiten: Annotated[bool, Field(description="Whether every dimension is scaled to a variance of 1.")] = (
-        False
-    )
+    whiten: Annotated[
+        bool | Share,
+        Field(
+            description="The power of its standard deviation that each dimension is divided by. false or 0: "
+            "vectors stay as they are. true or 1: every dimension has a variance of 1."
+        ),
+    ] = False
     refit: Annotated[
         Literal["auto", "always", "never"],
         Field(description="Whether a refresh fits a new basis. auto: where the images have drifted."),

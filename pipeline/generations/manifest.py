@@ -296,7 +296,7 @@ _SHAPE = {
             "image_size": _optional(_dims),
         },
         "images": {"max_bytes": _whole(1, 2**40), "max_pixels": _whole(1, 2**63)},
-        "pca": {"dims": _number, "whiten": _switch},
+        "pca": {"dims": _number, "whiten": lambda value: _switch(value) or (_number(value) and value <= 1)},
         "index": {},
     },
     "ledger": {

@@ -357,10 +357,32 @@ class TestRefused:
             fit_basis(Moments.empty(3), 2)
 
 
+class TestWhitening:
+    @given(whiten=st.floats(0, 1))
+    @settings(max_examples=25)
+    def test_divides_by_a_power_of_the_standard_deviation(self, whiten):
+        rows = unit_rows(80, 10).astype(np.float16)
+        expected = PCA(6, svd_solver="full").fit(rows.astype(np.float64))
+        wanted = expected.transform(rows.astype(np.float64)) / expected.explained_variance_ ** (whiten / 2)
+        basis = fit(rows, 6, whiten)
+        found = basis.project(rows)
+        signs = np.sign((found * wanted).sum(axis=0))
+        assert found == pytest.approx(wanted * signs, abs=1e-5 * np.abs(wanted).max())
+        deviations = np.sqrt(expected.explained_variance_)
+        assert basis.scale_ratio == pytest.approx((deviations[0] / deviations[-1]) ** whiten, rel=1e-5)
+
+    @pytest.mark.parametrize("whiten", [False, True])
+    def test_false_and_true_are_0_and_1(self, whiten):
+        rows = unit_rows(50, 8)
+        assert fit(rows, 4, whiten).to_npz() == fit(rows, 4, float(whiten)).to_npz()
+        with np.load(io.BytesIO(fit(rows, 4, float(whiten)).to_npz())) as stored:
+            assert stored["whiten"].dtype == np.bool_  # as older versions read it
+
+
 class TestNpz:
     SMALL = fit(unit_rows(20, 6), 3)
 
-    @pytest.mark.parametrize("whiten", [False, True])
+    @pytest.mark.parametrize("whiten", [0, 0.25, 1])
     def test_round_trip(self, whiten):
         basis = fit(unit_rows(100, 30), 7, whiten)
         assert same_bits(Basis.from_npz(basis.to_npz()), basis)
@@ -435,6 +457,10 @@ class TestNpz:
             {"explained_variance": np.ones(4, np.float32)},
             {"explained_variance_ratio": np.ones(4, np.float32)},
             {"whiten": np.array([True, False])},
+            {"whiten": np.array(1.5)},
+            {"whiten": np.array(-0.5)},
+            {"whiten": np.array(np.nan)},
+            {"whiten": np.float32(0.5)},
             {"mean": None},
             {"whiten": None},
         ],
