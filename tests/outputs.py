@@ -34,10 +34,11 @@ def publish_features(
     trees: int = 4,
     search_k: int = 100,
     number: int = 1,
+    root: str = "/photos",
 ) -> str:
     """Publishes a generation of images with `features` [n, d]; image i lies in the shard i modulo `shards`.
 
-    `digests` are the SHA-256 of their bytes; None: all differ.
+    `digests` are the SHA-256 of their bytes; None: all differ. The images lie below `root`, if anywhere.
     """
     layout, name = Output(str(output)), f"20200101T00000{number}Z-01234567"
     directory, store = layout.generation(name), layout.store("spec")
@@ -66,7 +67,7 @@ def publish_features(
         written.append(write_shard(directory, shard, shards, batches, config))
     file = written_files.write_described(directory, "pca/basis.npz", basis.to_npz())
     manifest = manifest_of(
-        name, written, file, metric=metric, dims=basis.dims, feature_dim=features.shape[1],
+        name, written, file, root=root, metric=metric, dims=basis.dims, feature_dim=features.shape[1],
         previous=current_name(layout),
     )  # fmt: skip
     recorded = tuple(replace(shard, trees=trees) for shard in manifest.shards)

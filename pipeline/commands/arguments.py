@@ -182,6 +182,9 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     evaluate.add_argument("--seed", metavar="N", type=int, default=0, help="draws the samples (default: 0)")
     evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything as JSON")
+    evaluate.add_argument(
+        "--html", metavar="FILE", type=Path, help="also write a page of charts, tables and thumbnails"
+    )
 
 
 def _whole_numbers(text: str) -> list[int]:

@@ -11,7 +11,7 @@ from imgindex.runtime.standard_streams import encodable
 
 
 def run(known: argparse.Namespace) -> None:
-    """Prints what the evaluation found, and writes it as JSON where that is asked for. Raises OutputError."""
+    """Prints what the evaluation found, and writes it as JSON or a page if asked for. Raises OutputError."""
     found = evaluate(known.output, k=known.k, dims=known.dims or DIMS, sample=known.sample, seed=known.seed)
     print(encodable(as_text(found)))
     if known.json:
@@ -20,3 +20,8 @@ def run(known: argparse.Namespace) -> None:
             known.json.write_text(f"{text}\n", encoding="utf-8")
         except OSError as error:
             raise OutputError(f"{known.json}: cannot be written: {error.strerror}") from error
+    if known.html:
+        # Only a page needs what draws its charts.
+        from imgindex.evaluation.report.evaluation_page import write_evaluation
+
+        write_evaluation(known.html, found)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from imgindex.evaluation.results import Evaluation, Mean
+from imgindex.evaluation.results import Evaluation, LabelQuality, Mean, Quality
 from imgindex.text import counted, human_bytes, printable
 
 # Labels that are shown, from each end.
@@ -52,30 +52,11 @@ def _quality(found: Evaluation) -> Iterator[str]:
     if quality.images_without_label:
         facts.append(f"{counted(quality.images_without_label, 'image')} without a label")
     yield f"Quality by label: {', '.join(facts)}"
-    k = quality.k
-    means: list[tuple[str, Mean]] = [
-        (f"P@{k}", quality.p_at_k),
-        ("precision@1", quality.precision_at_1),
-        ("mAP@R", quality.map_at_r),
-        (f"recall@{k}", quality.recall_at_k),
-    ]
-    rows = [(name, _percent(each.micro), _range(each.interval), _percent(each.macro)) for name, each in means]
-    yield from _table(("", "over queries", "95 % interval", "over labels"), rows)
+    yield from _table(*mean_rows(quality))
     ordered = sorted(quality.per_label, key=lambda each: (each.p_at_k, each.label))
     shown = ordered if len(ordered) <= 2 * _LABELS else [*ordered[:_LABELS], *ordered[-_LABELS:]]
     yield ""
-    yield from _table(
-        ("label, worst first", "images", f"P@{k}", "taken for"),
-        [
-            (
-                printable(each.label),
-                f"{each.images:,}",
-                _percent(each.p_at_k),
-                ", ".join(f"{printable(other.label)} {other.share:.0%}" for other in each.confused_with),
-            )
-            for each in shown
-        ],
-    )
+    yield from _table(*label_rows(shown, quality.k))
     if len(shown) < len(ordered):
         yield f"  ({counted(len(ordered) - len(shown), 'label')} in between; all are in the JSON)"
 
@@ -83,23 +64,7 @@ def _quality(found: Evaluation) -> Iterator[str]:
 def _ladder(found: Evaluation) -> Iterator[str]:
     yield ""
     yield "Ladder: ways to search, one query at a time on one thread"
-    yield from _table(
-        ("method", f"P@{found.k}", "recall@10", "ms", "p95", "p99", "queries/s", "build s", "size"),
-        [
-            (
-                rung.method,
-                _percent(rung.p_at_k),
-                _number(rung.recall_at_10, 3),
-                _number(rung.ms_per_query, 3),
-                _number(rung.ms_p95, 3),
-                _number(rung.ms_p99, 3),
-                _number(rung.queries_per_second, 0),
-                _number(rung.build_seconds, 2),
-                "" if rung.bytes is None else human_bytes(rung.bytes),
-            )
-            for rung in found.ladder
-        ],
-    )
+    yield from _table(*ladder_rows(found))
     for rung in found.ladder:
         if rung.note:
             yield f"  {rung.method}: {rung.note}"
@@ -108,24 +73,83 @@ def _ladder(found: Evaluation) -> Iterator[str]:
 def _sweep(found: Evaluation) -> Iterator[str]:
     yield ""
     yield "Sweep: exact search with other PCA settings"
-    yield from _table(
+    yield from _table(*sweep_rows(found))
+
+
+Rows = list[tuple[str, ...]]
+
+
+def mean_rows(quality: Quality) -> Rows:
+    """The means, below a row of headings."""
+    k = quality.k
+    means: list[tuple[str, Mean]] = [
+        (f"P@{k}", quality.p_at_k),
+        ("precision@1", quality.precision_at_1),
+        ("mAP@R", quality.map_at_r),
+        (f"recall@{k}", quality.recall_at_k),
+    ]
+    rows = [(name, percent(each.micro), _range(each.interval), percent(each.macro)) for name, each in means]
+    return [("", "over queries", "95 % interval", "over labels"), *rows]
+
+
+def label_rows(labels: Sequence[LabelQuality], k: int) -> Rows:
+    """The quality of some labels, below a row of headings."""
+    return [
+        ("label, worst first", "images", f"P@{k}", "taken for"),
+        *(
+            (
+                printable(each.label),
+                f"{each.images:,}",
+                percent(each.p_at_k),
+                ", ".join(f"{printable(other.label)} {other.share:.0%}" for other in each.confused_with),
+            )
+            for each in labels
+        ),
+    ]
+
+
+def ladder_rows(found: Evaluation) -> Rows:
+    """The ladder, below a row of headings."""
+    return [
+        ("method", f"P@{found.k}", "recall@10", "ms", "p95", "p99", "queries/s", "build s", "size"),
+        *(
+            (
+                rung.method,
+                percent(rung.p_at_k),
+                number(rung.recall_at_10, 3),
+                number(rung.ms_per_query, 3),
+                number(rung.ms_p95, 3),
+                number(rung.ms_p99, 3),
+                number(rung.queries_per_second, 0),
+                number(rung.build_seconds, 2),
+                "" if rung.bytes is None else human_bytes(rung.bytes),
+            )
+            for rung in found.ladder
+        ),
+    ]
+
+
+def sweep_rows(found: Evaluation) -> Rows:
+    """The sweep, below a row of headings."""
+    return [
         ("pca.dims", "pca.whiten", f"P@{found.k}", "recall@10", "variance", "ms", "size"),
-        [
+        *(
             (
                 f"{point.dims}{' (now)' if (point.dims, point.whiten) == (found.dims, 0) else ''}",
                 f"{point.whiten:g}",
-                _percent(point.p_at_k),
-                _number(point.recall_at_10, 3),
+                percent(point.p_at_k),
+                number(point.recall_at_10, 3),
                 f"{point.explained_variance:.1%}",
-                _number(point.ms_per_query, 3),
+                number(point.ms_per_query, 3),
                 human_bytes(point.bytes),
             )
             for point in found.sweep
-        ],
-    )
+        ),
+    ]
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """A share as text; a dash where there is none."""
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
@@ -133,11 +157,12 @@ def _range(interval: tuple[float, float]) -> str:
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
+    """A number as text with so many decimals; a dash where there is none."""
     return "-" if value is None else f"{value:,.{digits}f}"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+def _table(header: Sequence[str], *rows: Sequence[str]) -> Iterator[str]:
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
     sides = ["<", *[">"] * (len(header) - 1)]
     for row in [header, *rows]:

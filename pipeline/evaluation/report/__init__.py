@@ -1,0 +1,1 @@
+"""Pages about a generation: what an evaluation found, and what its images look like side by side."""
