@@ -34,7 +34,7 @@ class QuartersEngine:
         return quarters.reshape(-1, self.feature_dim)
 
 
-@dataclass(eq=False)
+@dataclass
 class FakeFactory(EngineFactory):
     """Engines that a function makes, on a machine that has what a test says."""
 

@@ -4,14 +4,18 @@ import functools
 import logging
 import os
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 from imgindex.errors import MachineError, WorkerError
-from imgindex.models.engines.protocol import Engine, EngineChoice, EngineFactory
+from imgindex.models.engines.protocol import Engine, EngineChoice
 from imgindex.models.engines.registry import engine_factory
 from imgindex.models.preprocess import decoding
 
 logger = logging.getLogger(__name__)
+
+# A factory's method. Unlike the factory, it can always be hashed.
+_Load = Callable[[EngineChoice, int], Engine]
 
 _loading = threading.Lock()
 
@@ -50,7 +54,7 @@ def load_engine(choice: EngineChoice, threads: int) -> Engine:
             while choice in _too_large:
                 choice = replace(choice, batch_size=choice.batch_size // 2)
             try:
-                return _load_once(engine_factory(choice.engine), choice, threads)
+                return _load_once(engine_factory(choice.engine).load, choice, threads)
             except MemoryError as error:
                 _reject(choice, error)
 
@@ -76,16 +80,16 @@ def _reject(choice: EngineChoice, error: MemoryError | None) -> None:
 
 
 @functools.lru_cache(maxsize=1)
-def _load_once(factory: EngineFactory, choice: EngineChoice, threads: int) -> Engine:
-    return _load(factory, choice, threads)
+def _load_once(load: _Load, choice: EngineChoice, threads: int) -> Engine:
+    return _with_decoding(load, choice, threads)
 
 
 def create_engine(choice: EngineChoice, threads: int) -> Engine:
     """A new engine, which nobody else shares. Raises what `EngineFactory.load` and `load_backbone` do."""
-    return _load(engine_factory(choice.engine), choice, threads)
+    return _with_decoding(engine_factory(choice.engine).load, choice, threads)
 
 
-def _load(factory: EngineFactory, choice: EngineChoice, threads: int) -> Engine:
-    engine = factory.load(choice, threads)
+def _with_decoding(load: _Load, choice: EngineChoice, threads: int) -> Engine:
+    engine = load(choice, threads)
     engine.spec = replace(engine.spec, decoding=decoding(choice.color_profile))
     return engine
