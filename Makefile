@@ -7,10 +7,14 @@ BIN := $(VENV)/bin
 # The tests start Python hundreds of times: what it imports is compiled once, even where the environment forbids that.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test coverage test-long soak test-lowest test-dataflow test-integration fuzz lint clean
+.PHONY: demo schemas test coverage test-long soak test-lowest test-dataflow test-integration fuzz lint clean
 
 demo: $(VENV)/installed
 	$(BIN)/imgindex demo $(DEMO)
+
+# The JSON Schemas that editors and other programs read, made of the code.
+schemas: $(VENV)/installed
+	for of in config manifest; do $(BIN)/python -m imgindex.schemas $$of > pipeline/schemas/$$of.schema.json; done
 
 # Workers take whole files of tests, so that what a file sets up is set up once. A test that crashes its worker fails by
 # its name, and no new worker is started: with --dist=loadfile, a run that starts one may never end.

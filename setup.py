@@ -15,5 +15,8 @@ setup(
         "imgindex.models": "models",
         "imgindex.models.weights": "models/weights",
     },
-    package_data={"imgindex": ["py.typed", "configs/*.yaml"], "imgindex.models.weights": ["*"]},
+    package_data={
+        "imgindex": ["py.typed", "configs/*.yaml", "schemas/*.json"],
+        "imgindex.models.weights": ["*"],
+    },
 )

@@ -50,6 +50,13 @@ def test_the_wheel_holds_the_weights_with_their_licences(wheel_names):
     assert "imgindex/py.typed" in wheel_names
 
 
+def test_the_wheel_holds_the_configs_and_the_schemas(wheel_names):
+    for folder, ending in (("configs", "yaml"), ("schemas", "json")):
+        files = {path.name for path in (ROOT / "pipeline" / folder).glob(f"*.{ending}")}
+        assert files
+        assert {f"imgindex/{folder}/{name}" for name in files} <= set(wheel_names)
+
+
 @pytest.mark.parametrize("module", ["imgindex", "imgindex.cli", "imgindex.models"])
 def test_importing_loads_neither_beam_nor_tensorflow(module):
     heavy = "apache_beam", "tensorflow", "keras", "sklearn", "pyarrow"

@@ -20,7 +20,7 @@ def describe_generation(output: str, manifest: Manifest) -> str:
     seconds = ", ".join(f"{stage} {timings[stage]:.1f}" for stage in timings if stage != "total")
     lines = [
         ("generation", manifest.generation),
-        ("input", manifest.config["input"]),
+        ("input", manifest.settings.input),
         ("images", f"{ledger.listed} listed, {ledger.indexed} indexed, {ledger.failed} failed"),
         *((f"  {reason}", str(count)) for reason, count in ledger.failed_by_reason.items()),
         *((("  of these", f"{ledger.environmental} environmental, which {MAX_TRIES} builds try"),)
@@ -57,7 +57,7 @@ def _recall(manifest: Manifest) -> str:
 
 def _is_whitened(manifest: Manifest) -> bool:
     # Older builds did not write the ratio.
-    return bool(manifest.config["pca"]["whiten"]) and manifest.pca.scale_ratio is not None
+    return bool(manifest.settings.pca.whiten) and manifest.pca.scale_ratio is not None
 
 
 def _whitening(manifest: Manifest) -> str:

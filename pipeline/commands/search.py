@@ -58,7 +58,7 @@ def run(known: argparse.Namespace) -> None:
 
 
 def _queries(sources: Sequence[str], index: Index) -> Iterator[str | Found]:
-    indexed = index.facts.config["images"].get("extensions", ())
+    indexed = index.facts.settings.images.extensions
     extensions = sorted({*ImagesConfig.extensions, *indexed})
     for source in sources:
         skipped: Counter[str] = Counter()

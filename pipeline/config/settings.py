@@ -67,7 +67,7 @@ def _pattern(pattern: str) -> str:
     return pattern
 
 
-class _OneOf:
+class OneOf:
     """Takes only a text of those that `choices` gives whenever a text is checked."""
 
     def __init__(self, choices: Callable[[], Collection[str]]) -> None:
@@ -159,7 +159,7 @@ class BackboneConfig(_Settings):
     ] = "imagenet"
     pooling: Annotated[
         Text,
-        _OneOf(lambda: POOLINGS),
+        OneOf(lambda: POOLINGS),
         Field(description="How a feature map becomes one feature: its average, or its maximum."),
     ] = "avg"
     image_size: Annotated[
@@ -193,12 +193,12 @@ class EngineConfig(_Settings):
 
     name: Annotated[
         Text,
-        _OneOf(lambda: ("auto", *engine_names())),
+        OneOf(lambda: ("auto", *engine_names())),
         Field(description="auto: the fastest here that agrees with float32."),
     ] = "auto"
     precision: Annotated[
         Text,
-        _OneOf(lambda: PRECISIONS),
+        OneOf(lambda: PRECISIONS),
         Field(description="How the backbone computes. auto: the fastest here that agrees with float32."),
     ] = "auto"
     batch_size: Annotated[
@@ -234,7 +234,7 @@ class ImagesConfig(_Settings):
     )
     color_profile: Annotated[
         Text,
-        _OneOf(lambda: COLOR_PROFILES),
+        OneOf(lambda: COLOR_PROFILES),
         Field(description="srgb: embedded ICC profiles are applied. ignore: they are not."),
     ] = "srgb"
     truncated: Annotated[

@@ -46,7 +46,7 @@ def _own(collection: Collection, points: Points) -> tuple[SweepPoint, Values] | 
 
 def _dims(collection: Collection, points: Points, k: int, seed: int) -> Iterator[Advice]:
     own = _own(collection, points)
-    if own is None or collection.manifest.config["pca"]["whiten"]:
+    if own is None or collection.manifest.settings.pca.whiten:
         return
     unwhitened = [(point, judged) for point, judged in points if point.whiten == 0 and judged is not None]
     smaller = [
@@ -70,7 +70,7 @@ def _dims(collection: Collection, points: Points, k: int, seed: int) -> Iterator
 
 def _whitening(collection: Collection, points: Points, k: int, seed: int) -> Iterator[Advice]:
     own = _own(collection, points)
-    if own is None or collection.manifest.config["pca"]["whiten"]:
+    if own is None or collection.manifest.settings.pca.whiten:
         return
     better = [
         (float((judged - own[1]).mean()), point)
@@ -83,7 +83,7 @@ def _whitening(collection: Collection, points: Points, k: int, seed: int) -> Ite
 
 
 def _recall(collection: Collection, unseen: UnseenRecall | None) -> Iterator[Advice]:
-    wanted = collection.manifest.config.get("publish", {}).get("min_recall")
+    wanted = collection.manifest.settings.publish.min_recall
     if unseen is not None and wanted is not None and unseen.interval[1] < wanted:
         trees = 2 * max(shard.trees for shard in collection.manifest.shards)
         yield Advice(

@@ -70,7 +70,7 @@ def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
 def _build(collection: Collection, kept: Items, folder: Path) -> list[ShardIndex]:
     """Annoy's files of the images `kept`, shard by shard, with the trees of the shards."""
     manifest, starts = collection.manifest, collection.starts
-    seed = manifest.config["index"].get("seed", 0)
+    seed = manifest.settings.index.get("seed", 0)
     shards: list[ShardIndex] = []
     for number, shard in enumerate(manifest.shards):
         images = kept[(kept >= starts[number]) & (kept < starts[number + 1])]

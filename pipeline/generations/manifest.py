@@ -1,15 +1,30 @@
 """The manifest: what a generation says of itself, and the limits that whoever reads one relies on."""
 
+import functools
 import math
-import re
 import reprlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Annotated, Any, Generic, TypeVar
 
+from pydantic import (
+    AfterValidator,
+    FailFast,
+    Field,
+    GetCoreSchemaHandler,
+    PlainValidator,
+    Strict,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic.json_schema import SkipJsonSchema
+from pydantic_core import CoreSchema, core_schema
+
+from imgindex.config.settings import OneOf
 from imgindex.io.digest_json import seal, unseal
-from imgindex.models.ann.protocol import METRICS, Metric
+from imgindex.models.ann.protocol import Metric
 from imgindex.models.engines.protocol import PRECISIONS
 from imgindex.models.engines.registry import is_engine_name
 from imgindex.records import WrittenFile
@@ -19,120 +34,277 @@ SCHEMA_VERSION = 1
 # A hundred thousand shards make some 80 MiB.
 MAX_BYTES = 1 << 28
 
+
+def _number(value: Any) -> float:
+    """A whole number stays one."""
+    if type(value) is int and 0 <= value <= 2**63:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ValueError("it is no number")
+
+
+def _degree(value: Any) -> bool | float:
+    if isinstance(value, bool) or 0 <= _number(value) <= 1:
+        return value  # type: ignore[no-any-return]
+    raise ValueError("it is no number from 0 to 1")
+
+
+def _with_total(timings: Mapping[str, float]) -> Mapping[str, float]:
+    if "total" not in timings:
+        raise ValueError("it has no total")
+    return timings
+
+
+def _named_as_an_engine(name: str) -> str:
+    if not is_engine_name(name):
+        raise ValueError("no engine has such a name")
+    return name
+
+
+# Strict: pydantic would take "40" for 40 and true for 1. Only lists and objects of JSON become others here,
+# tuples and dataclasses.
+Text = Annotated[str, Strict()]
+Switch = Annotated[bool, Strict()]
+Count = Annotated[int, Strict(), Field(ge=0, le=2**63)]
+Dims = Annotated[int, Strict(), Field(ge=1, le=65_536)]
+Number = Annotated[float, PlainValidator(_number), WithJsonSchema({"type": "number"})]
+Degree = Annotated[
+    bool | float,
+    PlainValidator(_degree),
+    WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "number", "minimum": 0, "maximum": 1}]}),
+]
+EngineName = Annotated[
+    Text,
+    AfterValidator(_named_as_an_engine),
+    WithJsonSchema({"type": "string", "pattern": r"^[a-z][a-z0-9_-]{0,63}$"}),
+]
+Sha256 = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$")]
 # A file of a generation lies in one of its folders. So no path leads out of it.
-_PATH = re.compile(r"[a-z]+/[A-Za-z0-9][A-Za-z0-9._-]*")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+Path = Annotated[str, Strict(), Field(pattern=r"^[a-z]+/[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+def _about(text: str, **more: Any) -> Any:
+    return Field(description=text, **more)
 
 
 @dataclass(frozen=True)
 class Ledger:
     """What a build did with the images of its input; those listed are those indexed and those failed."""
 
-    listed: int
-    indexed: int
-    failed: int
-    failed_by_reason: Mapping[str, int]  # by stage/reason
-    # Against the generation before.
-    added: int
-    changed: int
-    removed: int
-    unchanged: int
-    # Where the features came from.
-    embedded: int
-    copied: int  # from images of the same bytes
-    reused: int  # from the store
-    damaged_chunks: int  # of the store, which were dropped
-    environmental: int = 0  # failures that may pass, which the next builds try again
-    skipped: Mapping[str, int] = field(default_factory=dict)  # files that are no images of the input, by kind
+    listed: Annotated[Count, _about("Images that the input holds.")]
+    indexed: Annotated[Count, _about("Those that the index holds.")]
+    failed: Annotated[Count, _about("Those that could not be indexed.")]
+    failed_by_reason: Annotated[Mapping[str, Count], _about("How many failed, by stage/reason.")]
+    added: Annotated[Count, _about("Images that the generation before did not have.")]
+    changed: Annotated[Count, _about("Images whose bytes are others than in the generation before.")]
+    removed: Annotated[Count, _about("Images that only the generation before has.")]
+    unchanged: Annotated[Count, _about("Images that are as in the generation before.")]
+    embedded: Annotated[Count, _about("Images whose features were computed.")]
+    copied: Annotated[Count, _about("Images whose features are those of images of the same bytes.")]
+    reused: Annotated[Count, _about("Images whose features the store had.")]
+    damaged_chunks: Annotated[Count, _about("Damaged files of the store, which were dropped.")]
+    environmental: Annotated[Count, _about("Failures that may pass, which the next builds try again.")] = 0
+    skipped: Annotated[Mapping[str, Count], _about("Files that are no images of the input, by kind.")] = (
+        field(default_factory=dict)
+    )
 
 
 @dataclass(frozen=True)
 class RecordedSpec:
     """The spec of the features, as of `models.spec.Spec`; older builds did not write what is None."""
 
-    digest: str
-    backbone: str
-    weights_sha256: str
-    image_size: tuple[int, int]  # height, width
-    pooling: str
-    preprocessing: str | None = None
-    decoding: str | None = None
-    layers_sha256: str | None = None
+    digest: Annotated[Text, _about("The digest of all else here.")]
+    backbone: Annotated[Text, _about("A model of keras.applications, or a digest of a saved model's layers.")]
+    weights_sha256: Annotated[Text, _about("The digest of the weights.")]
+    image_size: Annotated[tuple[Dims, Dims], _about("Height and width that images are scaled to.")]
+    pooling: Annotated[Text, _about("How a feature map becomes one feature.")]
+    preprocessing: Annotated[Text | None, _about("The function that the model applies to pixels.")] = None
+    decoding: Annotated[Text | None, _about("How a file becomes pixels.")] = None
+    layers_sha256: Annotated[Text | None, _about("The digest of the layers.")] = None
 
 
 @dataclass(frozen=True)
 class RecordedEngine:
     """What computed the features."""
 
-    name: str
-    precision: str
-    batch_size: int
-    cosine_with_float32: float | None = None  # the least of the first images; None: not compared
+    name: Annotated[EngineName, _about("What executed the backbone, be it registered here or not.")]
+    # None is `auto`.
+    precision: Annotated[Text, OneOf(lambda: PRECISIONS[1:]), _about("In which precision.")]
+    batch_size: Annotated[Annotated[int, Strict(), Field(ge=1, le=4096)], _about("How many images at once.")]
+    cosine_with_float32: Annotated[
+        Number | None, _about("The least cosine of the first images with float32. null: not compared.")
+    ] = None
 
 
 @dataclass(frozen=True)
 class RecordedPca:
     """How the basis came about; older builds did not write what is None."""
 
-    refit: bool  # whether it was fitted in this build
-    why: str
-    fitted_in: str  # the generation
-    fitted_images: int
-    new_images: int | None = None
-    unexplained: float | None = None  # the mean share of the new images' variance
-    tolerated: float | None = None
-    cut: int | None = None  # components that whitening left out
-    scale_ratio: float | None = None  # of the last dimension to the first, where it is whitened
+    refit: Annotated[Switch, _about("Whether it was fitted in this build.")]
+    why: Annotated[Text, _about("Why it was, or was not.")]
+    fitted_in: Annotated[Text, _about("The generation that it was fitted in.")]
+    fitted_images: Annotated[Count, _about("How many images it was fitted to.")]
+    new_images: Annotated[Count | None, _about("Images that it was not fitted to.")] = None
+    unexplained: Annotated[Number | None, _about("The mean share of their variance that it leaves out.")] = (
+        None
+    )
+    tolerated: Annotated[Number | None, _about("The share from which a refresh fits a new basis.")] = None
+    cut: Annotated[Count | None, _about("Components that whitening left out.")] = None
+    scale_ratio: Annotated[
+        Number | None, _about("The scale of the last dimension to that of the first, where it is whitened.")
+    ] = None
 
 
 @dataclass(frozen=True)
 class MeasuredRecall:
     """Recall@k against exact search; older builds measured it with copies and did not write what is None."""
 
-    k: int
-    recall: float
-    queries: int | None = None
-    distinct: int | None = None  # images that they were drawn from
+    k: Annotated[Count, _about("How many neighbors were compared.")]
+    recall: Annotated[Number, _about("The share of the exact ones that the index returns with search_k.")]
+    queries: Annotated[Count | None, _about("Images that were searched for.")] = None
+    distinct: Annotated[Count | None, _about("Images that they were drawn from.")] = None
 
 
 @dataclass(frozen=True)
 class Shard:
     """An Annoy file, and the metadata file whose row i describes its item i."""
 
-    index: str  # the path of the file below the generation
-    metadata: str
-    items: int
-    trees: int
+    index: Annotated[Path, _about("The path of the Annoy file below the generation.")]
+    metadata: Annotated[Path, _about("The path of the metadata file.")]
+    items: Annotated[Annotated[int, Strict(), Field(ge=1, le=2**31)], _about("Images in it.")]
+    trees: Annotated[Count, _about("Trees of the Annoy file.")]
+
+
+@dataclass(frozen=True)
+class RecordedBackbone:
+    """The backbone, as the build's config has it."""
+
+    name: Annotated[Text, _about("A model of keras.applications, or the path of a saved model.")]
+    weights: Annotated[Text, _about("imagenet, bundled, none, or the path of a file of weights.")]
+    pooling: Annotated[Text, _about("How a feature map becomes one feature.")]
+    image_size: Annotated[Dims | None, _about("Side of the images, in pixels. null: the model's own.")]
+    output: Annotated[Text | None, _about("The output of a saved model that gives the features.")] = None
+
+
+@dataclass(frozen=True)
+class RecordedImages:
+    """What of the images decides queries, as the build's config has it."""
+
+    max_bytes: Annotated[Annotated[int, Strict(), Field(ge=1, le=2**40)], _about("The most of a file.")]
+    max_pixels: Annotated[Annotated[int, Strict(), Field(ge=1, le=2**63)], _about("The most of an image.")]
+    extensions: Annotated[tuple[Text, ...], _about("What the names of images end in.")] = ()
+    color_profile: Annotated[Text, _about("Whether embedded ICC profiles are applied.")] = "srgb"
+    truncated: Annotated[Text, _about("Whether JPEGs that were cut off are indexed.")] = "fail"
+
+
+@dataclass(frozen=True)
+class RecordedPcaSettings:
+    """How features were to be compressed, as the build's config has it."""
+
+    dims: Annotated[Number, _about("A number of dimensions, or a share of the variance.")]
+    whiten: Annotated[Degree, _about("The power of its standard deviation that a dimension is divided by.")]
+
+
+@dataclass(frozen=True)
+class RecordedPublish:
+    """What an index had to fulfill, as the build's config has it."""
+
+    min_recall: Annotated[Number | None, _about("The least recall@10 of distinct images.")] = None
+
+
+@dataclass(frozen=True)
+class RecordedConfig:
+    """What is read of the config of a build. The manifests of older builds lack keys that have a default."""
+
+    input: Annotated[Text, _about("A directory, a glob, a tar, or a file that lists images.")]
+    backbone: RecordedBackbone
+    images: RecordedImages
+    pca: RecordedPcaSettings
+    index: Annotated[Mapping[str, Any], _about("How vectors were indexed.")]
+    publish: RecordedPublish = field(default_factory=RecordedPublish)
+
+
+@dataclass(frozen=True)
+class _FileOfGeneration:
+    """A file of a generation."""
+
+    path: Annotated[Path, _about("Its path below the generation.")]
+    size: Annotated[Count, _about("Its bytes.")]
+    sha256: Annotated[Sha256, _about("The digest of its bytes.")]
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class _CheckedAs(Generic[_T]):
+    """Reads a value that a `kind` can be made of; `made` says what becomes of it."""
+
+    kind: type[_T]
+    made: Callable[[Any, _T], Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(
+            lambda value, check: self.made(value, check(value)), handler.generate_schema(self.kind)
+        )
+
+
+File = Annotated[WrittenFile, _CheckedAs(_FileOfGeneration, lambda _, file: WrittenFile(**vars(file)))]
 
 
 @dataclass(frozen=True)
 class Manifest:
     """All that a generation says of itself. Paths are relative to the generation."""
 
-    generation: str  # its name
-    previous: str | None
+    generation: Annotated[Text, _about("Its name.")]
+    previous: Annotated[Text | None, _about("The name of the generation that was live before it.")]
     spec: RecordedSpec
     engine: RecordedEngine
-    input_root: str  # the directory that uris are relative to
-    config: Mapping[str, Any]  # of the build, by section and key; older ones lack some keys
+    input_root: Annotated[Text, _about("The directory that uris are relative to.")]
+    config: Annotated[  # older ones lack some keys
+        Mapping[str, Any],
+        _CheckedAs(RecordedConfig, lambda value, _: value),
+        _about("The config of the build, by section and key."),
+    ]
     ledger: Ledger
-    feature_dim: int
-    dims: int  # of the vectors
-    explained_variance_ratio: float
+    feature_dim: Annotated[Annotated[int, Strict(), Field(ge=1, le=2**20)], _about("Values of a feature.")]
+    dims: Annotated[Dims, _about("Values of a vector.")]
+    explained_variance_ratio: Annotated[
+        Number, _about("The share of the features' variance that vectors keep.")
+    ]
     pca: RecordedPca
-    metric: Metric
-    search_k: int
+    metric: Annotated[Metric, _about("The distance between two vectors.")]
+    search_k: Annotated[
+        Annotated[int, Strict(), Field(ge=1, le=2**24)],
+        _about("Nodes of each shard that a search inspects."),
+    ]
     recall: MeasuredRecall
-    shards: tuple[Shard, ...]
-    basis: str
-    failures: tuple[str, ...]  # the lists of them
-    files: tuple[WrittenFile, ...]
-    timings: Mapping[str, float]  # seconds by stage, and in `total`
-    created: str = ""  # the time, as of ISO 8601
-    forced: tuple[str, ...] = ()  # the checks that could not refuse
-    failures_digest: str = ""  # of which images failed and why; older builds did not write it
-    libraries: Mapping[str, str] = field(default_factory=dict)  # their versions
-    content: Mapping[str, Any] = field(default_factory=dict, repr=False)  # the JSON that it was read from
+    shards: Annotated[tuple[Shard, ...], FailFast(), _about("The shards of the index.")]
+    basis: Annotated[Path, _about("The path of the PCA basis.")]
+    failures: Annotated[tuple[Path, ...], FailFast(), _about("The paths of the lists of failures.")]
+    files: Annotated[tuple[File, ...], FailFast(), _about("All files of the generation but the manifest.")]
+    timings: Annotated[
+        Mapping[str, Number],
+        AfterValidator(_with_total),
+        _about("Seconds by stage, and in total.", json_schema_extra={"required": ["total"]}),
+    ]
+    created: Annotated[Text, _about("The time, as of ISO 8601.")] = ""
+    forced: Annotated[tuple[Text, ...], _about("The checks that could not refuse.")] = ()
+    failures_digest: Annotated[  # older builds did not write it
+        Text, _about("A digest of which images failed and why.")
+    ] = ""
+    libraries: Annotated[Mapping[str, Text], _about("The versions of libraries, by name.")] = field(
+        default_factory=dict
+    )
+    # The JSON that it was read from.
+    content: Annotated[Mapping[str, Any], SkipJsonSchema()] = field(default_factory=dict, repr=False)
+
+    @functools.cached_property
+    def settings(self) -> RecordedConfig:
+        """What is read of `config`, with its types."""
+        settings: RecordedConfig = _reader(RecordedConfig).validate_python(self.config)
+        return settings
 
     @property
     def size(self) -> int:
@@ -143,6 +315,11 @@ class Manifest:
     def items(self) -> int:
         """How many images are indexed."""
         return sum(shard.items for shard in self.shards)
+
+
+@functools.cache  # built when it is first needed, for that takes a while
+def _reader(kind: type[_T]) -> TypeAdapter[_T]:
+    return TypeAdapter(kind)
 
 
 def encode(manifest: Manifest) -> bytes:
@@ -166,14 +343,11 @@ def decode(data: bytes, generation: str) -> Manifest:
     if content.get("schema_version") != SCHEMA_VERSION:
         schema = reprlib.repr(content.get("schema_version"))
         raise ValueError(f"it has schema {schema}, of another imgindex; this one reads {SCHEMA_VERSION}")
-    for fault in _faults(content, _SHAPE, ""):
-        raise ValueError(fault)
-    for section, shapes in _NEWER.items():
-        within = content[section] if section else content
-        for key, check in shapes.items():
-            if key in within and not check(within[key]):
-                raise ValueError(f"{section}.{key} is {reprlib.repr(within[key])}".removeprefix("."))
-    manifest = replace(_record(Manifest, content), content=content)
+    try:
+        manifest: Manifest = _reader(Manifest).validate_python({**content, "content": content})
+    except ValidationError as error:
+        mistake = error.errors(include_url=False)[0]
+        raise ValueError(_described(mistake["loc"], mistake["type"], mistake["input"])) from None
     if manifest.generation != generation:
         raise ValueError(f"it is that of generation {manifest.generation}")
     if not manifest.shards:
@@ -187,146 +361,7 @@ def decode(data: bytes, generation: str) -> Manifest:
     return manifest
 
 
-_T = TypeVar("_T")
-
-
-def _record(kind: type[_T], content: Mapping[str, Any]) -> _T:
-    """The dataclass of checked JSON. What it lacks has its default, and what `kind` lacks is left out."""
-    hints = _HINTS[kind]
-    names = [item.name for item in fields(kind) if item.name in content]  # type: ignore[arg-type]
-    return kind(**{name: _typed(hints[name], content[name]) for name in names})
-
-
-# Looked up once: a manifest of 100,000 shards asks for those of a shard as often.
-_HINTS: dict[type, dict[str, Any]] = {
-    kind: get_type_hints(kind)
-    for kind in (
-        Manifest, Ledger, RecordedSpec, RecordedEngine, RecordedPca, MeasuredRecall, Shard, WrittenFile,
-    )
-}  # fmt: skip
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    if is_dataclass(hint):
-        return _record(hint, value)  # type: ignore[arg-type]
-    if get_origin(hint) is tuple:
-        return tuple(_typed(get_args(hint)[0], item) for item in value)
-    return value
-
-
-def _faults(value: Any, shape: Any, where: str) -> Iterator[str]:
-    """Where `value` is not of `shape`: a check, a list of one shape, or a dict of the shapes of its keys."""
-    if isinstance(shape, dict) and isinstance(value, dict):
-        for key, inner in shape.items():
-            if key in value:
-                yield from _faults(value[key], inner, f"{where}.{key}" if where else key)
-            else:
-                yield f"it has no {f'{where}.{key}' if where else key}"
-    elif isinstance(shape, list) and isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _faults(item, shape[0], f"{where}[{number}]")
-    elif isinstance(shape, dict | list) or not shape(value):
-        yield f"{where} is {reprlib.repr(value)}"
-
-
-_Check = Callable[[Any], bool]
-
-
-def _whole(low: int, high: int) -> _Check:
-    return lambda value: type(value) is int and low <= value <= high
-
-
-def _one_of(*values: Any) -> _Check:
-    return lambda value: isinstance(value, str) and value in values
-
-
-def _optional(check: _Check) -> _Check:
-    return lambda value: value is None or check(value)
-
-
-def _like(pattern: re.Pattern[str]) -> _Check:
-    return lambda value: isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def _text(value: Any) -> bool:
-    return isinstance(value, str)
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_text, value))
-
-
-def _switch(value: Any) -> bool:
-    return isinstance(value, bool)
-
-
-def _number(value: Any) -> bool:
-    return _count(value) or (isinstance(value, float) and math.isfinite(value))
-
-
-def _each(check: _Check) -> _Check:
-    return lambda value: isinstance(value, dict) and all(map(check, value.values()))
-
-
-_count = _whole(0, 2**63)
-_dims = _whole(1, 65_536)
-
-_SHAPE = {
-    "generation": _text,
-    "previous": _optional(_text),
-    "spec": {
-        "digest": _text,
-        "backbone": _text,
-        "weights_sha256": _text,
-        "image_size": lambda value: isinstance(value, list) and [*map(_dims, value)] == [True, True],
-        "pooling": _text,
-    },
-    "engine": {
-        "name": lambda value: _text(value) and is_engine_name(value),  # registered here or not
-        "precision": _one_of(*PRECISIONS[1:]),
-        "batch_size": _whole(1, 4096),
-    },
-    "input_root": _text,
-    "config": {
-        "input": _text,
-        "backbone": {
-            "name": _text,
-            "weights": _text,
-            "pooling": _text,
-            "image_size": _optional(_dims),
-        },
-        "images": {"max_bytes": _whole(1, 2**40), "max_pixels": _whole(1, 2**63)},
-        "pca": {"dims": _number, "whiten": lambda value: _switch(value) or (_number(value) and value <= 1)},
-        "index": {},
-    },
-    "ledger": {
-        **dict.fromkeys(("listed", "indexed", "failed", "added", "changed", "removed", "unchanged"), _count),
-        **dict.fromkeys(("embedded", "copied", "reused", "damaged_chunks"), _count),
-        "failed_by_reason": _each(_count),
-    },
-    "feature_dim": _whole(1, 2**20),
-    "dims": _dims,
-    "explained_variance_ratio": _number,
-    "pca": {"refit": _switch, "why": _text, "fitted_in": _text, "fitted_images": _count},
-    "metric": _one_of(*METRICS),
-    "search_k": _whole(1, 2**24),
-    "recall": {"k": _count, "recall": _number},
-    "shards": [{"index": _like(_PATH), "metadata": _like(_PATH), "items": _whole(1, 2**31), "trees": _count}],
-    "basis": _like(_PATH),
-    "failures": [_like(_PATH)],
-    "files": [{"path": _like(_PATH), "size": _count, "sha256": _like(_SHA256)}],
-    "timings": lambda value: _each(_number)(value) and "total" in value,
-}
-
-# What older builds do not write, by section; those of no section are at the top.
-_NEWER: dict[str, dict[str, _Check]] = {
-    "": {"created": _text, "failures_digest": _text, "forced": _texts, "libraries": _each(_text)},
-    "spec": dict.fromkeys(("preprocessing", "decoding", "layers_sha256"), _optional(_text)),
-    "engine": {"cosine_with_float32": _optional(_number)},
-    "ledger": {"environmental": _count, "skipped": _each(_count)},
-    "recall": dict.fromkeys(("queries", "distinct"), _optional(_count)),
-    "pca": {
-        **dict.fromkeys(("cut", "new_images"), _optional(_count)),
-        **dict.fromkeys(("scale_ratio", "unexplained", "tolerated"), _optional(_number)),
-    },
-}
+def _described(where: tuple[int | str, ...], kind: str, value: Any) -> str:
+    """A mistake that pydantic has found, in words."""
+    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in where).removeprefix(".")
+    return f"it has no {key}" if kind == "missing" else f"{key} is {reprlib.repr(value)}"

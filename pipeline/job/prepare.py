@@ -19,7 +19,7 @@ from imgindex.generations.layout import (
     new_name,
     read_manifest,
 )
-from imgindex.generations.manifest import Manifest
+from imgindex.generations.manifest import Manifest, RecordedPcaSettings
 from imgindex.inputs.image_reader import load_image
 from imgindex.inputs.listing import input_root, is_inside, list_images
 from imgindex.inputs.selection import selection_of
@@ -139,10 +139,10 @@ def _previous(
     output: Output, manifest: Manifest, config: Config, spec: Spec, damaged: tuple[str, ...]
 ) -> Previous:
     files = files_of(output, manifest)
-    before = manifest.config
+    before = manifest.settings
     same_spec = manifest.spec.digest == spec.digest
-    pca = {key: before["pca"][key] for key in ("dims", "whiten")}
-    usable = same_spec and pca == {"dims": config.pca.dims, "whiten": config.pca.whiten}
+    pca = config.pca
+    usable = same_spec and before.pca == RecordedPcaSettings(pca.dims, pca.whiten)
     basis = files[manifest.basis] if usable else None
     if basis is not None and basis.path in damaged:
         basis = _same_basis(output, basis)
@@ -153,8 +153,8 @@ def _previous(
         failures=manifest.failures_digest,  # older manifests have none: build once more
         metadata=tuple(file for file in metadata if file.path not in damaged),
         same_recipe=usable
-        and _recipe(before["index"]) == _recipe(asdict(config.index))
-        and config.pca.refit != "always"
+        and _recipe(before.index) == _recipe(asdict(config.index))
+        and pca.refit != "always"
         and manifest.input_root == input_root(str(config.input))
         and not damaged,
         basis=basis,

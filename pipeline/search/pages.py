@@ -99,6 +99,6 @@ def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
 def _image(manifest: Manifest, path: str) -> bytes | None:
     """The file of an image; None, of which the page says that it cannot be shown, where there is none."""
     try:
-        return read_image(path, manifest.config["images"]["max_bytes"])
+        return read_image(path, manifest.settings.images.max_bytes)
     except (OSError, ValueError):  # a name that no filesystem takes is a ValueError
         return None

@@ -50,13 +50,14 @@ class Recipe:
     @classmethod
     def of(cls, manifest: Manifest) -> "Recipe":
         """The recipe of the generation that has `manifest`."""
-        images = manifest.config["images"]
-        # Manifests of before these two keys have none.
-        color_profile, truncated = images.get("color_profile", "srgb"), images.get("truncated", "fail")
-        # What an index leaves out may still be searched for.
-        max_pixels = max(images["max_pixels"], DEFAULT_MAX_PIXELS)
+        images = manifest.settings.images
         return cls(
-            manifest.spec.image_size, str(color_profile), images["max_bytes"], str(truncated), max_pixels
+            manifest.spec.image_size,
+            images.color_profile,
+            images.max_bytes,
+            images.truncated,
+            # What an index leaves out may still be searched for.
+            max(images.max_pixels, DEFAULT_MAX_PIXELS),
         )
 
 
@@ -216,6 +217,6 @@ def image_path(manifest: Manifest, uri: str) -> str:
     """
     if ".." in uri.split("/"):
         raise OutputError(f"{uri!r} leads out of the input {manifest.input_root}")
-    if is_whole(uri) and listing.is_list(manifest.config["input"]):
+    if is_whole(uri) and listing.is_list(manifest.settings.input):
         return name_of(uri)
     return filesystem.join(manifest.input_root, name_of(uri))

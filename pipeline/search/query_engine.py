@@ -50,18 +50,18 @@ def query_engine(output: str, manifest: Manifest, model: str | None = None) -> E
 
 
 def _recorded(manifest: Manifest) -> EngineChoice:
-    """The engine as the manifest has it. Manifests of before some keys lack them."""
-    backbone, engine = manifest.config["backbone"], manifest.engine
+    """The engine as the manifest has it."""
+    backbone, engine = manifest.settings.backbone, manifest.engine
     return EngineChoice(
-        name=backbone["name"],
-        weights=backbone["weights"],
-        pooling=backbone["pooling"],
-        image_size=backbone["image_size"],
+        name=backbone.name,
+        weights=backbone.weights,
+        pooling=backbone.pooling,
+        image_size=backbone.image_size,
         engine=engine.name,
         precision=engine.precision,
         batch_size=engine.batch_size,
         color_profile=Recipe.of(manifest).color_profile,
-        output=backbone.get("output"),
+        output=backbone.output,
     )
 
 
