@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import apache_beam as beam
+from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.typehints.decorators import no_annotations
 
 from imgindex.records import JOIN_BUCKETS, ImageFile, IndexedImage, KnownFailure, StoredImage, bucket_of
 
@@ -28,10 +30,9 @@ class JoinBy(beam.PTransform):  # type: ignore[misc]
 
     bucket: Callable[[Any], int]
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, sides: tuple[Any, Any]) -> Any:
+    # Beam knows the annotations of a single PCollection only.
+    @no_annotations  # type: ignore[untyped-decorator]
+    def expand(self, sides: tuple[PCollection[Any], PCollection[Any]]) -> PCollection[Joined]:
         """Applies the transform."""
         one, other = sides
         return (

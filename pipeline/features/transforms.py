@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
+from apache_beam.pvalue import PCollection
 from apache_beam.transforms.window import GlobalWindows
+from apache_beam.typehints.decorators import no_annotations
 
 from imgindex.config import ImagesConfig
 from imgindex.errors import OutputError
@@ -33,11 +35,11 @@ _HASHED_IMAGES = 512
 class Delta(NamedTuple):
     """A listing against the store."""
 
-    new: Any  # `ImageFile`s to embed, with those of the same bytes as their `duplicates`
-    found: Any  # lists of `StoredImage`s: what the store holds
-    copied: Any  # `EmbeddedUnit`s of files whose bytes the store holds under another name or time
-    failed: Any  # `Failure`s of files whose bytes are known to be bad, or whose uri another file has
-    damaged: Any  # the names of chunks that were dropped, for they are not as they were written
+    new: PCollection[ImageFile]  # to embed, with those of the same bytes as their `duplicates`
+    found: PCollection[list[StoredImage]]  # what the store holds
+    copied: PCollection[EmbeddedUnit]  # of files whose bytes the store holds under another name or time
+    failed: PCollection[Failure]  # of files whose bytes are known to be bad, or whose uri another file has
+    damaged: PCollection[str]  # the names of chunks that were dropped, for they are not as they were written
 
 
 @dataclass
@@ -60,10 +62,9 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
     feature_dim: int | None = None  # of the store's features; None: whatever they have
     rehash: bool = False  # takes no file for unchanged without reading it
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, files: Any) -> Any:
+    # Beam knows the annotations of a single PCollection only.
+    @no_annotations  # type: ignore[untyped-decorator]
+    def expand(self, files: PCollection[ImageFile]) -> Delta:
         """Applies the transform."""
         keys = (
             files.pipeline
@@ -178,10 +179,7 @@ class EmbedImages(beam.PTransform):  # type: ignore[misc]
     threads: int | None = None  # None: all the cores that a worker has
     spec_digest: str | None = None  # refuses a worker whose backbone has another
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, files: Any) -> Any:
+    def expand(self, files: PCollection[ImageFile]) -> PCollection[EmbeddedUnit]:
         """Applies the transform."""
         return (
             files
@@ -257,10 +255,7 @@ class ReadFeatures(beam.PTransform):  # type: ignore[misc]
 
     directory: str
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, selection: Any) -> Any:
+    def expand(self, selection: PCollection[tuple[str, Sequence[int]]]) -> PCollection[Any]:
         """Applies the transform."""
         return selection | "ReadChunks" >> beam.FlatMap(_read_features, self.directory)
 
@@ -274,10 +269,7 @@ def _read_features(selected: tuple[str, Sequence[int]], directory: str) -> Itera
 class GroupByChunk(beam.PTransform):  # type: ignore[misc]
     """Turns lists of `StoredImage`s into ``(chunk, rows)``, each chunk once."""
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, held: Any) -> Any:
+    def expand(self, held: PCollection[list[StoredImage]]) -> PCollection[tuple[str, list[int]]]:
         """Applies the transform."""
         return (
             held

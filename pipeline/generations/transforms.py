@@ -3,17 +3,18 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.pvalue import AsSingleton, TaggedOutput
+from apache_beam.pvalue import AsSingleton, PCollection, TaggedOutput
+from apache_beam.typehints.decorators import no_annotations
 
 from imgindex.errors import DamagedError
 from imgindex.features.join import JoinBy, Joined, in_elements, left, right, uri_bucket
 from imgindex.generations import failure_lists
 from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_files import read_digests
-from imgindex.records import Failure, FailureList, IndexedImage, WrittenFile
+from imgindex.records import Failure, FailureList, IndexedImage, StoredImage, WrittenFile
 
 logger = logging.getLogger(__name__)
 
@@ -28,10 +29,7 @@ class WriteFailures(beam.PTransform):  # type: ignore[misc]
     generation: str
     list_count: AsSingleton
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, failed: Any) -> Any:
+    def expand(self, failed: PCollection[Failure]) -> PCollection[FailureList]:
         """Applies the transform."""
         pairs = tuple[int, Any]  # whose coder every runner knows
         return (
@@ -64,20 +62,25 @@ def _write_list(
     return failure_lists.write_list(generation, number, list_count, failed)
 
 
+class Compared(NamedTuple):
+    """What is to be indexed against a generation."""
+
+    counts: PCollection[Tally]  # of added, changed, removed and unchanged images
+    news: PCollection[list[StoredImage]]  # those that are added or changed
+
+
 @dataclass
 class CompareGenerations(beam.PTransform):  # type: ignore[misc]
     """Compares lists of `StoredImage`s that are to be indexed with the generation that `metadata` describes.
 
-    Gives ``counts``, a PCollection of `Tally`s of added, changed, removed and unchanged images, and
-    ``news``, one of lists of the `StoredImage`s that are added or changed.
+    Gives a `Compared`.
     """
 
     metadata: Sequence[WrittenFile]  # the generation's metadata shards, with their whole paths
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, held: Any) -> Any:
+    # Beam knows the annotations of a single PCollection only.
+    @no_annotations  # type: ignore[untyped-decorator]
+    def expand(self, held: PCollection[list[StoredImage]]) -> Compared:
         """Applies the transform."""
         before = (
             held.pipeline
@@ -86,11 +89,12 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
             | "ReadDigests" >> beam.FlatMap(_read_digests)
         )
         now = held | "EachHeld" >> beam.FlatMap(lambda images: images)
-        return (
+        compared = (
             (before, now)
             | "JoinByUri" >> JoinBy(uri_bucket)
             | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("news", main="counts")
         )
+        return Compared(compared.counts, compared.news)
 
 
 def _read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import apache_beam as beam
 import numpy as np
-from apache_beam.pvalue import AsList, AsSingleton
+from apache_beam.pvalue import AsList, AsSingleton, PCollection
 from apache_beam.transforms.window import GlobalWindows
 
 from imgindex.config import IndexConfig, PcaConfig
@@ -36,10 +36,7 @@ class FitPca(beam.PTransform):  # type: ignore[misc]
 
     config: PcaConfig
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, features: Any) -> Any:
+    def expand(self, features: PCollection[Any]) -> PCollection[Basis]:
         """Applies the transform."""
         blocks = (
             features
@@ -105,10 +102,9 @@ class ProjectFeatures(beam.PTransform):  # type: ignore[misc]
     basis: AsSingleton
     shard_count: AsSingleton
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, selection: Any) -> Any:
+    def expand(
+        self, selection: PCollection[tuple[str, Sequence[int]]]
+    ) -> PCollection[tuple[int, VectorRows]]:
         """Applies the transform."""
         return selection | "ProjectChunks" >> beam.FlatMap(
             _project_chunk, self.directory, self.basis, self.shard_count
@@ -143,10 +139,7 @@ class WriteIndex(beam.PTransform):  # type: ignore[misc]
     config: IndexConfig
     threads: int | None = None  # shards that a worker builds at once; None: as many as it has cores
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, rows: Any) -> Any:
+    def expand(self, rows: PCollection[tuple[int, VectorRows]]) -> PCollection[ShardSummary]:
         """Applies the transform."""
         return (
             rows

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import apache_beam as beam
-from apache_beam.pvalue import TaggedOutput
+from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
+from apache_beam.typehints.decorators import no_annotations
 
 from imgindex.config import ImagesConfig
 from imgindex.inputs import listing
@@ -24,9 +25,9 @@ _BUCKETS = 256
 class Listed(NamedTuple):
     """A listing."""
 
-    files: Any  # `ImageFile`s
-    failures: Any  # `Failure`s
-    skipped: Any  # `Skipped`s: how many other files the input holds
+    files: PCollection[ImageFile]
+    failures: PCollection[Failure]
+    skipped: PCollection[Skipped]  # how many other files the input holds
 
 
 @dataclass
@@ -41,10 +42,9 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
     include: Sequence[str] = ()
     exclude: Sequence[str] = ()
 
-    def __post_init__(self) -> None:
-        super().__init__()
-
-    def expand(self, pbegin: Any) -> Any:
+    # Beam knows the annotations of a single PCollection only.
+    @no_annotations  # type: ignore[untyped-decorator]
+    def expand(self, pbegin: PBegin) -> Listed:
         """Applies the transform."""
         selection = Selection(tuple(self.extensions), tuple(self.include), tuple(self.exclude))
         selection = listing.settled(selection, self.source)

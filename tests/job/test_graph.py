@@ -1,5 +1,6 @@
 """The whole graph: what people see of it on a runner's page."""
 
+import logging
 import re
 from dataclasses import replace
 from typing import Any
@@ -7,11 +8,14 @@ from typing import Any
 import apache_beam as beam
 import pytest
 from apache_beam.pipeline import PipelineVisitor
+from apache_beam.typehints.decorators import TypeCheckError
 
 from imgindex.config import BackboneConfig, Config, EngineConfig, PcaConfig
+from imgindex.features.transforms import EmbedImages, GroupByChunk, ReadFeatures
 from imgindex.job.graph import assemble
 from imgindex.job.plan import Plan, Previous
 from imgindex.job.prepare import make_plan
+from imgindex.models.engines.protocol import EngineChoice
 from imgindex.records import WrittenFile
 
 BEFORE = Previous(
@@ -46,6 +50,26 @@ def test_steps_have_names_in_camel_case(first_plan: Plan, refit: str | None) -> 
     assert {"ListImages", "EmbedUnits", "BuildShards", "Publish"} <= set(labels)
     for label in labels:
         assert re.fullmatch(r"([A-Z][a-z]+)+", label), label
+
+
+def test_beam_has_nothing_to_warn_of(first_plan: Plan, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assemble(beam.Pipeline(), replace(first_plan, previous=BEFORE))
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        ReadFeatures("store"),
+        EmbedImages("store", EngineChoice("MobileNetV2", "none", "avg", 32, "tensorflow", "float32", 1, 1.0)),
+        GroupByChunk(),
+    ],
+    ids=lambda transform: type(transform).__name__,
+)
+def test_a_transform_refuses_a_collection_of_other_elements(transform: beam.PTransform) -> None:
+    with pytest.raises(TypeCheckError, match=f"{type(transform).__name__}.*int"):
+        _ = beam.Pipeline() | beam.Create([1]) | transform
 
 
 def own_labels(pipeline: beam.Pipeline) -> list[str]:
