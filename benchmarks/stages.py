@@ -18,12 +18,12 @@ from threadpoolctl import threadpool_limits
 from imgindex.config import IndexConfig
 from imgindex.features import feature_store
 from imgindex.indexing.shards import write_shard
-from imgindex.indexing.vector_files import Parts, PartWriter
+from imgindex.indexing.vector_files import Parts, PartWriter, VectorRows
 from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import Selection
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
-from imgindex.records import ImageFile, ImageRow, VectorRows
+from imgindex.records import ImageFile, ImageRow
 
 FEATURE_DIM = 2048
 DIMS = 150

@@ -1,13 +1,8 @@
 """What travels through the pipeline and between its runs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
 
 # Into how many parts a listing is cut where it meets the store: enough that a part of 10**10 images fits
 # into a worker's memory, few enough that an element is a batch and not an image.
@@ -92,26 +87,6 @@ class KnownFailure:
         return self.failure.sha256
 
 
-@dataclass(frozen=True)
-class EmbeddedUnit:
-    """What embedding one unit of images gave: a chunk of the store and the images that failed."""
-
-    images: tuple[StoredImage, ...]  # all of one chunk; none when every image failed
-    failures: tuple[Failure, ...]
-    started: float  # seconds since the epoch
-    finished: float
-    engine_seconds: float  # in the backbone itself
-    known: tuple[KnownFailure, ...] = ()  # those of the failures that the store is to remember
-
-
-@dataclass(frozen=True)
-class VectorRows:
-    """A batch of projected images on the way to their shard; row i of both fields is one image."""
-
-    images: pa.Table  # uri, sha256, size, width, height
-    vectors: npt.NDArray[np.float32]  # [n, dims]
-
-
 @dataclass(frozen=True, slots=True)
 class WrittenFile:
     """A file of a generation: its path there, size in bytes and SHA-256."""
@@ -119,43 +94,6 @@ class WrittenFile:
     path: str
     size: int
     sha256: str
-
-
-@dataclass(frozen=True)
-class ShardSummary:
-    """A written shard."""
-
-    index: WrittenFile
-    metadata: WrittenFile
-    items: int
-    settings: Mapping[str, int]  # that the index was built with
-    recalls: tuple[float, ...]  # recall@10 of distinct images, as `models.ann.recall` measures it
-    finished: float  # seconds since the epoch
-    problems: tuple[str, ...] = ()  # what is wrong with the files as they were read back
-    distinct: int = 0  # images of the shard that are no copies of each other
-    queries: int = 0  # those of them that recall was measured with
-
-
-@dataclass(frozen=True)
-class FailureList:
-    """A written list of failures of a generation."""
-
-    file: WrittenFile
-    by_reason: Mapping[str, int]  # how many of them, by stage/reason
-    problems: tuple[str, ...] = ()  # what is wrong with the file as it was read back
-
-
-@dataclass(frozen=True)
-class WrittenBasis:
-    """The written PCA basis of a generation."""
-
-    file: WrittenFile
-    feature_dim: int
-    dims: int
-    explained_variance_ratio: float  # of all components together
-    finished: float
-    cut: int = 0  # as of `Basis`
-    scale_ratio: float = 1.0
 
 
 def version_of_file(version: str) -> str:

@@ -12,8 +12,9 @@ from imgindex.generations.manifest import (
     RecordedSpec,
     Shard,
 )
+from imgindex.indexing.shards import ShardSummary
 from imgindex.models.ann.protocol import Metric
-from imgindex.records import ShardSummary, WrittenFile
+from imgindex.records import WrittenFile
 
 
 def manifest_of(

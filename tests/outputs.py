@@ -13,11 +13,12 @@ from imgindex.config import IndexConfig
 from imgindex.features import feature_store
 from imgindex.generations.layout import Output, current_name, publish
 from imgindex.indexing.shards import write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import written_files
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
-from imgindex.records import ImageRow, VectorRows
+from imgindex.records import ImageRow
 
 _BLOCK_ROWS = 8192
 

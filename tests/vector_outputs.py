@@ -10,11 +10,11 @@ from manifests import manifest_of
 from imgindex.config import IndexConfig
 from imgindex.generations.layout import Output, current_name, publish
 from imgindex.indexing.shards import write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import written_files
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
-from imgindex.records import VectorRows
 
 
 def publish_vectors(

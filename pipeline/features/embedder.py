@@ -18,12 +18,24 @@ from imgindex.models import decoder_pool
 from imgindex.models.batches import BatchEmbedder
 from imgindex.models.decoder import Decoder
 from imgindex.models.engines.protocol import Engine
-from imgindex.records import EmbeddedUnit, Failure, ImageFile, ImageRow, KnownFailure, StoredImage
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
 # Batches that decoder threads may be ahead of the backbone: enough that neither waits for the other.
 _BATCHES_AHEAD = 3
 
 Features = npt.NDArray[np.float16]
+
+
+@dataclass(frozen=True)
+class EmbeddedUnit:
+    """What embedding one unit of images gave: a chunk of the store and the images that failed."""
+
+    images: tuple[StoredImage, ...]  # all of one chunk; none when every image failed
+    failures: tuple[Failure, ...]
+    started: float  # seconds since the epoch
+    finished: float
+    engine_seconds: float  # in the backbone itself
+    known: tuple[KnownFailure, ...] = ()  # those of the failures that the store is to remember
 
 
 @dataclass

@@ -19,11 +19,11 @@ from imgindex.errors import OutputError
 from imgindex.features import feature_store, known_failures
 from imgindex.features.diff import diff_bucket, file_names, read_keys
 from imgindex.features.duplicates import digest_bucket, find_suspects, hash_files, match_digests, size_bucket
-from imgindex.features.embedder import UnitEmbedder
+from imgindex.features.embedder import EmbeddedUnit, UnitEmbedder
 from imgindex.features.join import JoinBy, uri_bucket
 from imgindex.models.engines.loading import load_engine, load_smaller_engine
 from imgindex.models.engines.protocol import EngineChoice
-from imgindex.records import EmbeddedUnit, Failure, ImageFile, KnownFailure, StoredImage
+from imgindex.records import Failure, ImageFile, KnownFailure, StoredImage
 from imgindex.runtime.beam_counters import count_embedded, count_failure
 from imgindex.runtime.progress import EMBEDDING
 from imgindex.runtime.resources import available_cores

@@ -2,15 +2,24 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 
 from imgindex.errors import DamagedError
 from imgindex.io import filesystem, written_files
-from imgindex.records import Failure, FailureList, WrittenFile, bucket_of
+from imgindex.records import Failure, WrittenFile, bucket_of
 
 # How many failures a list holds on average, at most: some 20 MiB.
 _LISTED_FAILURES = 65_536
+
+
+@dataclass(frozen=True)
+class FailureList:
+    """A written list of failures of a generation."""
+
+    file: WrittenFile
+    by_reason: Mapping[str, int]  # how many of them, by stage/reason
+    problems: tuple[str, ...] = ()  # what is wrong with the file as it was read back
 
 
 def list_count_of(failed: int) -> int:

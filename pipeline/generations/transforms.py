@@ -12,9 +12,10 @@ from apache_beam.typehints.decorators import no_annotations
 from imgindex.errors import DamagedError
 from imgindex.features.join import JoinBy, Joined, in_elements, left, right, uri_bucket
 from imgindex.generations import failure_lists
+from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_files import read_digests
-from imgindex.records import Failure, FailureList, IndexedImage, StoredImage, WrittenFile
+from imgindex.records import Failure, IndexedImage, StoredImage, WrittenFile
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,8 @@
 
 from imgindex.config import IndexConfig
 from imgindex.indexing.shard_backend import SHARD_BACKEND, settings_to_try
-from imgindex.indexing.shards import write_shard
+from imgindex.indexing.shards import ShardSummary, write_shard
 from imgindex.indexing.vector_files import Parts
-from imgindex.records import ShardSummary
 from imgindex.runtime.resources import available_cores, available_memory, budget_of
 
 # What is in memory of each row beside its vector: the metadata, as it is gathered, sorted and written, of

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,16 +16,32 @@ from imgindex.config import IndexConfig
 from imgindex.errors import DamagedError
 from imgindex.indexing.shard_backend import SHARD_BACKEND, settings_to_try
 from imgindex.indexing.shard_files import contents_of, open_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import filesystem, written_files
 from imgindex.models.ann.protocol import BuildSettings, Metric
 from imgindex.models.ann.recall import RECALL_K, first_to_reach, measure_recall, recall_sample
-from imgindex.records import ShardSummary, VectorRows, WrittenFile
+from imgindex.records import WrittenFile
 
 # Items of a shard that it is asked for before it is published.
 _ASKED_ITEMS = 20
 
 # The name of the folder that an image lies in, its label; nothing matches at the top of the input.
 _PARENT_FOLDER = r"(?:^|/)(?P<label>[^/]+)/[^/]*$"
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    """A written shard."""
+
+    index: WrittenFile
+    metadata: WrittenFile
+    items: int
+    settings: Mapping[str, int]  # that the index was built with
+    recalls: tuple[float, ...]  # recall@10 of distinct images, as `models.ann.recall` measures it
+    finished: float  # seconds since the epoch
+    problems: tuple[str, ...] = ()  # what is wrong with the files as they were read back
+    distinct: int = 0  # images of the shard that are no copies of each other
+    queries: int = 0  # those of them that recall was measured with
 
 
 def shard_count_of(items: int, items_per_shard: int) -> int:

@@ -16,10 +16,11 @@ from apache_beam.transforms.window import GlobalWindows
 from imgindex.config import IndexConfig, PcaConfig
 from imgindex.features import feature_store
 from imgindex.indexing.shard_budget import default_limit, write_within
-from imgindex.indexing.vector_files import Part, Parts, PartWriter
+from imgindex.indexing.shards import ShardSummary
+from imgindex.indexing.vector_files import Part, Parts, PartWriter, VectorRows
 from imgindex.models.moments import Moments, MomentsBlock
 from imgindex.models.pca import Basis, fit_basis
-from imgindex.records import ShardSummary, VectorRows, bucket_of
+from imgindex.records import bucket_of
 from imgindex.runtime.resources import available_cores
 
 # Rows that are added to the moments at once: for fewer, matrix products run below their speed.

@@ -2,13 +2,14 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from imgindex.io import content_addressed, filesystem
-from imgindex.records import VectorRows
 
 # Rows that make a file worth writing, some 11 MiB at 150 dimensions, and that may wait for theirs, of all
 # shards together.
@@ -16,6 +17,14 @@ _PART_ROWS = 16_384
 _WAITING_ROWS = 4 * _PART_ROWS
 
 _VECTOR = "vector"
+
+
+@dataclass(frozen=True)
+class VectorRows:
+    """A batch of projected images on the way to their shard; row i of both fields is one image."""
+
+    images: pa.Table  # uri, sha256, size, width, height
+    vectors: npt.NDArray[np.float32]  # [n, dims]
 
 
 def directory(generation: str) -> str:

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 
+from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.manifest import Ledger
 from imgindex.inputs.skipped import EXCLUDED_FILES, EXCLUDED_FOLDERS, HIDDEN_FILES, HIDDEN_FOLDERS, described
 from imgindex.io import filesystem, written_files
 from imgindex.job.description import Finished
 from imgindex.job.plan import Plan
 from imgindex.models.ann.recall import RECALL_K
-from imgindex.records import FailureList
 
 
 def path_of(plan: Plan, failures: Sequence[FailureList]) -> str:

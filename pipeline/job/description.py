@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from imgindex.features.known_failures import is_environmental
+from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.layout import library_versions
 from imgindex.generations.manifest import (
     Ledger,
@@ -19,12 +20,26 @@ from imgindex.generations.manifest import (
 )
 from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_backend import SEARCHES
+from imgindex.indexing.shards import ShardSummary
 from imgindex.inputs.listing import input_root
 from imgindex.inputs.skipped import most_frequent
 from imgindex.job.plan import Plan
 from imgindex.models.ann.recall import RECALL_K, first_to_reach
 from imgindex.models.drift import Verdict
-from imgindex.records import FailureList, ShardSummary, WrittenBasis
+from imgindex.records import WrittenFile
+
+
+@dataclass(frozen=True)
+class WrittenBasis:
+    """The written PCA basis of a generation."""
+
+    file: WrittenFile
+    feature_dim: int
+    dims: int
+    explained_variance_ratio: float  # of all components together
+    finished: float
+    cut: int = 0  # as of `Basis`
+    scale_ratio: float = 1.0
 
 
 @dataclass(frozen=True)

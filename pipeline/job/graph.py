@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import apache_beam as beam
 from apache_beam.pvalue import AsList, AsSingleton
 
+from imgindex.features.embedder import EmbeddedUnit
 from imgindex.features.known_failures import fingerprint
 from imgindex.features.transforms import DiffAgainstStore, EmbedImages, Features, GroupByChunk, ReadFeatures
 from imgindex.generations.failure_lists import list_count_of
@@ -13,16 +14,17 @@ from imgindex.generations.layout import Output, tell_alive
 from imgindex.generations.tally import Tally
 from imgindex.generations.transforms import CompareGenerations, WriteFailures
 from imgindex.indexing.shard_files import read_basis
-from imgindex.indexing.shards import shard_count_of
+from imgindex.indexing.shards import ShardSummary, shard_count_of
 from imgindex.indexing.transforms import FitPca, ProjectFeatures, WriteIndex
 from imgindex.inputs.selection import selection_of
 from imgindex.inputs.transforms import ListImages
 from imgindex.io import written_files
+from imgindex.job.description import WrittenBasis
 from imgindex.job.plan import Plan
 from imgindex.job.publish import finish, nothing_changed
 from imgindex.models.drift import Residuals, Verdict, judge
 from imgindex.models.pca import Basis
-from imgindex.records import EmbeddedUnit, Failure, ShardSummary, StoredImage, WrittenBasis
+from imgindex.records import Failure, StoredImage
 
 
 def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from imgindex.errors import DamagedError, ImgindexError, InputError, PublishRefusedError, SupersededError
+from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.layout import (
     DETACHED,
     OUTCOME,
@@ -18,12 +19,12 @@ from imgindex.generations.layout import (
 from imgindex.generations.manifest import Ledger, Manifest
 from imgindex.generations.tally import Tally
 from imgindex.indexing import vector_files
+from imgindex.indexing.shards import ShardSummary
 from imgindex.io import filesystem
 from imgindex.job.checks import path_of, reasons, refusal
-from imgindex.job.description import Finished, digest_of_failures, ledger_of, manifest_of, tune
+from imgindex.job.description import Finished, WrittenBasis, digest_of_failures, ledger_of, manifest_of, tune
 from imgindex.job.plan import Plan
 from imgindex.models.drift import Verdict
-from imgindex.records import FailureList, ShardSummary, WrittenBasis
 
 
 def nothing_changed(plan: Plan, tally: Tally) -> bool:

@@ -21,9 +21,11 @@ from sklearn.decomposition import PCA
 
 from imgindex.config import IndexConfig, PcaConfig
 from imgindex.features import feature_store
+from imgindex.features.embedder import EmbeddedUnit
 from imgindex.features.transforms import EmbedImages, ReadFeatures
 from imgindex.indexing.shards import write_shard
 from imgindex.indexing.transforms import FitPca, ProjectFeatures, WriteIndex
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.inputs.local_files import local_version
 from imgindex.inputs.transforms import ListImages
 from imgindex.io import filesystem as io_filesystem
@@ -34,7 +36,7 @@ from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.moments import Moments
 from imgindex.models.pca import Basis, fit_basis, normalize
 from imgindex.models.preprocess import decode
-from imgindex.records import EmbeddedUnit, ImageFile, ImageRow, VectorRows, bucket_of
+from imgindex.records import ImageFile, ImageRow, bucket_of
 from imgindex.runtime.progress import EMBEDDING
 
 ENGINE = EngineChoice("MobileNetV2", "none", "avg", 32, "tensorflow", "float32", 4)

@@ -27,10 +27,11 @@ from imgindex.features.transforms import DiffAgainstStore, GroupByChunk
 from imgindex.generations.tally import Tally
 from imgindex.generations.transforms import CompareGenerations
 from imgindex.indexing.shards import write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.inputs import local_files
 from imgindex.io import written_files
 from imgindex.models.pca import normalize
-from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
 # What the workers of a pipeline, which run in this process, leave of each of its collections.
 KEPT: dict[str, list[Any]] = {}

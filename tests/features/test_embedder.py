@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError, OutputError, WorkerError
 from imgindex.features import feature_store
-from imgindex.features.embedder import UnitEmbedder
+from imgindex.features.embedder import EmbeddedUnit, UnitEmbedder
 from imgindex.inputs.local_files import local_version
 from imgindex.io import circuit_breaker, content_addressed, filesystem
 from imgindex.models.decoder import Decoder, DecoderProcess
 from imgindex.models.decoder_pool import DecoderPool
 from imgindex.models.preprocess import DecodeError, decode
-from imgindex.records import EmbeddedUnit, Failure, ImageFile, StoredImage
+from imgindex.records import Failure, ImageFile, StoredImage
 
 MAX_BYTES = 100_000
 

@@ -17,13 +17,14 @@ from apache_beam.testing.test_pipeline import TestPipeline as BeamTestPipeline
 from fake_engine import factory_of, registered
 
 from imgindex.features import feature_store
+from imgindex.features.embedder import EmbeddedUnit
 from imgindex.features.transforms import DiffAgainstStore, EmbedImages
 from imgindex.generations import prune, verify
 from imgindex.generations.layout import Output, current_name, read_manifest
 from imgindex.inputs.local_files import local_version
 from imgindex.io import content_addressed
 from imgindex.models.engines.protocol import EngineChoice
-from imgindex.records import EmbeddedUnit, ImageFile, ImageRow
+from imgindex.records import ImageFile, ImageRow
 
 # More of them take more time and show the same bounds.
 COPIES = int(os.environ.get("IMGINDEX_COPIES", "10000"))

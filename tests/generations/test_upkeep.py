@@ -28,11 +28,12 @@ from imgindex.generations.rollback import rollback
 from imgindex.generations.verify import verify
 from imgindex.indexing import shards
 from imgindex.indexing.shards import write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import content_addressed, filesystem, written_files
 from imgindex.io.output_lock import Claim, writer_lock
 from imgindex.models.moments import Moments
 from imgindex.models.pca import fit_basis, normalize
-from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage, VectorRows
+from imgindex.records import Failure, ImageFile, ImageRow, KnownFailure, StoredImage
 
 FEATURES, _ = normalize(np.random.default_rng(0).random((100, 16), np.float32))
 LONG_AGO = "20200101T00000{}Z-01234567"

@@ -14,9 +14,8 @@ from imgindex.config import IndexConfig
 from imgindex.indexing import shard_budget
 from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.indexing.shard_budget import bytes_in_memory, bytes_on_disk, default_limit, write_within
-from imgindex.indexing.vector_files import Parts, PartWriter
+from imgindex.indexing.vector_files import Parts, PartWriter, VectorRows
 from imgindex.models.ann.annoy import Annoy
-from imgindex.records import VectorRows
 from imgindex.runtime.resources import MemoryBudget
 
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from imgindex.config import IndexConfig
-from imgindex.indexing.shards import check_shard, labels_of, write_shard
+from imgindex.indexing.shards import ShardSummary, check_shard, labels_of, write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import object_stores
 from imgindex.models.ann.annoy import AnnoyShard
-from imgindex.records import ShardSummary, VectorRows
 
 DIMS = 5
 URIS = [f"{folder}{number}.jpg" for number in range(14) for folder in ("b/", "", "a/ä/", "a/")]

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from imgindex.errors import OutputError
 from imgindex.indexing import vector_files
-from imgindex.indexing.vector_files import Part, Parts, PartWriter
+from imgindex.indexing.vector_files import Part, Parts, PartWriter, VectorRows
 from imgindex.io import content_addressed
-from imgindex.records import VectorRows
 
 
 def rows_of(first: int, count: int) -> VectorRows:

@@ -25,7 +25,7 @@ from imgindex.errors import (
 )
 from imgindex.features.known_failures import fingerprint
 from imgindex.generations import layout, manifest
-from imgindex.generations.failure_lists import list_of, write_list
+from imgindex.generations.failure_lists import FailureList, list_of, write_list
 from imgindex.generations.layout import (
     Output,
     current_name,
@@ -39,17 +39,19 @@ from imgindex.generations.layout import (
 )
 from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_backend import SEARCHES
-from imgindex.indexing.shards import write_shard
+from imgindex.indexing.shards import ShardSummary, write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import filesystem, written_files
 from imgindex.io.digest_json import seal
 from imgindex.io.output_lock import writer_lock
 from imgindex.job.checks import CHECKS
+from imgindex.job.description import WrittenBasis
 from imgindex.job.plan import Plan, Previous
 from imgindex.job.publish import digest_of_failures, finish, nothing_changed, outcome
 from imgindex.models.drift import Verdict
 from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.spec import Spec
-from imgindex.records import Failure, FailureList, ShardSummary, VectorRows, WrittenBasis, WrittenFile
+from imgindex.records import Failure, WrittenFile
 
 SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "preprocess", "decode", "cd" * 32)
 INDEX = IndexConfig(trees=5)

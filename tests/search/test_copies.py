@@ -18,11 +18,11 @@ from imgindex.errors import UsageError
 from imgindex.generations.layout import Output, publish
 from imgindex.generations.manifest import decode
 from imgindex.indexing.shards import write_shard
+from imgindex.indexing.vector_files import VectorRows
 from imgindex.io import written_files
 from imgindex.io.digest_json import seal
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.pca import Basis
-from imgindex.records import VectorRows
 from imgindex.search.index import Index
 from imgindex.search.pages import result_page
 from imgindex.search.results import Neighbor, result_table, to_json
