@@ -1,4 +1,4 @@
-"""The transform that lists an input: it only wires; the work is in `listing` and `tar_members`."""
+"""The transform that lists an input: it only wires; the work is in `pieces`, `lookup` and `tar_members`."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,9 +10,11 @@ from apache_beam.pvalue import PBegin, PCollection, TaggedOutput
 from apache_beam.typehints.decorators import no_annotations
 
 from imgindex.config import ImagesConfig
-from imgindex.inputs import listing
+from imgindex.inputs.lookup import look_up
+from imgindex.inputs.pieces import NamedFiles, Piece, cut, cut_list, without_repeats
 from imgindex.inputs.selection import Selection
 from imgindex.inputs.skipped import Skipped
+from imgindex.inputs.source import is_list, settled
 from imgindex.inputs.tar_members import TarFile, images_of, split
 from imgindex.records import Failure, ImageFile, bucket_of
 from imgindex.runtime.beam_counters import count_failure
@@ -47,23 +49,23 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
     def expand(self, pbegin: PBegin) -> Listed:
         """Applies the transform."""
         selection = Selection(tuple(self.extensions), tuple(self.include), tuple(self.exclude))
-        selection = listing.settled(selection, self.source)
+        selection = settled(selection, self.source)
         located = pbegin | "LocateInput" >> beam.Create([self.source])
         skipped = []
-        if listing.is_list(self.source):
+        if is_list(self.source):
             pieces = (
                 located
-                | "ReadList" >> beam.FlatMap(listing.cut_list)
+                | "ReadList" >> beam.FlatMap(cut_list)
                 | "SplitByBucket" >> beam.FlatMap(_files_by_bucket)
                 | "GroupNames" >> beam.GroupByKey()
                 | "DropRepeats" >> beam.FlatMap(_without_repeats)
             )
         else:
-            cut = located | "CutListing" >> beam.FlatMap(_cut, selection).with_outputs(
+            named = located | "CutListing" >> beam.FlatMap(_cut, selection).with_outputs(
                 "skipped", main="pieces"
             )
-            pieces = cut.pieces
-            skipped.append(cut.skipped)
+            pieces = named.pieces
+            skipped.append(named.skipped)
         found = (
             pieces
             | "SpreadPieces" >> beam.Reshuffle()
@@ -85,7 +87,7 @@ class ListImages(beam.PTransform):  # type: ignore[misc]
         )
 
 
-def _files_by_bucket(piece: listing.NamedFiles) -> Iterable[tuple[int, list[tuple[str, str]]]]:
+def _files_by_bucket(piece: NamedFiles) -> Iterable[tuple[int, list[tuple[str, str]]]]:
     buckets: dict[int, list[tuple[str, str]]] = defaultdict(list)
     for uri, path in piece.files:
         # All of a tar together, which is gone through once.
@@ -97,23 +99,23 @@ def _files_by_bucket(piece: listing.NamedFiles) -> Iterable[tuple[int, list[tupl
 
 def _without_repeats(
     bucket: tuple[int, Iterable[list[tuple[str, str]]]],
-) -> Iterator[listing.NamedFiles]:
-    return listing.without_repeats((uri, name_of(path)) for files in bucket[1] for uri, path in files)
+) -> Iterator[NamedFiles]:
+    return without_repeats((uri, name_of(path)) for files in bucket[1] for uri, path in files)
 
 
 def _cut(source: str, selection: Selection) -> Iterator[Any]:
-    return map(_tagged, listing.cut(source, selection))
+    return map(_tagged, cut(source, selection))
 
 
-def _look_up(piece: listing.Piece, source: str, selection: Selection) -> Iterator[Any]:
-    return map(_tagged, listing.look_up(piece, source, selection))
+def _look_up(piece: Piece, source: str, selection: Selection) -> Iterator[Any]:
+    return map(_tagged, look_up(piece, source, selection))
 
 
 def _list_tar(tar: TarFile, selection: Selection) -> Iterator[Any]:
     return map(_tagged, images_of(tar, selection.rules()))
 
 
-def _tagged(listed: ImageFile | Failure | TarFile | Skipped | listing.Piece) -> Any:
+def _tagged(listed: ImageFile | Failure | TarFile | Skipped | Piece) -> Any:
     match listed:
         case Failure():
             return TaggedOutput("failures", count_failure(listed))

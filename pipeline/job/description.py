@@ -21,8 +21,8 @@ from imgindex.generations.manifest import (
 from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_backend import SEARCHES
 from imgindex.indexing.shards import ShardSummary
-from imgindex.inputs.listing import input_root
 from imgindex.inputs.skipped import most_frequent
+from imgindex.inputs.source import input_root
 from imgindex.job.plan import Plan
 from imgindex.models.ann.recall import RECALL_K, first_to_reach
 from imgindex.models.drift import Verdict

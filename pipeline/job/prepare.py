@@ -21,9 +21,10 @@ from imgindex.generations.layout import (
 )
 from imgindex.generations.manifest import Manifest, RecordedPcaSettings
 from imgindex.inputs.image_reader import load_image
-from imgindex.inputs.listing import input_root, is_inside, list_images
+from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import selection_of
 from imgindex.inputs.skipped import described, most_frequent
+from imgindex.inputs.source import input_root, is_inside
 from imgindex.io import written_files
 from imgindex.io.paths import absolute
 from imgindex.job.live_check import faults_in

@@ -14,9 +14,11 @@ from PIL import Image
 
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generations.manifest import Manifest
-from imgindex.inputs import listing, local_files, tar_members
+from imgindex.inputs import local_files, tar_members
 from imgindex.inputs.image_lists import is_whole
+from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import Selection
+from imgindex.inputs.source import input_root, is_list
 from imgindex.io import filesystem
 from imgindex.io.byte_ranges import read_range
 from imgindex.io.content_encoding import DamagedEncodingError, unpacked
@@ -103,8 +105,8 @@ def each_in(source: str, extensions: Sequence[str], skipped: Counter[str]) -> It
         return
     none = True
     try:
-        root = listing.input_root(source)
-        for found in listing.list_images(source, Selection(readable(extensions)), skipped):
+        root = input_root(source)
+        for found in list_images(source, Selection(readable(extensions)), skipped):
             none = False
             uri = found.uri if is_whole(found.uri) else uri_of(filesystem.join(root, name_of(found.uri)))
             yield replace(found, uri=uri)
@@ -119,7 +121,7 @@ def each_in(source: str, extensions: Sequence[str], skipped: Counter[str]) -> It
 
 def is_several(source: str) -> bool:
     """Whether `source` is a folder, a glob, a tar or a list, and not an image."""
-    if listing.is_list(source):
+    if is_list(source):
         return True
     if filesystem.is_local(source):
         path = Path(source)
@@ -217,6 +219,6 @@ def image_path(manifest: Manifest, uri: str) -> str:
     """
     if ".." in uri.split("/"):
         raise OutputError(f"{uri!r} leads out of the input {manifest.input_root}")
-    if is_whole(uri) and listing.is_list(manifest.settings.input):
+    if is_whole(uri) and is_list(manifest.settings.input):
         return name_of(uri)
     return filesystem.join(manifest.input_root, name_of(uri))

@@ -149,13 +149,13 @@ ANSWERS_NO = {"exists", "is_file", "is_dir", "lexists", "isfile", "isdir"}
 
 # Where nothing is deleted or overwritten for such an answer, and why it is asked.
 HARMLESS = {
-    ("pipeline/inputs/listing.py", "input_root"): "which kind of input it is",
-    ("pipeline/inputs/listing.py", "is_list"): "which kind of input it is",
-    ("pipeline/inputs/listing.py", "_local_paths"): "which kind of input it is, or an error",
+    ("pipeline/inputs/source.py", "input_root"): "which kind of input it is",
+    ("pipeline/inputs/source.py", "is_list"): "which kind of input it is",
+    ("pipeline/inputs/pieces.py", "_local_paths"): "which kind of input it is, or an error",
     ("pipeline/presets.py", "config_path"): "a file or a shipped config",
     ("pipeline/search/queries.py", "is_several"): "which kind of query it is",
     (
-        "pipeline/inputs/listing.py",
+        "pipeline/inputs/source.py",
         "_is_there",
     ): "a name or a pattern; what cannot be looked at fails as it is read",
     (

@@ -15,8 +15,9 @@ from packed import tar_of
 
 from imgindex.errors import InputError
 from imgindex.inputs.image_lists import read_list
-from imgindex.inputs.listing import input_root, list_images
+from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import Selection
+from imgindex.inputs.source import input_root
 from imgindex.io import filesystem
 from imgindex.records import Failure, ImageFile
 

@@ -10,8 +10,9 @@ import pytest
 from packed import tar_of
 
 from imgindex.errors import InputError
-from imgindex.inputs.listing import input_root, is_inside, list_images
+from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import Selection
+from imgindex.inputs.source import input_root, is_inside
 from imgindex.io.filesystem import read_bytes, write_bytes
 from imgindex.records import Failure, ImageFile
 from imgindex.uris import name_of

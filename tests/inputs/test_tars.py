@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed import tar_of
 
-from imgindex.inputs.listing import input_root, list_images
+from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import Selection
+from imgindex.inputs.source import input_root
 from imgindex.inputs.tar_format import TarError, each_member
 from imgindex.inputs.tar_members import TarFile, images_of, read_image
 from imgindex.io import filesystem
