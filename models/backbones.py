@@ -1,8 +1,9 @@
 """Backbones: Keras models that map raw RGB pixels to one pooled feature per image.
 
 A backbone is an application of ``keras.applications`` without its classifier, or a saved
-``.keras`` model. Importing this module loads neither Keras nor TensorFlow;
-:func:`check_backbone` refuses what it can without them, :func:`load_backbone` builds the model.
+``.keras`` model. ``pixels`` is one without Keras: its feature is the image itself.
+Importing this module loads neither Keras nor TensorFlow; :func:`check_backbone` refuses what
+it can without them, :func:`load_backbone` builds the model.
 """
 
 import difflib
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from imgindex.errors import UsageError, WeightsUnavailableError
+from imgindex.errors import UnsupportedModelError, UsageError, WeightsUnavailableError
 from imgindex.models.applications import APPLICATIONS
 from imgindex.models.digests import layers_digest, weights_digest
 from imgindex.models.frameworks import first_line, settled_keras
@@ -25,6 +26,12 @@ from imgindex.models.saved_models import describe_hdf5, gray, is_saved_model, lo
 POOLINGS = ("avg", "max")
 WEIGHTS_WORDS = ("imagenet", "bundled", "none")
 BUNDLED_NAME = "MobileNetV2"
+
+# The baseline: an image's RGB values, row by row. PCA takes memory and time that grow with powers of them.
+PIXELS = "pixels"
+PIXELS_IMAGE_SIZE = 32
+_MOST_PIXELS_IMAGE_SIZE = 64
+
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights/MobileNetV2_imagenet_notop_float16.weights.h5"
 
 IMAGE_SIZES = range(32, 2049)
@@ -63,11 +70,12 @@ def check_backbone(
     """Refuses what can be refused without loading Keras.
 
     Args:
-        name: A ``keras.applications`` name or the path of a ``.keras`` model.
+        name: A ``keras.applications`` name, ``pixels`` or the path of a ``.keras`` model.
         weights: ``imagenet``, ``bundled``, ``none`` or the path of a ``.h5`` weights file. With a path
             the application has the layers that it has with ``imagenet``. For a ``.keras`` model,
             which holds its weights, only ``imagenet`` and ``none``; both mean the weights in the file.
-        pooling: ``avg`` or ``max``.
+            ``pixels`` has none: it takes the same two, which mean nothing.
+        pooling: ``avg`` or ``max``. ``pixels`` has nothing to pool and takes ``avg`` alone, the default.
         image_size: Side of the square input in pixels, or None for the
             model's own size.
         output: Of a ``.keras`` model the name of the output, or of the layer, that gives the features, or
@@ -92,6 +100,9 @@ def check_backbone(
         raise UsageError(
             f"backbone.output is {output!r}, but {name} is no .keras model: leave backbone.output out"
         )
+    if name == PIXELS:
+        _check_pixels(weights, pooling, image_size)
+        return
     if name.endswith((".h5", ".hdf5")):
         raise UsageError(
             f"backbone.name: {name} {describe_hdf5(name)}"
@@ -100,8 +111,8 @@ def check_backbone(
         )
     if name not in APPLICATIONS:
         raise UsageError(
-            f"backbone.name {name!r} is unknown{_did_you_mean(name, APPLICATIONS)}: expected a "
-            "keras.applications model, such as ResNet50, or the path of a .keras file"
+            f"backbone.name {name!r} is unknown{_did_you_mean(name, [*APPLICATIONS, PIXELS])}: expected a "
+            "keras.applications model, such as ResNet50, or pixels, or the path of a .keras file"
         )
     minimum = APPLICATIONS[name].minimum_size
     if size is not None and min(size) < minimum:
@@ -109,6 +120,24 @@ def check_backbone(
             f"backbone.image_size is {image_size!r}: {name} takes no side below {minimum} pixels"
         )
     _check_weights(name, weights)
+
+
+def _check_pixels(weights: str, pooling: str, image_size: int | None) -> None:
+    if weights not in ("imagenet", "none"):
+        raise UsageError(
+            f"backbone.weights is {weights!r}, but the backbone {PIXELS} has no weights: leave "
+            "backbone.weights out"
+        )
+    if pooling != "avg":
+        raise UsageError(
+            f"backbone.pooling is {pooling!r}, but the backbone {PIXELS} has nothing to pool: leave "
+            "backbone.pooling out"
+        )
+    if (image_size or 0) > _MOST_PIXELS_IMAGE_SIZE:
+        raise UsageError(
+            f"backbone.image_size is {image_size}: the backbone {PIXELS} takes a side of at most "
+            f"{_MOST_PIXELS_IMAGE_SIZE} pixels, of which each adds to the feature's length"
+        )
 
 
 def load_backbone(
@@ -128,9 +157,12 @@ def load_backbone(
 
     Raises:
         UsageError: If the arguments, a weights file or a ``.keras`` model cannot be used.
+        UnsupportedModelError: For ``pixels``, which is no Keras model.
         WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
     """
     check_backbone(name, weights, pooling, image_size, output)
+    if name == PIXELS:
+        raise UnsupportedModelError(f"the backbone {PIXELS} is no Keras model: use the engine numpy")
     size = _image_size(image_size)
     with settled_keras() as keras:
         if is_saved_model(name):

@@ -8,6 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from imgindex.models.backbones import PIXELS
 from imgindex.models.spec import Spec
 
 # What the config may ask for; `auto` is never recorded.
@@ -55,7 +56,7 @@ class EngineFactory(ABC):
     """Loads one kind of engine, and says what that kind can do on this machine.
 
     One object of a subclass is registered under the engine's name. The defaults are those of an engine that
-    runs on the CPU in float32.
+    runs Keras models on the CPU in float32.
     """
 
     @abstractmethod
@@ -66,6 +67,10 @@ class EngineFactory(ABC):
           MemoryError: a batch of `choice.batch_size` images does not fit into memory.
           UnsupportedModelError: it cannot run this backbone, and another engine may be able to.
         """
+
+    def runs(self, backbone: str) -> bool:
+        """Whether it may run the backbone of this name; `load` says for certain. `auto` tries no others."""
+        return backbone != PIXELS
 
     def uses_gpu(self) -> bool:
         """Whether it runs on a GPU of this machine. `auto` tries engines that do before the others."""

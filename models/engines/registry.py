@@ -3,7 +3,7 @@
 import pkgutil
 import re
 
-from imgindex.errors import MachineError
+from imgindex.errors import MachineError, UsageError
 from imgindex.models.engines.protocol import EngineFactory
 
 # Where each engine's factory is. Its module is loaded when the engine is first asked for. `auto` tries them
@@ -11,6 +11,7 @@ from imgindex.models.engines.protocol import EngineFactory
 _FACTORIES: dict[str, EngineFactory | str] = {
     "openvino": "imgindex.models.engines.openvino:OpenVinoFactory",
     "tensorflow": "imgindex.models.engines.tensorflow:TensorFlowFactory",
+    "numpy": "imgindex.models.engines.numpy:NumpyFactory",
 }
 
 # A name stands in configs and manifests.
@@ -56,3 +57,12 @@ def engine_factory(name: str) -> EngineFactory:
     if isinstance(found, str):
         found = _FACTORIES[name] = pkgutil.resolve_name(found)()
     return found
+
+
+def check_engine(name: str, backbone: str) -> None:
+    """Raises UsageError where the engine `name`, which is registered or `auto`, does not run `backbone`."""
+    if name != "auto" and not engine_factory(name).runs(backbone):
+        raise UsageError(
+            f"engine.name is {name!r}, but the engine {name} does not run the backbone {backbone}: leave "
+            "engine.name out"
+        )

@@ -11,7 +11,7 @@ from imgindex.errors import UnsupportedModelError, UsageError
 from imgindex.models.batches import embed_all
 from imgindex.models.engines.loading import create_engine, load_engine
 from imgindex.models.engines.protocol import EngineChoice
-from imgindex.models.engines.registry import engine_factory, engine_names
+from imgindex.models.engines.registry import check_engine, engine_factory, engine_names
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import Pixels
 from imgindex.runtime.resources import available_cores
@@ -52,8 +52,9 @@ def choose_engine(
       color_profile: as the config has it.
 
     Raises:
-      UsageError: the precision is none of the engine's.
+      UsageError: the engine does not run the backbone, or the precision is none of the engine's.
     """
+    check_engine(engine, name)
 
     def settled(engine: str) -> EngineChoice:
         choice = EngineChoice(
@@ -64,7 +65,8 @@ def choose_engine(
 
     if engine != "auto":
         return settled(engine)
-    *others, last = sorted(engine_names(), key=lambda name: not engine_factory(name).uses_gpu())
+    able = [engine for engine in engine_names() if engine_factory(engine).runs(name)]
+    *others, last = sorted(able, key=lambda name: not engine_factory(name).uses_gpu())
     for candidate in others:
         try:
             choice = settled(candidate)

@@ -3,9 +3,10 @@
 from imgindex.errors import DamagedError
 from imgindex.features.known_failures import MAX_TRIES
 from imgindex.generations.layout import Output, current_name, generation_names, read_manifest
-from imgindex.generations.manifest import Ledger, Manifest
+from imgindex.generations.manifest import Ledger, Manifest, RecordedSpec
 from imgindex.inputs.skipped import described
 from imgindex.io import filesystem
+from imgindex.models.backbones import PIXELS
 from imgindex.text import counted, human_bytes, printable
 
 # Images that a whitened dimension must have been fitted to. On 600 photos whitening cost half a point of P@4
@@ -31,8 +32,7 @@ def describe_generation(output: str, manifest: Manifest) -> str:
         ("features", f"{ledger.embedded} computed, {ledger.copied} copied from images of the same "
                      f"bytes, {ledger.reused} from the store"),
         *((("store", _damaged_chunks(ledger)),) if ledger.damaged_chunks else ()),
-        ("backbone", f"{spec.backbone} {width}x{height}, {spec.pooling} pooling, "
-                     f"weights {spec.weights_sha256[:12]}"),
+        ("backbone", f"{spec.backbone} {width}x{height}" + _of_model(spec)),
         ("engine", f"{manifest.engine.name} {manifest.engine.precision}"),
         ("vectors", f"{manifest.dims} of {manifest.feature_dim} dimensions, "
                     f"{manifest.explained_variance_ratio:.1%} of the variance"),
@@ -45,6 +45,12 @@ def describe_generation(output: str, manifest: Manifest) -> str:
         ("files", filesystem.join(output, "generations", manifest.generation)),
     ]  # fmt: skip
     return "\n".join(f"{printable(key):<12} {printable(text)}" for key, text in lines)
+
+
+def _of_model(spec: RecordedSpec) -> str:
+    if spec.backbone == PIXELS:
+        return ", their RGB values"
+    return f", {spec.pooling} pooling, weights {spec.weights_sha256[:12]}"
 
 
 def _recall(manifest: Manifest) -> str:

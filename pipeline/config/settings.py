@@ -24,10 +24,10 @@ from imgindex.io.paths import absolute
 from imgindex.io.patterns import compiled
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.applications import APPLICATIONS
-from imgindex.models.backbones import IMAGE_SIZES, POOLINGS, WEIGHTS_WORDS, check_backbone
+from imgindex.models.backbones import IMAGE_SIZES, PIXELS, POOLINGS, WEIGHTS_WORDS, check_backbone
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines.protocol import PRECISIONS
-from imgindex.models.engines.registry import engine_names
+from imgindex.models.engines.registry import check_engine, engine_names
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
 from imgindex.models.saved_models import is_saved_model
 
@@ -145,8 +145,9 @@ class BackboneConfig(_Settings):
     name: Annotated[
         Text,
         Field(
-            description="A model of keras.applications, or the path of a saved .keras model.",
-            json_schema_extra=_or(APPLICATIONS, r"\.keras"),
+            description="A model of keras.applications, or the path of a saved .keras model. pixels: no "
+            "model, the RGB values themselves.",
+            json_schema_extra=_or([*APPLICATIONS, PIXELS], r"\.keras"),
         ),
     ] = "ResNet50"
     weights: Annotated[
@@ -339,3 +340,6 @@ class Config(_Settings):
     pca: PcaConfig = field(default_factory=PcaConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+
+    def __post_init__(self) -> None:
+        check_engine(self.engine.name, self.backbone.name)

@@ -15,7 +15,7 @@ from imgindex.models.engines.registry import engine_factory, engine_names, regis
 
 
 def test_those_that_are_shipped() -> None:
-    assert engine_names() == ("openvino", "tensorflow")
+    assert engine_names() == ("openvino", "tensorflow", "numpy")
     assert engine_factory("openvino") is engine_factory("openvino")
 
 
@@ -31,7 +31,7 @@ def test_the_config_knows_an_engine_as_long_as_it_is_registered() -> None:
 def test_names_that_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="engine"):
         register(name, factory_of())
-    assert engine_names() == ("openvino", "tensorflow")
+    assert engine_names() == ("openvino", "tensorflow", "numpy")
 
 
 def test_one_that_is_not_there() -> None:
