@@ -118,11 +118,10 @@ def _opened(
     name = name_of_query(query)
     loaded, where = load(query, recipe, decode), ""
     if isinstance(loaded.value, QueryError) and loaded.value.reason == "vanished":
-        if is_indexed(name):
-            path = image_path(manifest, name)
-            loaded, where = load(path, recipe, decode), f" ({path})"
-        else:
-            where = " is neither a file nor the uri of an indexed image"
+        if not is_indexed(name):
+            raise InputError(f"image {name} is neither a file nor the uri of an indexed image")
+        path = image_path(manifest, name)
+        loaded, where = load(path, recipe, decode), f" ({path})"
     if isinstance(loaded.value, QueryError):
         raise InputError(f"image {name}{where}: {describe_error(loaded.value)}")
     return _Opened(name, loaded.path, loaded.value)

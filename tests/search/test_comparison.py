@@ -168,7 +168,9 @@ class TestImages:
         (tmp_path / "bad.jpg").write_text("no image")
         with pytest.raises(InputError, match=r"image .*bad\.jpg: not_an_image: no image format"):
             imgindex.compare(output, "a/02.png", tmp_path / "bad.jpg")
-        with pytest.raises(InputError, match=r"image c/1\.png is neither a file nor the uri of an indexed"):
+        with pytest.raises(
+            InputError, match=r"image c/1\.png is neither a file nor the uri of an indexed image$"
+        ):
             imgindex.compare(output, "c/1.png", "a/02.png")
 
     def test_the_file_of_an_indexed_image_is_gone(self, output: Path, photos: Path, tmp_path: Path) -> None:
