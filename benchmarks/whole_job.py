@@ -22,7 +22,7 @@ def build(photos: Path, backbone: str, precision: str, output: str) -> Run:
         str(Path(sys.executable).with_name("imgindex")), "build", "--input", str(photos),
         "--output", output, "--set", f"backbone.name={backbone}", "--set", "backbone.weights=none",
         "--set", f"engine.precision={precision}",
-        # Random weights say nothing about neighbours, so that their recall must not refuse.
+        # Random weights say nothing about neighbors, so that their recall must not refuse.
         "--set", "publish.min_recall=0",
     ])  # fmt: skip
 

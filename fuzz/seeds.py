@@ -125,7 +125,7 @@ def encodings() -> Iterator[bytes]:
 def unwritten() -> Iterator[bytes]:
     """Formats that Pillow only reads, and what of others it does not write."""
     rgb = image("RGB").tobytes()
-    grey = image("L").tobytes()
+    gray = image("L").tobytes()
     area = WIDTH * HEIGHT
     for mode in ("L", "LA", "RGB", "RGBA"):
         for container in (False, True):
@@ -144,7 +144,7 @@ def unwritten() -> Iterator[bytes]:
             for key, value in (("BITPIX", 8), ("NAXIS", 2), ("NAXIS1", WIDTH), ("NAXIS2", HEIGHT))
         ).ljust(2880 - 80 - 80)
         + b"END".ljust(80)
-        + grey
+        + gray
     )
     yield (b'/* XPM */\nstatic char *x[] = {\n"4 2 2 1",\n"a c #ff0000",\n"b c None",\n"abab",\n"baba"\n};\n')
     # Photoshop: raw and PackBits.
@@ -153,14 +153,14 @@ def unwritten() -> Iterator[bytes]:
     line = bytes([256 - WIDTH + 1, 0x80])
     yield header + struct.pack(">H", 1) + struct.pack(">H", len(line)) * 3 * HEIGHT + line * 3 * HEIGHT
     # FLI: one frame of a palette and literal runs.
-    pixels = struct.pack("<IH", 6 + area, 16) + grey
+    pixels = struct.pack("<IH", 6 + area, 16) + gray
     palette = struct.pack("<IHHBB", 10 + 768, 4, 1, 0, 0) + bytes(range(256)) * 3
     frame = struct.pack("<IHH8x", 16 + len(palette) + len(pixels), 0xF1FA, 2) + palette + pixels
     start = struct.pack("<IHHHHHHI", 128 + len(frame), 0xAF12, 1, WIDTH, HEIGHT, 8, 0, 70)
     yield start.ljust(128, b"\0") + frame
     yield struct.pack(">7I", 29, 2, WIDTH, HEIGHT, 4, 0x47494D50, 10) + b"\0" + image("RGBA").tobytes()
-    yield struct.pack(">6I", 25, 1, WIDTH, HEIGHT, 1, 0)[:20] + b"brush\0" + grey
-    yield b"P7 332\n#END_OF_COMMENTS\n" + b"12 9 255\n" + grey
+    yield struct.pack(">6I", 25, 1, WIDTH, HEIGHT, 1, 0)[:20] + b"brush\0" + gray
+    yield b"P7 332\n#END_OF_COMMENTS\n" + b"12 9 255\n" + gray
     yield b"\x80\xe8\x00\x00".ljust(416, b"\0") + struct.pack("<HH", HEIGHT, WIDTH).ljust(608, b"\x03") + rgb
     yield b"FTEX" + struct.pack("<5I", 1, WIDTH, HEIGHT, 1, 1) + struct.pack("<II", 0, 32) + bytes(area)
     for mode, compressions in TIFFS.items():

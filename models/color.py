@@ -71,21 +71,21 @@ def _conversion(profile: bytes, space: str) -> tuple[Conversion, bool] | None:
             ImageCms.Intent.RELATIVE_COLORIMETRIC,
             ImageCms.Flags.BLACKPOINTCOMPENSATION,
         )
-        convert = functools.partial(_convert, transform, grey=space == "GRAY")
+        convert = functools.partial(_convert, transform, gray=space == "GRAY")
         changes = space == "CMYK" or not _is_identity(convert, space == "GRAY")
     except Exception:  # whatever a damaged profile makes LittleCMS trip over; the pixels are whole
         return None
     return convert, changes
 
 
-def _convert(transform: ImageCms.ImageCmsTransform, image: Image.Image, *, grey: bool) -> Image.Image:
-    return transform.apply(image.getchannel(0) if grey else image)
+def _convert(transform: ImageCms.ImageCmsTransform, image: Image.Image, *, gray: bool) -> Image.Image:
+    return transform.apply(image.getchannel(0) if gray else image)
 
 
-def _is_identity(convert: Conversion, grey: bool) -> bool:
-    """Whether `convert` leaves all greys as they are and, unless only those count, a lattice of colors."""
+def _is_identity(convert: Conversion, gray: bool) -> bool:
+    """Whether `convert` leaves all grays as they are and, unless only those count, a lattice of colors."""
     colors = np.repeat(np.arange(256, dtype=np.uint8)[:, np.newaxis], 3, axis=1)
-    if not grey:
+    if not gray:
         steps = np.arange(0, 256, 15, dtype=np.uint8)
         lattice = np.stack(np.meshgrid(steps, steps, steps), axis=-1).reshape(-1, 3)
         colors = np.concatenate([colors, lattice])

@@ -23,7 +23,7 @@ _STRIP_PIXELS = 1 << 20
 
 
 def load(image: ImageFile.ImageFile, data: bytes) -> None:
-    """Loads `image`, opened from `data`. RGB of 16 bits gets its white as grey does, one for all colors.
+    """Loads `image`, opened from `data`. RGB of 16 bits gets its white as gray does, one for all colors.
 
     Raises what Pillow does.
     """

@@ -55,7 +55,7 @@ class Colors:
     """A color space that the header names by numbers."""
 
     white: tuple[float, ...]  # x, y
-    primaries: tuple[float, ...]  # x, y of red, green and blue; empty for grey
+    primaries: tuple[float, ...]  # x, y of red, green and blue; empty for gray
     transfer: int | float  # a code of the standard, or a gamma below 1
 
     def profile(self) -> bytes | None:
@@ -283,7 +283,7 @@ def _colors(bits: _Bits) -> Colors | None:
     if has_profile:
         return None
     if space > 1:
-        raise ValueError("its color space is none of red, green and blue, nor grey")
+        raise ValueError("its color space is none of red, green and blue, nor gray")
     white = bits.code()
     whites = _point(bits) if white == _CUSTOM else _known(_WHITES, white)
     primaries: tuple[float, ...] = ()

@@ -1,4 +1,4 @@
-"""Grey values of 16 to 64 bits and of floats: which of them are black and white."""
+"""Gray values of 16 to 64 bits and of floats: which of them are black and white."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -25,13 +25,13 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _MAX_SAMPLE, _S_MAX_SAMPLE, _GDAL_NODATA = 258, 
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether `image` is grey and has more than 8 bits."""
+    """Whether `image` is gray and has more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 @dataclass(frozen=True)
 class Levels:
-    """How the values of one image become 8-bit grey."""
+    """How the values of one image become 8-bit gray."""
 
     black: float
     white: float
@@ -40,16 +40,16 @@ class Levels:
     transparent: float | None = None  # stands for white paper
 
     def apply(self, values: Values) -> npt.NDArray[np.uint8]:
-        """Grey [height, width] of `values` of the same shape; what is no value is black."""
+        """Gray [height, width] of `values` of the same shape; what is no value is black."""
         valid = _is_valid(values, self.nodata)
         scale = 255 / (self.white - self.black) if self.white > self.black else 0.0
-        grey = ((np.where(valid, values, self.black).astype(np.float64) - self.black) * scale).clip(0, 255)
+        gray = ((np.where(valid, values, self.black).astype(np.float64) - self.black) * scale).clip(0, 255)
         if self.inverted:
-            grey = 255 - grey
-        grey[~valid] = 0
+            gray = 255 - gray
+        gray[~valid] = 0
         if self.transparent is not None:
-            grey[values == self.transparent] = 255
-        return grey.round().astype(np.uint8)
+            gray[values == self.transparent] = 255
+        return gray.round().astype(np.uint8)
 
 
 def levels_of(image: Image.Image, strips: Callable[[], Iterator[Values]]) -> Levels:

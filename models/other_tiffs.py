@@ -28,7 +28,7 @@ from imgindex.models.tiff_samples import (
 
 
 def open_image(data: bytes, layout: Layout) -> Image.Image:
-    """Decodes a TIFF to 8-bit grey or RGB on white, with its profile and its orientation in `info`.
+    """Decodes a TIFF to 8-bit gray or RGB on white, with its profile and its orientation in `info`.
 
     Raises:
       ValueError: it is damaged, or cut off.
@@ -56,7 +56,7 @@ def open_image(data: bytes, layout: Layout) -> Image.Image:
 
 
 def _conversion(data: bytes, layout: Layout, codec: Codec) -> Callable[[Values], Values]:
-    """The function that turns colors from `_apart` into 8-bit grey or RGB [rows, columns, 1 or 3]."""
+    """The function that turns colors from `_apart` into 8-bit gray or RGB [rows, columns, 1 or 3]."""
     if layout.photometric in (CIELAB, ICCLAB):
         return _lab_to_rgb
     if layout.dtype == np.uint8:
@@ -97,7 +97,7 @@ def _ycbcr(values: Values) -> Values:
 
 
 def _levels(data: bytes, layout: Layout, codec: Codec) -> Levels:
-    """Black and white for all colors, found as for grey that Pillow reads. Invisible pixels do not count."""
+    """Black and white for all colors, found as for gray that Pillow reads. Invisible pixels do not count."""
     image: Any = Image.new("I;16" if layout.dtype == np.uint16 else "F", (1, 1))
     image.tag_v2 = layout.tags
 

@@ -72,12 +72,12 @@ def decode(
 ) -> DecodedImage:
     """Decodes an encoded image to upright RGB of `size`: stretched to (height, width), or made small.
 
-    Every mode that Pillow reads becomes 8-bit RGB: palettes, grey, CMYK and 16-bit values are converted,
+    Every mode that Pillow reads becomes 8-bit RGB: palettes, gray, CMYK and 16-bit values are converted,
     transparency in an alpha channel or a palette is laid on white, the first frame stands for an animation.
     JPEGs are decoded at a reduced size that still has twice the pixels asked for in each direction. The
     resize is bilinear and antialiased. With the `color_profile` srgb an embedded ICC profile is applied, with
     ignore it is not. A JPEG that was cut off fails, unless `truncated` is accept and it holds part of the
-    picture: then the rest is grey. docs/formats.md says more.
+    picture: then the rest is gray. docs/formats.md says more.
 
     Raises:
       DecodeError: `empty`, `not_an_image`, `needs_extra`, `too_many_pixels`, `truncated`, `out_of_memory` or

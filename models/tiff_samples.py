@@ -185,8 +185,8 @@ def codec_of(layout: Layout) -> Codec:
         layout.compression in _ONE_BYTE and _is_in_libtiff(layout.compression)
     ):
         return functools.partial(_by_libtiff, layout)
-    # Pillow has more than 8 bits for grey alone.
-    if layout.compression in _BY_PILLOW and (layout.dtype == np.uint8 or _is_grey_16(layout)):
+    # Pillow has more than 8 bits for gray alone.
+    if layout.compression in _BY_PILLOW and (layout.dtype == np.uint8 or _is_gray_16(layout)):
         return functools.partial(_by_pillow, layout)
     if layout.compression not in _BY_IMAGECODECS:
         raise UnsupportedError(f"compression {layout.compression}")
@@ -206,7 +206,7 @@ def _is_in_libtiff(compression: int) -> bool:
         return False
 
 
-def _is_grey_16(layout: Layout) -> bool:
+def _is_gray_16(layout: Layout) -> bool:
     return layout.dtype == np.uint16 and layout.samples == layout.planes
 
 
@@ -257,7 +257,7 @@ def _by_libtiff(layout: Layout, raw: bytes, width: int, rows: int, samples: int)
 
 
 def _unpacked(compression: int, raw: bytes, row: int, rows: int) -> Values:
-    """Has Pillow's libtiff unpack bytes, as rows of 8-bit grey."""
+    """Has Pillow's libtiff unpack bytes, as rows of 8-bit gray."""
     tags = [
         (256, row), (257, rows), (258, 8), (259, compression), (262, 1), (273, 122), (277, 1), (278, rows),
         (279, len(raw)),

@@ -218,7 +218,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *before: bytes, data: bytes | None = None, depth: int = 8) -> bytes:
-    """An RGB PNG with the chunks `before` its compressed `data`, by default the right number of grey rows."""
+    """An RGB PNG with the chunks `before` its compressed `data`, by default the right number of gray rows."""
     rows = (b"\0" + b"\x80" * 3 * width) * height if data is None else b""
     body = zlib.compress(rows) if data is None else data
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, 2, 0, 0, 0))
@@ -254,7 +254,7 @@ def gif_whose_frame_is_larger_than_its_screen() -> bytes:
 
 
 def tiff(width: int, height: int, *, compression: int = 1, strip: int = 122) -> bytes:
-    """A grey TIFF of one strip, which begins at the byte `strip`."""
+    """A gray TIFF of one strip, which begins at the byte `strip`."""
     count = min(width * height, 10_000)
     tags = [
         (256, width), (257, height), (258, 8), (259, compression), (262, 1), (273, strip), (277, 1),

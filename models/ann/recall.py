@@ -40,7 +40,7 @@ def measure_recall(shard: ShardIndex, contents: Contents | None = None, target: 
         found = found[contents[found] != contents[item]][:wanted]
         return exact_squares(shard.vectors[found], shard.vectors[item], shard.metric)
 
-    # One more than is compared, for an item is its own nearest neighbour.
+    # One more than is compared, for an item is its own nearest neighbor.
     answers = shard.nearest(queries, wanted + 1, None, contents)
     limits = [
         _as_near_in_float32(np.add(*others(item, exact)).max(), shard)

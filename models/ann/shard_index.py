@@ -11,7 +11,7 @@ from imgindex.models.similarity import exact_nearest, rank
 
 Contents = npt.NDArray[np.integer]
 
-# By how much more neighbours are asked for where copies of an image take up an answer.
+# By how much more neighbors are asked for where copies of an image take up an answer.
 _DEEPER = 8
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFont, ImageOps
 from sklearn.datasets import load_sample_image
 
-Colour = tuple[int, int, int]
+Color = tuple[int, int, int]
 Size = tuple[int, int]
 Point = tuple[float, float]
 Rng = np.random.Generator
@@ -34,7 +34,7 @@ def write_samples(directory: Path, seed: int = 0) -> int:
     """Write labelled sample images as `directory/<class>/<class>_000.jpg` and return how many.
 
     The same seed gives the same bytes (on one machine with the same libraries). A few images are
-    deliberately not plain RGB JPEGs: PNGs, with a palette, grey, transparent or turned by EXIF.
+    deliberately not plain RGB JPEGs: PNGs, with a palette, gray, transparent or turned by EXIF.
     """
     for number, (name, paint) in enumerate(PAINTERS.items()):
         folder = directory / name
@@ -71,7 +71,7 @@ def _save(image: Image.Image, stem: Path, number: int, item: int) -> None:
 
 
 def _develop(rng: Rng, image: Image.Image) -> Image.Image:
-    """Reduce a painting and vary light, colour and grain as a camera would."""
+    """Reduce a painting and vary light, color and grain as a camera would."""
     image = image.reduce(2)
     image = ImageEnhance.Brightness(image).enhance(rng.uniform(0.85, 1.12))
     image = ImageEnhance.Color(image).enhance(rng.uniform(0.8, 1.2))
@@ -80,29 +80,29 @@ def _develop(rng: Rng, image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
 
 
-def _hsv(hue: float, saturation: float, value: float) -> Colour:
+def _hsv(hue: float, saturation: float, value: float) -> Color:
     red, green, blue = colorsys.hsv_to_rgb(hue % 1, saturation, value)
     return round(red * 255), round(green * 255), round(blue * 255)
 
 
-def _mix(first: Colour, second: Colour, share: float) -> Colour:
+def _mix(first: Color, second: Color, share: float) -> Color:
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def _shade(colour: Colour, light: float) -> Colour:
-    return _mix(BLACK, colour, min(light, 1))
+def _shade(color: Color, light: float) -> Color:
+    return _mix(BLACK, color, min(light, 1))
 
 
-def _gradient(size: Size, *stops: Colour) -> Image.Image:
-    """Blend colours from the top edge to the bottom edge."""
+def _gradient(size: Size, *stops: Color) -> Image.Image:
+    """Blend colors from the top edge to the bottom edge."""
     rows, places = np.linspace(0, 1, size[1]), np.linspace(0, 1, len(stops))
     column = np.stack([np.interp(rows, places, channel) for channel in zip(*stops, strict=True)], 1)
     return Image.fromarray(np.repeat(column[:, None].astype(np.uint8), size[0], axis=1))
 
 
 def _noise(rng: Rng, size: Size, cells: int, octaves: int = 3) -> Image.Image:
-    """Return smooth grey noise that spans 0..255."""
+    """Return smooth gray noise that spans 0..255."""
     # Half the resolution is enough for something smooth, and four times faster.
     half = (size[0] // 2, size[1] // 2)
     total = np.zeros((half[1], half[0]), np.float32)
@@ -110,8 +110,8 @@ def _noise(rng: Rng, size: Size, cells: int, octaves: int = 3) -> Image.Image:
         grid = rng.random((cells << octave, cells << octave), np.float32) / 2**octave
         total += np.asarray(Image.fromarray(grid).resize(half, Image.Resampling.BICUBIC))
     total -= total.min()
-    grey = Image.fromarray((total * (255 / total.max())).astype(np.uint8))
-    return grey.resize(size, Image.Resampling.BILINEAR)
+    gray = Image.fromarray((total * (255 / total.max())).astype(np.uint8))
+    return gray.resize(size, Image.Resampling.BILINEAR)
 
 
 def _textured(rng: Rng, image: Image.Image, cells: int, strength: float) -> Image.Image:
@@ -127,11 +127,11 @@ def _tilted(image: Image.Image, degrees: float) -> Image.Image:
     return turned.resize(image.size, Image.Resampling.BILINEAR, box)
 
 
-def _glow(image: Image.Image, x: float, y: float, rx: float, ry: float, colour: Colour) -> None:
-    """Paste a soft spot of light, or of shadow when the colour is dark."""
+def _glow(image: Image.Image, x: float, y: float, rx: float, ry: float, color: Color) -> None:
+    """Paste a soft spot of light, or of shadow when the color is dark."""
     # Pillow's gradient is at 181 in the middle of its edges, where the spot has to end.
     spot = Image.radial_gradient("L").point(lambda far: 255 * max(0, 1 - far / 181) ** 1.5)
-    image.paste(colour, (int(x - rx), int(y - ry)), spot.resize((int(2 * rx) + 1, int(2 * ry) + 1)))
+    image.paste(color, (int(x - rx), int(y - ry)), spot.resize((int(2 * rx) + 1, int(2 * ry) + 1)))
 
 
 def _sky(rng: Rng, size: Size) -> Image.Image:
@@ -185,7 +185,7 @@ def _dahlia(rng: Rng, size: Size) -> Image.Image:
     image = _photo("flower.jpg", (130, 50, 480, 400), 0.55)(rng, size)
     hue, saturation, value = image.convert("HSV").split()
     shift = int(rng.integers(-45, 28))
-    # Only the flower changes its colour; the leaves behind it stay green.
+    # Only the flower changes its color; the leaves behind it stay green.
     hue = hue.point(lambda old: (old + shift) % 256 if old < 45 or old > 230 else old)
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
@@ -215,8 +215,8 @@ def _brick_wall(rng: Rng, size: Size) -> Image.Image:
     hue, saturation = rng.uniform(0, 0.07), rng.uniform(0.4, 0.7)
     for row, y in enumerate(range(0, size[1], tall)):
         for x in range(-(row % 2) * wide // 2, size[0], wide):
-            colour = _hsv(hue + rng.normal(0, 0.008), saturation, rng.uniform(0.5, 0.85))
-            draw.rectangle((x, y, x + wide - gap, y + tall - gap), colour)
+            color = _hsv(hue + rng.normal(0, 0.008), saturation, rng.uniform(0.5, 0.85))
+            draw.rectangle((x, y, x + wide - gap, y + tall - gap), color)
     return _tilted(_textured(rng, image, 48, 0.45), rng.uniform(-8, 8))
 
 
@@ -238,10 +238,10 @@ def _candle(rng: Rng, size: Size) -> Image.Image:
         draw.ellipse(rim, _mix(wax, (255, 230, 160), 0.6))
         draw.line((x, top, x, top - half * 0.6), (40, 25, 20), 4)
         turns = np.linspace(0, 2 * np.pi, 40)
-        for scale, colour in ((1, (255, 150, 30)), (0.7, (255, 215, 90)), (0.4, (255, 250, 220))):
+        for scale, color in ((1, (255, 150, 30)), (0.7, (255, 215, 90)), (0.4, (255, 250, 220))):
             xs = x + np.sin(turns) * np.sin(turns / 2) * half * 0.48 * scale
             ys = top - half * (0.4 + (1 + np.cos(turns)) * scale)
-            draw.polygon(list(zip(xs, ys, strict=True)), colour)
+            draw.polygon(list(zip(xs, ys, strict=True)), color)
     return image
 
 
@@ -267,12 +267,12 @@ def _clock(rng: Rng, size: Size) -> Image.Image:
     draw = ImageDraw.Draw(image)
     rim = _shade(CLOTH[rng.integers(len(CLOTH))], rng.uniform(0.2, 1))
     face = _hsv(0.12, rng.uniform(0, 0.15), 0.98)
-    for scale, colour in ((1, rim), (0.95, _mix(rim, WHITE, 0.3)), (0.88, face)):
-        draw.circle((x, y), radius * scale, colour)
+    for scale, color in ((1, rim), (0.95, _mix(rim, WHITE, 0.3)), (0.88, face)):
+        draw.circle((x, y), radius * scale, color)
 
-    def hand(turn: float, start: float, end: float, colour: Colour, thick: float) -> None:
+    def hand(turn: float, start: float, end: float, color: Color, thick: float) -> None:
         way = radius * np.array([np.sin(2 * np.pi * turn), -np.cos(2 * np.pi * turn)])
-        draw.line([*((x, y) + way * start), *((x, y) + way * end)], colour, int(radius * thick))
+        draw.line([*((x, y) + way * start), *((x, y) + way * end)], color, int(radius * thick))
 
     font, numerals = ImageFont.load_default(radius * 0.19), rng.random() < 0.7
     for tick in range(60):
@@ -297,12 +297,12 @@ def _honeycomb(rng: Rng, size: Size) -> Image.Image:
         x, y = (column + row % 2 / 2) * radius * 1.732, row * radius * 1.5
         honey = rng.random() < full
         value = rng.uniform(0.8, 1) if honey else dark * rng.uniform(0.7, 1.2)
-        colour = _hsv(hue - 0.015, 0.9, value)
-        draw.regular_polygon((x, y, radius * 0.86), 6, 30, _shade(colour, 0.65))
-        draw.regular_polygon((x, y, radius * 0.72), 6, 30, colour)
+        color = _hsv(hue - 0.015, 0.9, value)
+        draw.regular_polygon((x, y, radius * 0.86), 6, 30, _shade(color, 0.65))
+        draw.regular_polygon((x, y, radius * 0.72), 6, 30, color)
         if honey:
             shine = (x - radius * 0.3, y - radius * 0.4, x, y - radius * 0.15)
-            draw.ellipse(shine, _mix(colour, (255, 245, 200), 0.7))
+            draw.ellipse(shine, _mix(color, (255, 245, 200), 0.7))
     return _tilted(_textured(rng, image, 4, 0.35), rng.uniform(-30, 30))
 
 
@@ -352,9 +352,9 @@ def _sailboat(rng: Rng, size: Size) -> Image.Image:
             draw.polygon(mirrored, _mix(sea, cloth, 0.3))
             draw.polygon([(x + way * a, y + scale * b) for a, b in sail], _shade(cloth, light))
         draw.line((x, y - scale * 2.1, x, y), (70, 50, 35), max(4, int(scale / 30)))
-        for low, colour in ((0.12, hull), (-0.1, _mix(hull, WHITE, 0.7))):
+        for low, color in ((0.12, hull), (-0.1, _mix(hull, WHITE, 0.7))):
             side = [(-1.05, -0.18), (1.25, -0.24), (0.8 if low > 0 else 1.1, low), (-0.9, low)]
-            draw.polygon([(x + way * a, y + scale * b) for a, b in side], colour)
+            draw.polygon([(x + way * a, y + scale * b) for a, b in side], color)
     return image
 
 

@@ -41,7 +41,7 @@ def find_suspects(joined: Joined) -> Iterator[Any]:
     for image in right(joined):
         if image.size in count_of:
             partners.add(image.size)
-            yield TaggedOutput("twins", image)
+            yield TaggedOutput("same_size", image)
     for file in left(joined):
         suspicious = count_of[file.size] > 1 or file.size in partners
         yield TaggedOutput("suspects", file) if suspicious else file
@@ -73,21 +73,21 @@ def match_digests(joined: Joined) -> Iterator[Any]:
     Of each digest little is held, for all files of a collection may have the same.
     """
     digests = {file.sha256 for file in left(joined)}
-    twins: dict[str | None, Stored] = {}
+    known_by_digest: dict[str | None, Stored] = {}
     tries: dict[str | None, int] = {}
-    for twin in right(joined):
-        digest = twin.sha256
+    for known_file in right(joined):
+        digest = known_file.sha256
         if digest not in digests:
             continue
-        if isinstance(twin, KnownFailure) and not known_failures.is_final(twin):
-            tries[digest] = max(twin.tries or 0, tries.get(digest, 0))
+        if isinstance(known_file, KnownFailure) and not known_failures.is_final(known_file):
+            tries[digest] = max(known_file.tries or 0, tries.get(digest, 0))
         else:
-            # Any twin would do; the choice must not depend on the order in which they come.
-            twins[digest] = min(twin, twins.get(digest, twin), key=rank)
+            # Any of them would do; the choice must not depend on the order in which they come.
+            known_by_digest[digest] = min(known_file, known_by_digest.get(digest, known_file), key=rank)
     same: dict[str | None, list[ImageFile]] = defaultdict(list)
     for file in left(joined):
         digest = file.sha256
-        match twins.get(digest):
+        match known_by_digest.get(digest):
             case StoredImage() as image:
                 yield TaggedOutput("copies", (file, image))
             case KnownFailure() as known:
@@ -97,11 +97,11 @@ def match_digests(joined: Joined) -> Iterator[Any]:
             case None:
                 same[digest].append(file)
                 if len(same[digest]) == _MAX_COPIES:
-                    yield _led(same.pop(digest), tries.get(digest, 0))
+                    yield _with_duplicates(same.pop(digest), tries.get(digest, 0))
     for digest, files in same.items():
-        yield _led(files, tries.get(digest, 0))
+        yield _with_duplicates(files, tries.get(digest, 0))
 
 
-def _led(files: list[ImageFile], tries: int) -> ImageFile:
-    leader, *duplicates = sorted(files, key=lambda file: file.uri)
-    return replace(leader, duplicates=tuple(duplicates), tries=tries)
+def _with_duplicates(files: list[ImageFile], tries: int) -> ImageFile:
+    first, *duplicates = sorted(files, key=lambda file: file.uri)
+    return replace(first, duplicates=tuple(duplicates), tries=tries)

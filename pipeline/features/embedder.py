@@ -150,8 +150,8 @@ class UnitEmbedder:
             if loaded.stage != "read":
                 failed += file.duplicates
             elif file.duplicates:
-                leader, *others = file.duplicates
-                self._start_loading(unit, replace(leader, duplicates=tuple(others), tries=file.tries))
+                first, *others = file.duplicates
+                self._start_loading(unit, replace(first, duplicates=tuple(others), tries=file.tries))
             unit.fail(failed, loaded, file.tries)
             yield from self._count(unit, len(failed))
             return

@@ -85,7 +85,8 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
         by_size = (
             (diff.missing, stored)
             | "JoinBySize" >> JoinBy(size_bucket)
-            | "FindSuspects" >> beam.FlatMap(find_suspects).with_outputs("suspects", "twins", main="fresh")
+            | "FindSuspects"
+            >> beam.FlatMap(find_suspects).with_outputs("suspects", "same_size", main="fresh")
         )
         digests = (
             by_size.suspects
@@ -98,9 +99,9 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             )
         )
         matched = (
-            (digests.hashed, by_size.twins)
+            (digests.hashed, by_size.same_size)
             | "JoinByDigest" >> JoinBy(digest_bucket)
-            | "MatchDigests" >> beam.FlatMap(match_digests).with_outputs("copies", "bad", main="leaders")
+            | "MatchDigests" >> beam.FlatMap(match_digests).with_outputs("copies", "bad", main="distinct")
         )
         copied = (
             matched.copies
@@ -115,7 +116,7 @@ class DiffAgainstStore(beam.PTransform):  # type: ignore[misc]
             | "RememberBad" >> beam.FlatMap(_remember, self.directory)
         )
         failed = (diff.failed, digests.failed, bad) | "FlattenFailed" >> beam.Flatten()
-        new = (by_size.fresh, digests.unreadable, matched.leaders) | "FlattenNew" >> beam.Flatten()
+        new = (by_size.fresh, digests.unreadable, matched.distinct) | "FlattenNew" >> beam.Flatten()
         return Delta(
             new,
             (diff.found, digests.confirmed) | "FlattenFound" >> beam.Flatten(),
@@ -132,7 +133,7 @@ def _by_chunk(copy: tuple[ImageFile, StoredImage]) -> tuple[str, tuple[ImageFile
 
 @beam.typehints.with_input_types(tuple[str, Any])
 class _CopyRows(beam.DoFn):  # type: ignore[misc]
-    """Has the store know files under their own names as it knows their twins, by the chunk of these."""
+    """Gives files rows of their own in the store, copied from those of the same bytes, chunk by chunk."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory

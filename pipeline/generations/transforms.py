@@ -12,8 +12,8 @@ from apache_beam.typehints.decorators import no_annotations
 from imgindex.errors import DamagedError
 from imgindex.features.join import JoinBy, Joined, in_elements, left, right, uri_bucket
 from imgindex.generations import failure_lists
+from imgindex.generations.counters import Counters
 from imgindex.generations.failure_lists import FailureList
-from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_files import read_digests
 from imgindex.records import Failure, IndexedImage, StoredImage, WrittenFile
 
@@ -66,8 +66,8 @@ def _write_list(
 class Compared(NamedTuple):
     """What is to be indexed against a generation."""
 
-    counts: PCollection[Tally]  # of added, changed, removed and unchanged images
-    news: PCollection[list[StoredImage]]  # those that are added or changed
+    counts: PCollection[Counters]  # of added, changed, removed and unchanged images
+    changes: PCollection[list[StoredImage]]  # those that are added or changed
 
 
 @dataclass
@@ -93,9 +93,9 @@ class CompareGenerations(beam.PTransform):  # type: ignore[misc]
         compared = (
             (before, now)
             | "JoinByUri" >> JoinBy(uri_bucket)
-            | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("news", main="counts")
+            | "Compare" >> beam.FlatMap(_compare_bucket).with_outputs("changes", main="counts")
         )
-        return Compared(compared.counts, compared.news)
+        return Compared(compared.counts, compared.changes)
 
 
 def _read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
@@ -109,7 +109,7 @@ def _read_digests(metadata: WrittenFile) -> Iterator[IndexedImage]:
 def _compare_bucket(joined: Joined) -> Iterator[Any]:
     before = dict(left(joined))
     counts = dict.fromkeys(("added", "changed", "removed", "unchanged"), 0)
-    news = []
+    changes = []
     kept = 0
     for image in right(joined):
         digest = before.get(image.uri)
@@ -117,8 +117,8 @@ def _compare_bucket(joined: Joined) -> Iterator[Any]:
         counts[kind] += 1
         kept += kind != "added"
         if kind != "unchanged":
-            news.append(image)
+            changes.append(image)
     counts["removed"] = len(before) - kept
-    for some in in_elements(news):
-        yield TaggedOutput("news", some)
-    yield Tally(counts)
+    for some in in_elements(changes):
+        yield TaggedOutput("changes", some)
+    yield Counters(counts)

@@ -159,7 +159,7 @@ def check_shard(
         answers = opened.nearest(np.ascontiguousarray(opened.vectors[sample]), wanted, deepest)
         short = sum(len(set(found.tolist())) < wanted for found, _ in answers)
         if short:
-            problems.append(f"{index.path} gives fewer than {wanted} neighbours to {short} queries")
+            problems.append(f"{index.path} gives fewer than {wanted} neighbors to {short} queries")
         return problems
 
 

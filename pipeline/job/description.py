@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
 from imgindex.features.known_failures import is_environmental
+from imgindex.generations.counters import Counters
 from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.layout import library_versions
 from imgindex.generations.manifest import (
@@ -18,7 +19,6 @@ from imgindex.generations.manifest import (
     RecordedSpec,
     Shard,
 )
-from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_backend import SEARCHES
 from imgindex.indexing.shards import ShardSummary
 from imgindex.inputs.skipped import most_frequent
@@ -62,14 +62,14 @@ class Finished:
     tuned: Tuned
 
 
-def digest_of_failures(tally: Tally) -> str:
+def digest_of_failures(counters: Counters) -> str:
     """A digest of which images have failed and why, in whatever order they were counted."""
-    return f"{tally.failures % 2**128:032x}"
+    return f"{counters.failures % 2**128:032x}"
 
 
-def ledger_of(tally: Tally, failures: Sequence[FailureList], indexed: int) -> Ledger:
+def ledger_of(counters: Counters, failures: Sequence[FailureList], indexed: int) -> Ledger:
     """The ledger of a build that indexed so many images."""
-    counts = tally.counts
+    counts = counters.counts
     by_reason: Counter[str] = Counter()
     for listed in failures:
         by_reason.update(listed.by_reason)
@@ -81,7 +81,7 @@ def ledger_of(tally: Tally, failures: Sequence[FailureList], indexed: int) -> Le
         environmental=sum(n for reason, n in by_reason.items() if is_environmental(*reason.split("/"))),
         **{kind: counts.get(kind, 0) for kind in ("added", "changed", "removed", "unchanged")},
         **{kind: counts.get(kind, 0) for kind in ("embedded", "copied", "reused", "damaged_chunks")},
-        skipped=most_frequent(tally.skipped),
+        skipped=most_frequent(counters.skipped),
     )
 
 
@@ -101,7 +101,7 @@ def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
     ]
 
 
-def manifest_of(finished: Finished, tally: Tally, verdict: Verdict) -> Manifest:
+def manifest_of(finished: Finished, counters: Counters, verdict: Verdict) -> Manifest:
     """The manifest of a generation. `verdict` is why its basis is new, or the one before."""
     plan, basis, shards, failures = finished.plan, finished.basis, finished.shards, finished.failures
     files = [basis.file, *(listed.file for listed in failures)]
@@ -136,10 +136,10 @@ def manifest_of(finished: Finished, tally: Tally, verdict: Verdict) -> Manifest:
         ),
         basis=basis.file.path,
         failures=tuple(listed.file.path for listed in failures),
-        failures_digest=digest_of_failures(tally),
+        failures_digest=digest_of_failures(counters),
         files=tuple(sorted(files, key=lambda file: file.path)),
         libraries=library_versions(),
-        timings=_timings(plan, tally, basis, shards),
+        timings=_timings(plan, counters, basis, shards),
     )
 
 
@@ -159,17 +159,17 @@ def _pca(finished: Finished, verdict: Verdict) -> RecordedPca:
 
 
 def _timings(
-    plan: Plan, tally: Tally, basis: WrittenBasis, shards: Sequence[ShardSummary]
+    plan: Plan, counters: Counters, basis: WrittenBasis, shards: Sequence[ShardSummary]
 ) -> dict[str, float]:
     """Seconds by stage, one after the other; `engine` is the part of `embed` that the backbone ran."""
-    embed_started, embed_finished = tally.span or (tally.diffed, tally.diffed)
+    embed_started, embed_finished = counters.span or (counters.diffed, counters.diffed)
     indexed = max(shard.finished for shard in shards)
     now = time.time()
     seconds = {
         "prepare": plan.prepared - plan.started,
         "list": embed_started - plan.prepared,
         "embed": embed_finished - embed_started,
-        "engine": tally.engine_seconds,
+        "engine": counters.engine_seconds,
         "pca": basis.finished - embed_finished,
         "index": indexed - basis.finished,
         "publish": now - indexed,

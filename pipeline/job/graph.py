@@ -9,9 +9,9 @@ from apache_beam.pvalue import AsList, AsSingleton
 from imgindex.features.embedder import EmbeddedUnit
 from imgindex.features.known_failures import fingerprint
 from imgindex.features.transforms import DiffAgainstStore, EmbedImages, Features, GroupByChunk, ReadFeatures
+from imgindex.generations.counters import Counters
 from imgindex.generations.failure_lists import list_count_of
 from imgindex.generations.layout import Output, tell_alive
-from imgindex.generations.tally import Tally
 from imgindex.generations.transforms import CompareGenerations, WriteFailures
 from imgindex.indexing.shard_files import read_basis
 from imgindex.indexing.shards import ShardSummary, shard_count_of
@@ -59,23 +59,25 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
         delta.failed,
         units | "FailuresOfUnits" >> beam.FlatMap(lambda unit: unit.failures),
     ) | "FlattenFailures" >> beam.Flatten()
-    tallies = (
+    counters = (
         listed.files
         | "CountFiles" >> beam.CombineGlobally(beam.combiners.CountCombineFn()).without_defaults()
-        | "TallyFiles" >> beam.Map(lambda count: Tally({"listed": count})),
-        listed.failures | "TallyUnlisted" >> beam.Map(lambda _: Tally({"listed": 1})),
-        listed.skipped | "TallySkipped" >> beam.Map(lambda skipped: Tally(skipped=skipped.counts)),
-        failures | "TallyFailures" >> beam.Map(_tally_of_failure),
-        delta.found | "TallyReused" >> beam.Map(_tally_of_found),
-        delta.copied | "TallyCopied" >> beam.Map(_tally_of_copies),
-        delta.damaged | "TallyDamaged" >> beam.Map(lambda _: Tally({"damaged_chunks": 1})),
-        units | "TallyUnits" >> beam.Map(_tally_of_unit),
+        | "CountListed" >> beam.Map(lambda count: Counters({"listed": count})),
+        listed.failures | "CountUnlisted" >> beam.Map(lambda _: Counters({"listed": 1})),
+        listed.skipped | "CountSkipped" >> beam.Map(lambda skipped: Counters(skipped=skipped.counts)),
+        failures | "CountFailures" >> beam.Map(_counters_of_failure),
+        delta.found | "CountReused" >> beam.Map(_counters_of_found),
+        delta.copied | "CountCopied" >> beam.Map(_counters_of_copies),
+        delta.damaged | "CountDamaged" >> beam.Map(lambda _: Counters({"damaged_chunks": 1})),
+        units | "CountUnits" >> beam.Map(_counters_of_unit),
         compared.counts,
-    ) | "FlattenTallies" >> beam.Flatten()
-    total = tallies | "SumTallies" >> beam.CombineGlobally(_sum_tallies).without_defaults()
-    tally = AsSingleton(total, default_value=Tally())
+    ) | "FlattenCounters" >> beam.Flatten()
+    total = counters | "SumCounters" >> beam.CombineGlobally(_sum_counters).without_defaults()
+    counters = AsSingleton(total, default_value=Counters())
 
-    list_count = total | "CountLists" >> beam.Map(lambda tally: list_count_of(tally.counts.get("failed", 0)))
+    list_count = total | "CountLists" >> beam.Map(
+        lambda counters: list_count_of(counters.counts.get("failed", 0))
+    )
     lists = failures | "WriteFailures" >> WriteFailures(
         plan.directory, AsSingleton(list_count, default_value=list_count_of(0))
     )
@@ -83,24 +85,28 @@ def assemble(pipeline: beam.Pipeline, plan: Plan) -> beam.PCollection[None]:
     # A refresh that changes nothing ends here.
     selection = (
         held
-        | "IfChanged" >> beam.Filter(lambda _, tally: not nothing_changed(plan, tally), tally)
+        | "IfChanged" >> beam.Filter(lambda _, counters: not nothing_changed(plan, counters), counters)
         | "GroupByChunk" >> GroupByChunk()
     )
-    rows = total | "CountRows" >> beam.Map(lambda tally: 0 if nothing_changed(plan, tally) else tally.held)
-    basis, verdict = frozen_or_fitted(selection, compared.news, plan)
+    rows = total | "CountRows" >> beam.Map(
+        lambda counters: 0 if nothing_changed(plan, counters) else counters.held
+    )
+    basis, verdict = frozen_or_fitted(selection, compared.changes, plan)
     written, shards = index_half(selection, rows, basis, plan)
     return (
         pipeline
         | "Once" >> beam.Create([plan])
         | "Publish"
-        >> beam.Map(finish, tally, AsList(lists), AsList(written), AsList(verdict), AsList(shards))
+        >> beam.Map(finish, counters, AsList(lists), AsList(written), AsList(verdict), AsList(shards))
     )
 
 
 def frozen_or_fitted(
-    selection: beam.PCollection[tuple[str, list[int]]], news: beam.PCollection[list[StoredImage]], plan: Plan
+    selection: beam.PCollection[tuple[str, list[int]]],
+    changes: beam.PCollection[list[StoredImage]],
+    plan: Plan,
 ) -> tuple[beam.PCollection[Basis], beam.PCollection[Verdict]]:
-    """The live generation's basis, or one fitted to all of `selection` where `news` ask for it."""
+    """The live generation's basis, or one fitted to all of `selection` where `changes` ask for it."""
     pca, previous = plan.config.pca, plan.previous
     if previous is None or previous.basis is None or pca.refit == "always":
         lost = previous is not None and previous.lost_basis
@@ -117,7 +123,7 @@ def frozen_or_fitted(
         verdict = selection.pipeline | "Keep" >> beam.Create([Verdict(False, "pca.refit is never")])
         return frozen, verdict
     residuals = (
-        news
+        changes
         | "GroupNewsByChunk" >> GroupByChunk()
         | "ReadNews" >> ReadFeatures(plan.store)
         | "MeasureResiduals" >> beam.Map(_residuals, AsSingleton(frozen))
@@ -172,26 +178,26 @@ class _TellAlive(beam.DoFn):  # type: ignore[misc]
         tell_alive(self._output, self._generation)
 
 
-def _tally_of_failure(failure: Failure) -> Tally:
-    return Tally({"failed": 1}, failures=fingerprint(failure))
+def _counters_of_failure(failure: Failure) -> Counters:
+    return Counters({"failed": 1}, failures=fingerprint(failure))
 
 
-def _tally_of_found(found: list[StoredImage]) -> Tally:
-    return Tally({"reused": len(found)}, diffed=time.time())
+def _counters_of_found(found: list[StoredImage]) -> Counters:
+    return Counters({"reused": len(found)}, diffed=time.time())
 
 
-def _tally_of_unit(unit: EmbeddedUnit) -> Tally:
+def _counters_of_unit(unit: EmbeddedUnit) -> Counters:
     embedded = len({image.sha256 for image in unit.images})
     counts = {"embedded": embedded, "copied": len(unit.images) - embedded}
-    return Tally(counts, (unit.started, unit.finished), unit.engine_seconds)
+    return Counters(counts, (unit.started, unit.finished), unit.engine_seconds)
 
 
-def _tally_of_copies(unit: EmbeddedUnit) -> Tally:
-    return Tally({"copied": len(unit.images)}, diffed=unit.finished)
+def _counters_of_copies(unit: EmbeddedUnit) -> Counters:
+    return Counters({"copied": len(unit.images)}, diffed=unit.finished)
 
 
-def _sum_tallies(tallies: Iterable[Tally]) -> Tally:
-    return sum(tallies, Tally())
+def _sum_counters(counters: Iterable[Counters]) -> Counters:
+    return sum(counters, Counters())
 
 
 def _residuals(features: Features, basis: Basis) -> Residuals:

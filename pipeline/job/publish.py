@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from imgindex.errors import DamagedError, ImgindexError, InputError, PublishRefusedError, SupersededError
+from imgindex.generations.counters import Counters
 from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.layout import (
     DETACHED,
@@ -17,7 +18,6 @@ from imgindex.generations.layout import (
     read_manifest,
 )
 from imgindex.generations.manifest import Ledger, Manifest
-from imgindex.generations.tally import Tally
 from imgindex.indexing import vector_files
 from imgindex.indexing.shards import ShardSummary
 from imgindex.io import filesystem
@@ -27,18 +27,18 @@ from imgindex.job.plan import Plan
 from imgindex.models.drift import Verdict
 
 
-def nothing_changed(plan: Plan, tally: Tally) -> bool:
+def nothing_changed(plan: Plan, counters: Counters) -> bool:
     """Whether the index of the live generation is what this build would write again."""
-    previous, counts = plan.previous, tally.counts
+    previous, counts = plan.previous, counters.counts
     if previous is None or not previous.same_recipe:
         return False
     changed = sum(counts.get(kind, 0) for kind in ("added", "changed", "removed"))
-    return changed == 0 and digest_of_failures(tally) == previous.failures
+    return changed == 0 and digest_of_failures(counters) == previous.failures
 
 
 def finish(
     plan: Plan,
-    tally: Tally,
+    counters: Counters,
     failures: Sequence[FailureList],
     bases: Sequence[WrittenBasis],
     verdicts: Sequence[Verdict],
@@ -55,13 +55,13 @@ def finish(
     if current_name(plan.output) == plan.generation:
         return
     filesystem.delete_tree(vector_files.directory(plan.directory))
-    if nothing_changed(plan, tally):
-        ledger = ledger_of(tally, failures, tally.counts.get("unchanged", 0))
+    if nothing_changed(plan, counters):
+        ledger = ledger_of(counters, failures, counters.counts.get("unchanged", 0))
         _write_outcome(plan, {"unchanged": asdict(ledger)})
         return
     shards = sorted(shards, key=lambda shard: shard.index.path)
     failures = sorted(failures, key=lambda listed: listed.file.path)
-    ledger = ledger_of(tally, failures, sum(shard.items for shard in shards))
+    ledger = ledger_of(counters, failures, sum(shard.items for shard in shards))
     if not shards:
         message = (
             f"none of the {ledger.listed} images in {plan.input} could be indexed "
@@ -76,7 +76,7 @@ def finish(
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": refused})
         return
     try:
-        publish(plan.output, manifest_of(finished, tally, verdicts[0]), partial(_check_unsuperseded, plan))
+        publish(plan.output, manifest_of(finished, counters, verdicts[0]), partial(_check_unsuperseded, plan))
     except PublishRefusedError as error:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": str(error)})
     except SupersededError as error:

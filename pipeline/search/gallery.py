@@ -1,4 +1,4 @@
-"""A single HTML page of queries and their neighbours, or of two images, with thumbnails inlined."""
+"""A single HTML page of queries and their neighbors, or of two images, with thumbnails inlined."""
 
 import base64
 import contextlib
@@ -27,11 +27,11 @@ class Tile:
 
 @dataclass(frozen=True)
 class Row:
-    """A query and its neighbours, nearest first; where there are none, why."""
+    """A query and its neighbors, nearest first; where there are none, why."""
 
     query: Tile
     neighbors: Sequence[Tile]
-    error: str = "No neighbours."
+    error: str = "No neighbors."
 
 
 def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], more: str = "") -> str:
@@ -90,7 +90,7 @@ def figure(source: str | None, caption: str, detail: str = "") -> str:
     )
 
 
-def query_row(query: str, neighbors: Sequence[str], error: str = "No neighbours.") -> str:
+def query_row(query: str, neighbors: Sequence[str], error: str = "No neighbors.") -> str:
     """Markup of a query and its neighbors, each of them that of a `figure`."""
     items = "".join(f"<li>{neighbor}</li>" for neighbor in neighbors)
     found = f"<ol>{items}</ol>" if items else f'<p class="none">{marked_up(error)}</p>'

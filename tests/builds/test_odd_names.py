@@ -140,7 +140,7 @@ def test_the_page_shows_them_all_and_nothing_else(folder: Path, tmp_path: Path) 
     parsed.feed(page.read_bytes().decode())
     names = [uri.rpartition("/")[2] for uri in URIS]
     assert parsed.titles == [title for pair in zip(names, URIS, strict=True) for title in pair]
-    # Each is opened by its name, queries and neighbours alike.
+    # Each is opened by its name, queries and neighbors alike.
     assert parsed.pictures == parsed.titles
     assert not any(name.startswith("on") for name in parsed.attributes)
     assert "script" not in parsed.tags

@@ -28,7 +28,7 @@ CONFIG = imgindex.Config(
     backbone=BACKBONE,
     engine=imgindex.EngineConfig(precision="float32"),
     pca=imgindex.PcaConfig(dims=8),
-    # Features of random weights hardly differ, so that neighbours are as good as each other.
+    # Features of random weights hardly differ, so that neighbors are as good as each other.
     publish=imgindex.PublishConfig(min_recall=0.0),
 )
 IMAGES = 40

@@ -37,23 +37,23 @@ from annoy.annoylib import Annoy
 class AnnoyIndex(Annoy):
 """
 FAULTS = {
-    "one neighbour": (
+    "one neighbor": (
         """
         def get_nns_by_vector(self, *args, **options):
             items, distances = super().get_nns_by_vector(*args, **options)
             return items[:1], distances[:1]
         """,
-        "gives 1 neighbours where 10 are asked for",
+        "gives 1 neighbors where 10 are asked for",
     ),
-    "the same neighbour again": (
+    "the same neighbor again": (
         """
         def get_nns_by_vector(self, *args, **options):
             items, distances = super().get_nns_by_vector(*args, **options)
             return items[:1] * len(items), distances
         """,
-        "gives 1 neighbours where 10 are asked for",
+        "gives 1 neighbors where 10 are asked for",
     ),
-    "far neighbours": (
+    "far neighbors": (
         """
         def get_nns_by_vector(self, vector, k, **options):
             items, distances = super().get_nns_by_vector(vector, 2 * k, **options)

@@ -24,7 +24,7 @@ from imgindex.errors import DamagedError, MachineError, OutputError
 from imgindex.features import diff as features_diff
 from imgindex.features import duplicates, feature_store, join, known_failures
 from imgindex.features.transforms import DiffAgainstStore, GroupByChunk
-from imgindex.generations.tally import Tally
+from imgindex.generations.counters import Counters
 from imgindex.generations.transforms import CompareGenerations
 from imgindex.indexing.shards import write_shard
 from imgindex.indexing.vector_files import VectorRows
@@ -136,12 +136,12 @@ def test_a_listing_is_split_by_name_time_and_content(folder: Folder) -> None:
     assert sorted(found, key=lambda image: image.uri) == sorted(
         (stored[file.uri] for file in same[1:]), key=lambda image: image.uri
     )
-    twins = {"touched": "touched", "another name": "renamed", "a copy": "renamed"}
-    assert sorted(image.uri for image in copied) == sorted(twins)
+    originals = {"touched": "touched", "another name": "renamed", "a copy": "renamed"}
+    assert sorted(image.uri for image in copied) == sorted(originals)
     for image in copied:
-        twin = stored[twins[image.uri]]
-        assert (image.sha256, image.version) == (twin.sha256, "2" if image.uri == "touched" else "1")
-        rows = [feature_store.read_rows(folder.store, at.chunk, [at.row]) for at in (image, twin)]
+        original = stored[originals[image.uri]]
+        assert (image.sha256, image.version) == (original.sha256, "2" if image.uri == "touched" else "1")
+        rows = [feature_store.read_rows(folder.store, at.chunk, [at.row]) for at in (image, original)]
         np.testing.assert_array_equal(rows[0][1], rows[1][1])
         assert rows[0][0]["width"] == rows[1][0]["width"]
     # The store holds them under their own names now.
@@ -176,13 +176,13 @@ def test_every_file_of_a_listing_comes_out_once(tmp_path_factory: pytest.TempPat
     # Drawn later, a name may have other bytes by now than it was stored with: what it says is what it held.
     made = outputs(listing, DiffAgainstStore(folder.store, threads=2), "new", "found", "copied", "failed")
     new = made["new"]
-    uris = [file.uri for leader in new for file in (leader, *leader.duplicates)]
+    uris = [file.uri for first in new for file in (first, *first.duplicates)]
     uris += [image.uri for images in made["found"] for image in images]
     uris += [image.uri for unit in made["copied"] for image in unit.images]
     uris += [failure.uri for failure in made["failed"]]
     assert Counter(uris) == Counter(file.uri for file in listing)
-    for leader in new:
-        assert leader.duplicates == () or leader.sha256 is not None
+    for first in new:
+        assert first.duplicates == () or first.sha256 is not None
 
 
 def test_many_copies_of_one_image_are_cut(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,28 +333,28 @@ class TestRepeatedUris:
 
 
 class TestFailuresThatMayPass:
-    def leader(self, files: Sequence[ImageFile], known: Sequence[KnownFailure]) -> ImageFile | None:
+    def first(self, files: Sequence[ImageFile], known: Sequence[KnownFailure]) -> ImageFile | None:
         """What is to be embedded of files of the same bytes, of which failures are known."""
         read = [replace(file, sha256=sha256(file)) for file in files]
-        leader, *others = duplicates.match_digests((0, [(0, read), (1, list(known))]))
-        if isinstance(leader, ImageFile):
+        first, *others = duplicates.match_digests((0, [(0, read), (1, list(known))]))
+        if isinstance(first, ImageFile):
             assert others == []
-            return leader
-        assert len([leader, *others]) == len(files)
+            return first
+        assert len([first, *others]) == len(files)
         return None
 
     def test_are_tried_again_with_a_bound(self, folder: Folder) -> None:
         files = [folder.file("a.jpg", b"bytes"), folder.file("b.jpg", b"bytes")]
         known: list[KnownFailure] = []
         for tries in range(known_failures.MAX_TRIES):
-            leader = self.leader(files, known)
-            assert leader is not None
-            assert (leader.tries, len(leader.duplicates)) == (tries, 1)
-            failure = Failure(leader.uri, "decode", "killed", "signal 9", sha256(leader))
-            known += known_failures.to_remember(failure, [leader, *leader.duplicates], leader.tries)
+            first = self.first(files, known)
+            assert first is not None
+            assert (first.tries, len(first.duplicates)) == (tries, 1)
+            failure = Failure(first.uri, "decode", "killed", "signal 9", sha256(first))
+            known += known_failures.to_remember(failure, [first, *first.duplicates], first.tries)
         # The bytes count, whatever their names.
-        assert self.leader([folder.file("c.jpg", b"bytes")], known) is None
-        assert self.leader(files, known) is None
+        assert self.first([folder.file("c.jpg", b"bytes")], known) is None
+        assert self.first(files, known) is None
         # As the store keeps them.
         known_failures.write(folder.store, known[:4])
         new, failed = folder.failed(files)
@@ -408,24 +408,24 @@ def compare(place: str, before: dict[str, str], now: dict[str, str]) -> tuple[di
         written = write_shard(place, shard, 2, [VectorRows(table, vectors)], IndexConfig(trees=1))
         paths.append(written_files.placed(place, written.metadata))
     held = [[image(uri, digest)] for uri, digest in now.items()]
-    made = outputs(held, CompareGenerations(paths), "counts", "news")
-    return dict(sum(made["counts"], Tally()).counts), sorted(
-        image.uri for images in made["news"] for image in images
+    made = outputs(held, CompareGenerations(paths), "counts", "changes")
+    return dict(sum(made["counts"], Counters()).counts), sorted(
+        image.uri for images in made["changes"] for image in images
     )
 
 
 def test_a_listing_against_a_generation(place: str) -> None:
     before = {"a": "1", "b": "2", "c": "3", "d/ä": "4"}
     now = {"a": "1", "b": "other", "d/ä": "4", "new": "1"}
-    counts, news = compare(place, before, now)
+    counts, changes = compare(place, before, now)
     assert counts == {"added": 1, "changed": 1, "removed": 1, "unchanged": 2}
-    assert news == ["b", "new"]
+    assert changes == ["b", "new"]
 
 
 def test_against_no_generation_all_is_added(place: str) -> None:
-    counts, news = compare(place, {}, {"a": "1", "b": "1"})
+    counts, changes = compare(place, {}, {"a": "1", "b": "1"})
     assert counts == {"added": 2, "changed": 0, "removed": 0, "unchanged": 0}
-    assert news == ["a", "b"]
+    assert changes == ["a", "b"]
 
 
 def test_against_no_images_all_is_removed(place: str) -> None:
@@ -440,8 +440,8 @@ def test_no_element_that_a_join_gives_holds_a_whole_bucket(
     files = [folder.file(f"{n}.jpg", b"%d" % n) for n in range(10)]
     stored = folder.keep(*files)
     found = outputs(files, DiffAgainstStore(folder.store, threads=1), "found")["found"]
-    news = outputs([list(stored)], CompareGenerations([]), "news")["news"]
-    for elements in (found, news):
+    changes = outputs([list(stored)], CompareGenerations([]), "changes")["changes"]
+    for elements in (found, changes):
         assert sorted(map(len, elements)) == [1, 3, 3, 3]
         assert {image for images in elements for image in images} == set(stored)
 

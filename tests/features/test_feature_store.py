@@ -46,12 +46,12 @@ def test_a_chunk_comes_back_bit_for_bit(place: str) -> None:
     assert list(read_keys(place, chunk)) == list(write_rows(place, ROWS, FEATURES)) == where
 
 
-def test_copies_have_the_features_of_their_twins(place: str) -> None:
-    twins = [*write_rows(place, ROWS[:2], FEATURES[:2]), *write_rows(place, ROWS[2:], FEATURES[2:])]
+def test_copies_have_the_features_of_their_originals(place: str) -> None:
+    originals = [*write_rows(place, ROWS[:2], FEATURES[:2]), *write_rows(place, ROWS[2:], FEATURES[2:])]
     files = [ImageFile(f"copy-{n}.jpg", "", 100 + n, f"7.{n}") for n in range(3)]
     copier = RowCopier(place)
-    assert list(copier.copy(twins[0].chunk, [(files[n], twins[n]) for n in (1, 0)])) == []
-    assert list(copier.copy(twins[2].chunk, [(files[2], twins[2])])) == []
+    assert list(copier.copy(originals[0].chunk, [(files[n], originals[n]) for n in (1, 0)])) == []
+    assert list(copier.copy(originals[2].chunk, [(files[2], originals[2])])) == []
     (copied,) = copier.flush()
     for image in copied:
         number = int(image.uri[5])
@@ -67,10 +67,10 @@ def test_copies_have_the_features_of_their_twins(place: str) -> None:
 
 def test_no_chunk_of_copies_grows_with_their_number(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("imgindex.features.feature_store.CHUNK_ROWS", 4)
-    twins = write_rows(place, ROWS, FEATURES)
+    originals = write_rows(place, ROWS, FEATURES)
     copier = RowCopier(place)
     files = [ImageFile(f"{n:02}.jpg", "", 10, "8") for n in range(11)]
-    written = [*copier.copy(twins[0].chunk, ((file, twins[0]) for file in files)), *copier.flush()]
+    written = [*copier.copy(originals[0].chunk, ((file, originals[0]) for file in files)), *copier.flush()]
     assert [len(images) for images in written] == [4, 4, 3]
     assert [image.uri for images in written for image in images] == [file.uri for file in files]
 

@@ -235,7 +235,7 @@ class TestCheckShard:
         (problem,) = self.problems(whole[0], replace(whole[1], items=len(URIS) + 1))
         assert f"holds {len(URIS)} items; its manifest promises {len(URIS) + 1}" in problem
 
-    def test_fewer_neighbours_than_asked_for(
+    def test_fewer_neighbors_than_asked_for(
         self, whole: tuple[Path, ShardSummary], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         # As Annoy builds of some compilers do (spotify/annoy #679).
@@ -244,7 +244,7 @@ class TestCheckShard:
 
         monkeypatch.setattr(AnnoyShard, "nearest", nearest)
         (problem,) = self.problems(*whole)
-        assert problem == f"{whole[0]}/{whole[1].index.path} gives fewer than 10 neighbours to 20 queries"
+        assert problem == f"{whole[0]}/{whole[1].index.path} gives fewer than 10 neighbors to 20 queries"
 
 
 @pytest.mark.parametrize(

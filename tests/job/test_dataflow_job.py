@@ -373,6 +373,6 @@ def test_the_images_annoy_needs_no_avx512(tmp_path):
     assert "%ymm" in code  # AVX
     # Of AVX-512: its wide and its further registers, and its masks.
     assert not re.search(r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])\b|%k[0-7]\b", code)
-    used, neighbours = run("-c", ASK, env={"PYTHONPATH": str(tmp_path)}).split()
+    used, neighbors = run("-c", ASK, env={"PYTHONPATH": str(tmp_path)}).split()
     assert Path(used).is_relative_to(tmp_path)
-    assert neighbours == "10"
+    assert neighbors == "10"

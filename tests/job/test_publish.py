@@ -25,6 +25,7 @@ from imgindex.errors import (
 )
 from imgindex.features.known_failures import fingerprint
 from imgindex.generations import layout, manifest
+from imgindex.generations.counters import Counters
 from imgindex.generations.failure_lists import FailureList, list_of, write_list
 from imgindex.generations.layout import (
     Output,
@@ -37,7 +38,6 @@ from imgindex.generations.layout import (
     read_manifest,
     tell_alive,
 )
-from imgindex.generations.tally import Tally
 from imgindex.indexing.shard_backend import SEARCHES
 from imgindex.indexing.shards import ShardSummary, write_shard
 from imgindex.indexing.vector_files import VectorRows
@@ -62,7 +62,7 @@ def previous_of(root: str, name: str, **changes: Any) -> Previous:
     """The live generation, of 100 images, in the eyes of the next build."""
     metadata = (WrittenFile(Output(root).generation(name) + "/metadata/m", 1, X),)
     return replace(
-        Previous(name, 100, digest_of_failures(Tally()), metadata, False, None, name, 100), **changes
+        Previous(name, 100, digest_of_failures(Counters()), metadata, False, None, name, 100), **changes
     )
 
 
@@ -118,9 +118,9 @@ def run(plan: Plan, listed: int, failed: int, shards: list[ShardSummary]) -> dic
     for file in [BASIS.file, *(file for shard in shards for file in (shard.index, shard.metadata))]:
         filesystem.write_bytes(filesystem.join(plan.directory, file.path), b"x" * file.size)
     counts = {"listed": listed, "failed": failed, "embedded": listed - failed, "added": listed - failed}
-    tally = Tally(counts, (100.5, 101.5), 0.75)
+    counters = Counters(counts, (100.5, 101.5), 0.75)
     lists = lists_of(plan, failures_of(failed))
-    finish(plan, tally, lists, [BASIS] if shards else [], [FITTED], shards)
+    finish(plan, counters, lists, [BASIS] if shards else [], [FITTED], shards)
     return outcome(plan).manifest
 
 
@@ -167,13 +167,13 @@ def published(place: str) -> tuple[Plan, dict[str, Any]]:
     basis = WrittenBasis(file, 2048, 4, 0.75, 102.0, cut=3, scale_ratio=7.5)
     failures = [Failure("z.jpg", "read", "vanished", "gone"), Failure(ODD, "decode", "empty", ODD, X)]
     parts = [
-        Tally({"listed": 42, "failed": 2}),
-        Tally({"embedded": 29}, (101.0, 102.0), 0.5),
-        Tally({"reused": 10}),
-        Tally({"copied": 1}),
-        Tally({"added": 40}),
+        Counters({"listed": 42, "failed": 2}),
+        Counters({"embedded": 29}, (101.0, 102.0), 0.5),
+        Counters({"reused": 10}),
+        Counters({"copied": 1}),
+        Counters({"added": 40}),
     ]
-    finish(plan, sum(parts, Tally()), lists_of(plan, failures), [basis], [FITTED], shards)
+    finish(plan, sum(parts, Counters()), lists_of(plan, failures), [basis], [FITTED], shards)
     return plan, outcome(plan).manifest
 
 
@@ -271,10 +271,10 @@ def test_failures_are_lines_of_json_in_the_order_of_their_uris(
 def test_a_manifest_names_every_list_of_failures_and_messages_their_folder(place: str) -> None:
     failures = failures_of(30)
     plan = plan_of(place, max_failure_rate=0.5)
-    tally = Tally({"listed": 100, "failed": 30, "embedded": 70, "added": 70}, (100.5, 101.5))
+    counters = Counters({"listed": 100, "failed": 30, "embedded": 70, "added": 70}, (100.5, 101.5))
     for each in (plan, strict := plan_of(place, max_failure_rate=0.1)):
         filesystem.write_bytes(filesystem.join(each.directory, BASIS.file.path), b"x")
-        finish(each, tally, lists_of(each, failures, 3), [BASIS], [FITTED], shards_of(70))
+        finish(each, counters, lists_of(each, failures, 3), [BASIS], [FITTED], shards_of(70))
     manifest = outcome(plan).manifest
     assert manifest["failures"] == [f"failures/failures-0000{number}-of-00003.jsonl" for number in range(3)]
     assert manifest["ledger"]["failed_by_reason"] == {"decode/empty": 15, "decode/truncated": 15}
@@ -398,8 +398,8 @@ def test_a_generation_that_lost_a_file_is_not_published(
 def test_a_shard_that_was_found_wrong_is_not_published(tmp_path: Path) -> None:
     (shard,) = shards_of(100)
     plan = plan_of(str(tmp_path))
-    with pytest.raises(PublishRefusedError, match="check files: it gives no neighbours"):
-        run(plan, 100, 0, [replace(shard, problems=("it gives no neighbours",))])
+    with pytest.raises(PublishRefusedError, match="check files: it gives no neighbors"):
+        run(plan, 100, 0, [replace(shard, problems=("it gives no neighbors",))])
     assert current_name(plan.output) is None
 
 
@@ -420,10 +420,10 @@ def test_nothing_is_published_where_nothing_changed(
     before = publish_before(str(tmp_path), 100)
     plan = plan_of(str(tmp_path), before)
     plan = replace(plan, previous=previous_of(str(tmp_path), before, **{"same_recipe": True, **changes}))
-    tally = Tally({"listed": counts["unchanged"], **counts})
-    assert nothing_changed(plan, tally) == unchanged
+    counters = Counters({"listed": counts["unchanged"], **counts})
+    assert nothing_changed(plan, counters) == unchanged
     if unchanged:
-        finish(plan, tally, [], [], [], [])
+        finish(plan, counters, [], [], [], [])
         found = outcome(plan)
         assert (found.published, found.manifest["generation"]) == (False, before)
         assert found.ledger["unchanged"] == 100
@@ -453,13 +453,13 @@ BAD = Failure("a.jpg", "decode", "truncated", "after 7 bytes", "aa")
 def test_other_failures_are_a_change(
     before: list[Failure], now: list[Failure], unchanged: bool, tmp_path: Path
 ) -> None:
-    def tally_of(failures: list[Failure]) -> Tally:
-        tallies = (Tally({"failed": 1}, failures=fingerprint(failure)) for failure in failures)
-        return sum(tallies, Tally({"unchanged": 100}))
+    def counters_of(failures: list[Failure]) -> Counters:
+        counters = (Counters({"failed": 1}, failures=fingerprint(failure)) for failure in failures)
+        return sum(counters, Counters({"unchanged": 100}))
 
-    listed = digest_of_failures(tally_of(before))
+    listed = digest_of_failures(counters_of(before))
     previous = previous_of(str(tmp_path), new_name(SPEC.digest), same_recipe=True, failures=listed)
-    assert nothing_changed(replace(plan_of(str(tmp_path)), previous=previous), tally_of(now)) == unchanged
+    assert nothing_changed(replace(plan_of(str(tmp_path)), previous=previous), counters_of(now)) == unchanged
 
 
 @pytest.mark.parametrize(
@@ -491,8 +491,8 @@ def test_no_generation_is_published_that_no_reader_accepts(place: str) -> None:
     for file in (BASIS.file, *(file for shard in shards_of(100) for file in (shard.index, shard.metadata))):
         filesystem.write_bytes(filesystem.join(plan.directory, file.path), b"x")
     # As where a uri is in the index twice.
-    tally = Tally({"listed": 100, "embedded": 100, "removed": -1}, (100.5, 101.5))
-    finish(plan, tally, lists_of(plan, []), [BASIS], [FITTED], shards_of(100))
+    counters = Counters({"listed": 100, "embedded": 100, "removed": -1}, (100.5, 101.5))
+    finish(plan, counters, lists_of(plan, []), [BASIS], [FITTED], shards_of(100))
     message = (
         r"no reader would accept the manifest .*: ledger\.removed is -1; this is a bug, please report it"
     )

@@ -1,4 +1,4 @@
-"""Annoy shards: same bytes twice, distances and neighbours against brute force in float64, damaged files."""
+"""Annoy shards: same bytes twice, distances and neighbors against brute force in float64, damaged files."""
 
 from fractions import Fraction
 from itertools import pairwise
@@ -53,8 +53,8 @@ def path(tmp_path):
 
 class TestInstalledAnnoy:
     @pytest.mark.parametrize("metric", METRICS)
-    def test_returns_k_distinct_neighbours(self, metric):
-        # Some compilers' builds return one neighbour, whatever k is: spotify/annoy issue 679.
+    def test_returns_k_distinct_neighbors(self, metric):
+        # Some compilers' builds return one neighbor, whatever k is: spotify/annoy issue 679.
         index = AnnoyIndex(16, metric)
         for item, vector in enumerate(random_vectors(1000, 16)):
             index.add_item(item, vector)
@@ -396,7 +396,7 @@ class TestMeasureRecall:
         ("change", "recall"),
         [
             (lambda items: slice(None), 1.0),
-            (lambda items: slice(0, 1), 0.0),  # itself alone, which is no neighbour
+            (lambda items: slice(0, 1), 0.0),  # itself alone, which is no neighbor
             (lambda items: slice(1, None), 1.0),  # all but itself
             (lambda items: slice(0, 8), 0.7),
             (lambda items: slice(0, 0), 0.0),

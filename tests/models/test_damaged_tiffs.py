@@ -90,7 +90,7 @@ GROUP4 = {
 JPEG = {
     "one strip": encoded(COLORS, "TIFF", compression="jpeg"),
     "strips": encoded(COLORS, "TIFF", compression="jpeg", strip_size=WIDTH * 3 * 32),
-    "grey": encoded(COLORS.convert("L"), "TIFF", compression="jpeg"),
+    "gray": encoded(COLORS.convert("L"), "TIFF", compression="jpeg"),
 }
 
 
@@ -122,7 +122,7 @@ def test_whole_group4(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", JPEG)
 def test_whole_jpeg(kind: str) -> None:
-    expected = np.asarray(COLORS.convert("L").convert("RGB") if kind == "grey" else COLORS, float)
+    expected = np.asarray(COLORS.convert("L").convert("RGB") if kind == "gray" else COLORS, float)
     assert np.abs(decode(JPEG[kind], (HEIGHT, WIDTH)).pixels - expected).mean() < 5
 
 

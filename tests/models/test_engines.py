@@ -61,7 +61,7 @@ class TestEngine:
     def test_a_row_depends_on_its_image_alone(self, engine, alone, chosen):
         np.testing.assert_array_equal(embed_all(engine, PIXELS[chosen]), alone[chosen], strict=True)
 
-    def test_neighbours_of_any_content_change_nothing(self, engine, alone):
+    def test_neighbors_of_any_content_change_nothing(self, engine, alone):
         for other in (0, 255):
             for place in range(BATCH):
                 batch = np.full((BATCH, SIZE, SIZE, 3), other, np.uint8)

@@ -64,13 +64,13 @@ def by_hand() -> Iterator[tuple[str, bytes]]:
     wide = np.asarray(RGB, np.uint16).astype(">u2") * np.uint16(257)
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in wide)
     yield "PNG 16-bit RGB", png((HEIGHT, WIDTH), 16, 2, rows)
-    grey = b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP)
-    yield "PNG 16-bit grey with tRNS", png((HEIGHT, WIDTH), 16, 0, grey, struct.pack(">H", int(DEEP[5, 5])))
+    gray = b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP)
+    yield "PNG 16-bit gray with tRNS", png((HEIGHT, WIDTH), 16, 0, gray, struct.pack(">H", int(DEEP[5, 5])))
     few = np.asarray(RGB.convert("L")) >> 6
     packed = few.reshape(HEIGHT, WIDTH // 4, 4) @ np.array([64, 16, 4, 1])
     rows = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in packed)
-    yield "PNG 2-bit grey", png((HEIGHT, WIDTH), 2, 0, rows)
-    yield "PNG 2-bit grey with tRNS", png((HEIGHT, WIDTH), 2, 0, rows, b"\0\2")
+    yield "PNG 2-bit gray", png((HEIGHT, WIDTH), 2, 0, rows)
+    yield "PNG 2-bit gray with tRNS", png((HEIGHT, WIDTH), 2, 0, rows, b"\0\2")
     inverted = encoded(picture("I;16"), "TIFF")
     whites = [struct.pack("<HHII", 262, 3, 1, value) for value in (1, 0)]
     yield "TIFF 16-bit, white is zero", inverted.replace(*whites)
@@ -101,7 +101,7 @@ def by_vips() -> Iterator[tuple[str, bytes]]:
     rgb = rgb.copy(interpretation="srgb")
     deep = pyvips.Image.new_from_memory(DEEP.tobytes(), WIDTH, HEIGHT, 1, "ushort")
     deep = deep.copy(interpretation="grey16")
-    black_white = rgb.colourspace("b-w")
+    black_white = rgb.colorspace("b-w")
     for tiled in (False, True):
         tiles: dict[str, Any] = {"tile": True, "tile_width": 32, "tile_height": 16} if tiled else {}
         for compression in ("none", "lzw", "deflate", "jpeg", "packbits"):
@@ -117,8 +117,8 @@ def by_vips() -> Iterator[tuple[str, bytes]]:
         yield f"TIFF by libvips {depth}-bit", black_white.tiffsave_buffer(bitdepth=depth)
         yield f"PNG by libvips {depth}-bit palette", rgb.pngsave_buffer(palette=True, bitdepth=depth)
     yield "PNG by libvips interlaced", rgb.pngsave_buffer(interlace=True)
-    yield "PNG by libvips 16-bit", rgb.colourspace("rgb16").pngsave_buffer(bitdepth=16)
-    yield "TIFF by libvips 16-bit RGB", rgb.colourspace("rgb16").tiffsave_buffer()
+    yield "PNG by libvips 16-bit", rgb.colorspace("rgb16").pngsave_buffer(bitdepth=16)
+    yield "TIFF by libvips 16-bit RGB", rgb.colorspace("rgb16").tiffsave_buffer()
     yield "GIF by libvips", rgb.gifsave_buffer()
     yield "WebP by libvips", rgb.webpsave_buffer(Q=90)
     yield "AVIF by libvips", rgb.heifsave_buffer(compression="av1", Q=90)
@@ -145,7 +145,7 @@ def seen_by_vips(data: bytes) -> np.ndarray:
     if image.hasalpha():
         white = 65535 if image.format == "ushort" else 255
         image = image.flatten(background=[white] * (image.bands - 1))
-    pixels = image.colourspace("srgb").cast("uchar").numpy()
+    pixels = image.colorspace("srgb").cast("uchar").numpy()
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=2)
 
 

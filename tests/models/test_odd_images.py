@@ -90,7 +90,7 @@ class TestRunLengthBmp:
 
 
 class TestPng:
-    def test_16_bit_grey_with_a_transparent_value(self) -> None:
+    def test_16_bit_gray_with_a_transparent_value(self) -> None:
         values = np.array([[0, 257, 0x1234], [0x1235, 40000, 65535]], ">u2")
         rows = b"".join(b"\0" + row.tobytes() for row in values)
         expected = (values / 257).round()
@@ -98,7 +98,7 @@ class TestPng:
         assert_pixels(png((2, 3), 16, 0, rows, struct.pack(">H", 0x1234)), repeated(expected))
 
     @pytest.mark.parametrize(("bits", "scale"), [(1, 255), (2, 85), (4, 17)])
-    def test_few_grey_levels_with_a_transparent_one(self, bits: int, scale: int) -> None:
+    def test_few_gray_levels_with_a_transparent_one(self, bits: int, scale: int) -> None:
         values = np.arange(8) % (1 << bits)
         row = np.packbits(
             np.array([[v >> b & 1 for b in range(bits)[::-1]] for v in values], np.uint8)
@@ -169,7 +169,7 @@ class TestOrientation:
 
 
 def tiff(values: np.ndarray, **tags: object) -> bytes:
-    """A TIFF of deep grey, with tags by the names above."""
+    """A TIFF of deep gray, with tags by the names above."""
     image = Image.fromarray(values)
     info = TiffImagePlugin.ImageFileDirectory_v2()
     for name, value in tags.items():
@@ -223,7 +223,7 @@ class TestSixteenBits:
         )
         assert_pixels(data, repeated(255 - (values / 257).round()), tolerance=1)
 
-    def test_grey_of_a_pgm_is_what_its_white_says(self) -> None:
+    def test_gray_of_a_pgm_is_what_its_white_says(self) -> None:
         values = np.array([[0, 100, 1000]], ">u2")
         data = b"P5 3 1 1000\n" + values.tobytes()
         assert_pixels(data, repeated((values / 1000 * 255).round()), tolerance=1)
@@ -342,8 +342,8 @@ class TestColorProfiles:
     RGB = Image.fromarray(noise(6, 9, 3)).resize(SIZE[::-1], Image.Resampling.BICUBIC)
 
     @staticmethod
-    def grey(gamma: float) -> bytes:
-        """A profile of grey."""
+    def gray(gamma: float) -> bytes:
+        """A profile of gray."""
         white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
         curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
         start = 128 + 4 + 24
@@ -385,10 +385,10 @@ class TestColorProfiles:
         assert (decode(encoded(clear, "PNG", icc_profile=swapped_profile()), (8, 8)).pixels >= 254).all()
 
     @pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF"])
-    def test_grey(self, form: str) -> None:
+    def test_gray(self, form: str) -> None:
         values = np.arange(256, dtype=np.uint8).reshape(16, 16).repeat(8, 0).repeat(8, 1)
         options = {"quality": 100} if form == "JPEG" else {}
-        data = encoded(Image.fromarray(values), form, icc_profile=self.grey(1.8), **options)
+        data = encoded(Image.fromarray(values), form, icc_profile=self.gray(1.8), **options)
         linear = (np.arange(256) / 255) ** 1.8
         srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
         assert_pixels(data, repeated((srgb * 255)[values]), tolerance=5 if form == "JPEG" else 2)
@@ -412,8 +412,8 @@ class TestColorProfiles:
         plain = decode(encoded(self.RGB, "TIFF"), self.SIZE).pixels
         found = decode(encoded(self.RGB, "TIFF", icc_profile=change(swapped_profile())), self.SIZE).pixels
         np.testing.assert_array_equal(found, plain)
-        grey = decode(encoded(self.RGB.convert("L"), "TIFF", icc_profile=swapped_profile()), self.SIZE).pixels
-        np.testing.assert_array_equal(grey, decode(encoded(self.RGB.convert("L"), "TIFF"), self.SIZE).pixels)
+        gray = decode(encoded(self.RGB.convert("L"), "TIFF", icc_profile=swapped_profile()), self.SIZE).pixels
+        np.testing.assert_array_equal(gray, decode(encoded(self.RGB.convert("L"), "TIFF"), self.SIZE).pixels)
 
     def test_the_spec_tells_them_apart(self) -> None:
         assert decoding("srgb") != decoding("ignore")

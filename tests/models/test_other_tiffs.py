@@ -26,7 +26,7 @@ tifffile = pytest.importorskip("tifffile")
 pytest.importorskip("imagecodecs")
 
 PIXELS = np.asarray(RGB)
-GREY = np.asarray(RGB.convert("L"))
+GRAY = np.asarray(RGB.convert("L"))
 
 
 def linear(pixels: np.ndarray, dtype: Any = np.float32) -> np.ndarray:
@@ -43,7 +43,7 @@ def tiff(values: np.ndarray, photometric: str = "rgb", **options: Any) -> bytes:
 
 def by_vips(space: str, **options: Any) -> bytes:
     rgb = pyvips.Image.new_from_memory(PIXELS.tobytes(), WIDTH, HEIGHT, 3, "uchar")
-    return bytes(rgb.copy(interpretation="srgb").colourspace(space).tiffsave_buffer(**options))
+    return bytes(rgb.copy(interpretation="srgb").colorspace(space).tiffsave_buffer(**options))
 
 
 def whole(data: bytes, **options: Any) -> DecodedImage:
@@ -67,8 +67,8 @@ READ_BY_BOTH = {
     "whole numbers of 32 bits": tiff(PIXELS.astype(np.uint32)),
     "WebP": by_vips("srgb", compression="webp", lossless=True),
     "WebP in tiles": tiff(PIXELS, compression="webp", tile=(16, 32)),
-    "grey of 16 bits with transparency": tiff(
-        np.dstack([GREY, np.asarray(ALPHA)]).astype(np.uint16) * 257, "minisblack",
+    "gray of 16 bits with transparency": tiff(
+        np.dstack([GRAY, np.asarray(ALPHA)]).astype(np.uint16) * 257, "minisblack",
         planarconfig="contig", extrasamples=["unassalpha"],
     ),
 }  # fmt: skip
@@ -98,10 +98,10 @@ def test_what_libvips_does_not_read_has_the_pixels_that_were_written(data: bytes
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.uint64, np.int64])
 @pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
-def test_grey_of_other_depths_is_stretched_as_that_of_32_bits(dtype: type, photometric: str) -> None:
-    values = GREY.astype(dtype)
-    low, high = np.sort(GREY.ravel())[[3, -4]].astype(float)  # all but a thousandth at each end
-    expected = ((GREY - low) / (high - low) * 255).clip(0, 255)
+def test_gray_of_other_depths_is_stretched_as_that_of_32_bits(dtype: type, photometric: str) -> None:
+    values = GRAY.astype(dtype)
+    low, high = np.sort(GRAY.ravel())[[3, -4]].astype(float)  # all but a thousandth at each end
+    expected = ((GRAY - low) / (high - low) * 255).clip(0, 255)
     expected = expected if photometric == "minisblack" else 255 - expected
     assert difference(whole(tiff(values, photometric)).pixels, repeated(expected)) < 1
 
@@ -156,16 +156,16 @@ def test_the_greatest_values_stay_white_where_they_are_transparent(dtype: type, 
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_associated_grey_looks_like_the_same_picture_unassociated(dtype: type) -> None:
-    alpha = np.full(GREY.shape, 0.1)
-    grey = GREY / 255 * 0.6 + 0.1
+def test_associated_gray_looks_like_the_same_picture_unassociated(dtype: type) -> None:
+    alpha = np.full(GRAY.shape, 0.1)
+    gray = GRAY / 255 * 0.6 + 0.1
     scale = 65535 if dtype is np.uint16 else 1
     plain, multiplied = (
         tiff(
             (np.dstack([colors, alpha]) * scale).round(0 if scale > 1 else 9).astype(dtype),
             "minisblack", planarconfig="contig", extrasamples=[extra],
         )
-        for colors, extra in ((grey, "unassalpha"), (grey * alpha, "assocalpha"))
+        for colors, extra in ((gray, "unassalpha"), (gray * alpha, "assocalpha"))
     )  # fmt: skip
     seen, expected = whole(multiplied).pixels, whole(plain).pixels
     assert np.ptp(expected) > 10
@@ -390,13 +390,13 @@ class TestPicturesOf16Bits:
             assert np.array_equal(file.pages[0].asarray(), values)
         assert difference(whole(data).pixels, values / 257) <= 0.5
 
-    def test_grey_needs_no_extra_and_rgb_names_it(
+    def test_gray_needs_no_extra_and_rgb_names_it(
         self, compression: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        grey = tiff(GREY.astype(np.uint16) * 257, "minisblack", compression=compression)
+        gray = tiff(GRAY.astype(np.uint16) * 257, "minisblack", compression=compression)
         rgb = tiff(PIXELS.astype(np.uint16) * 257, compression=compression)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        assert difference(whole(grey).pixels, repeated(GREY)) < 1
+        assert difference(whole(gray).pixels, repeated(GRAY)) < 1
         assert failure(rgb).reason == "needs_extra"
 
 

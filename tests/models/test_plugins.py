@@ -40,11 +40,11 @@ def whole(data: bytes) -> DecodedImage:
 
 @pytest.mark.parametrize("form", FORMS)
 class TestBoth:
-    def test_rgb_and_grey(self, form: str) -> None:
+    def test_rgb_and_gray(self, form: str) -> None:
         assert difference(whole(lossless(RGB, form)).pixels, PIXELS) < 1
-        grey = RGB.convert("L")
-        expected = np.asarray(grey.convert("RGB"))
-        assert difference(whole(lossless(grey, form)).pixels, expected) < 1
+        gray = RGB.convert("L")
+        expected = np.asarray(gray.convert("RGB"))
+        assert difference(whole(lossless(gray, form)).pixels, expected) < 1
 
     def test_transparency_is_laid_on_white(self, form: str) -> None:
         image = RGB.copy()
@@ -52,7 +52,7 @@ class TestBoth:
         seen = whole(lossless(image, form)).pixels
         assert difference(seen, on_white(PIXELS, np.asarray(ALPHA))) < 1.5
 
-    def test_grey_of_16_bits(self, form: str) -> None:
+    def test_gray_of_16_bits(self, form: str) -> None:
         """A dark picture stays dark: the file names its depth."""
         deep = (np.asarray(RGB.convert("L"), np.uint16) * 20).astype(np.uint16)
         data = lossless(Image.fromarray(deep), form)
@@ -277,12 +277,12 @@ class TestJpegXl:
         data = imagecodecs.jpegxl_encode(np.stack([PIXELS, 255 - PIXELS]), lossless=True)
         assert np.array_equal(whole(data).pixels, PIXELS)
 
-    def test_grey_with_channels_that_are_no_colors(self) -> None:
-        grey = np.asarray(RGB.convert("L"))
+    def test_gray_with_channels_that_are_no_colors(self) -> None:
+        gray = np.asarray(RGB.convert("L"))
         data = imagecodecs.jpegxl_encode(
-            np.stack([grey, 255 - grey]), lossless=True, photometric="gray", planar=True
+            np.stack([gray, 255 - gray]), lossless=True, photometric="gray", planar=True
         )
-        assert np.array_equal(whole(data).pixels, np.dstack([grey] * 3))
+        assert np.array_equal(whole(data).pixels, np.dstack([gray] * 3))
 
     def test_colors_that_are_multiplied_with_the_transparency(self) -> None:
         alpha = np.asarray(ALPHA)

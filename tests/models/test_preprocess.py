@@ -25,7 +25,7 @@ def encoded(image: Image.Image, form: str, **options) -> bytes:
 
 
 def png(shape: tuple[int, int], depth: int, kind: int, rows: bytes, transparent: bytes = b"") -> bytes:
-    """A PNG by hand: (height, width), bits, colour type, each row's filter byte and samples, tRNS chunk."""
+    """A PNG by hand: (height, width), bits, color type, each row's filter byte and samples, tRNS chunk."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
@@ -52,8 +52,8 @@ def on_white(rgb: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     return rgb * share + 255 * (1 - share)
 
 
-def repeated(grey: np.ndarray) -> np.ndarray:
-    return np.repeat(grey[..., np.newaxis], 3, axis=2)
+def repeated(gray: np.ndarray) -> np.ndarray:
+    return np.repeat(gray[..., np.newaxis], 3, axis=2)
 
 
 def assert_pixels(data: bytes, expected: np.ndarray, tolerance: float = 0) -> None:
@@ -66,18 +66,18 @@ def assert_pixels(data: bytes, expected: np.ndarray, tolerance: float = 0) -> No
     assert np.abs(image.pixels - expected.astype(np.float64)).max() <= tolerance
 
 
-GREY, RGB, ALPHA = noise(HEIGHT, WIDTH), noise(HEIGHT, WIDTH, 3), noise(HEIGHT, WIDTH)[::-1]
+GRAY, RGB, ALPHA = noise(HEIGHT, WIDTH), noise(HEIGHT, WIDTH, 3), noise(HEIGHT, WIDTH)[::-1]
 
 
 class TestModes:
     @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP"])
     def test_black_and_white(self, form):
-        image = Image.fromarray(GREY).convert("1")
+        image = Image.fromarray(GRAY).convert("1")
         assert_pixels(encoded(image, form), repeated(np.where(np.asarray(image), 255, 0)))
 
     @pytest.mark.parametrize("form", ["PNG", "TIFF", "BMP", "GIF"])
-    def test_grey(self, form):
-        assert_pixels(encoded(Image.fromarray(GREY), form), repeated(GREY))
+    def test_gray(self, form):
+        assert_pixels(encoded(Image.fromarray(GRAY), form), repeated(GRAY))
 
     @pytest.mark.parametrize(
         ("form", "options"),
@@ -87,9 +87,9 @@ class TestModes:
         assert_pixels(encoded(Image.fromarray(RGB), form, **options), RGB)
 
     @pytest.mark.parametrize("form", ["PNG", "TIFF"])
-    def test_grey_with_alpha_is_laid_on_white(self, form):
-        image = Image.merge("LA", [Image.fromarray(GREY), Image.fromarray(ALPHA)])
-        assert_pixels(encoded(image, form), on_white(repeated(GREY), ALPHA), tolerance=1)
+    def test_gray_with_alpha_is_laid_on_white(self, form):
+        image = Image.merge("LA", [Image.fromarray(GRAY), Image.fromarray(ALPHA)])
+        assert_pixels(encoded(image, form), on_white(repeated(GRAY), ALPHA), tolerance=1)
 
     @pytest.mark.parametrize(
         ("form", "options"), [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True, "exact": True})]
@@ -103,7 +103,7 @@ class TestModes:
         image = Image.new("RGBA", (WIDTH, HEIGHT), (0, 0, 0, 0))
         assert_pixels(encoded(image, "PNG"), np.full((HEIGHT, WIDTH, 3), 255))
 
-    # Three colours, each in one third of the width.
+    # Three colors, each in one third of the width.
     COLOURS = np.array([[250, 0, 10], [0, 200, 30], [20, 40, 240]], np.uint8)
     INDICES = np.repeat(np.arange(3, dtype=np.uint8), WIDTH // 3)[np.newaxis].repeat(HEIGHT, axis=0)
 
@@ -117,26 +117,26 @@ class TestModes:
         assert_pixels(encoded(self.palette_image(), form), self.COLOURS[self.INDICES])
 
     @pytest.mark.parametrize("form", ["PNG", "GIF"])
-    def test_palette_with_a_transparent_colour(self, form):
-        colours = self.COLOURS.copy()
-        colours[1] = 255
-        assert_pixels(encoded(self.palette_image(), form, transparency=1), colours[self.INDICES])
+    def test_palette_with_a_transparent_color(self, form):
+        colors = self.COLOURS.copy()
+        colors[1] = 255
+        assert_pixels(encoded(self.palette_image(), form, transparency=1), colors[self.INDICES])
 
-    def test_palette_with_an_alpha_of_each_colour(self):
+    def test_palette_with_an_alpha_of_each_color(self):
         alphas = np.array([0, 128, 255], np.uint8)
         expected = on_white(self.COLOURS[self.INDICES], alphas[self.INDICES])
         data = encoded(self.palette_image(), "PNG", transparency=alphas.tobytes())
         assert_pixels(data, expected, tolerance=1)
 
-    def test_transparent_grey_and_transparent_rgb(self):
-        grey = Image.fromarray(np.array([[10, 20], [20, 30]], np.uint8))
-        assert_pixels(encoded(grey, "PNG", transparency=20), repeated(np.array([[10, 255], [255, 30]])))
-        colours = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
-        data = encoded(Image.fromarray(colours), "PNG", transparency=(4, 5, 6))
+    def test_transparent_gray_and_transparent_rgb(self):
+        gray = Image.fromarray(np.array([[10, 20], [20, 30]], np.uint8))
+        assert_pixels(encoded(gray, "PNG", transparency=20), repeated(np.array([[10, 255], [255, 30]])))
+        colors = np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8)
+        data = encoded(Image.fromarray(colors), "PNG", transparency=(4, 5, 6))
         assert_pixels(data, np.array([[[1, 2, 3], [255, 255, 255]]]))
 
     @pytest.mark.parametrize(
-        ("inks", "colour"),
+        ("inks", "color"),
         [
             ((0, 0, 0, 0), (255, 255, 255)),
             ((0, 255, 255, 0), (255, 0, 0)),
@@ -145,16 +145,16 @@ class TestModes:
         ],
     )
     @pytest.mark.parametrize(("form", "options"), [("JPEG", {"quality": 100}), ("TIFF", {})])
-    def test_cmyk(self, inks, colour, form, options):
+    def test_cmyk(self, inks, color, form, options):
         data = encoded(Image.new("CMYK", (16, 16), inks), form, **options)
-        assert_pixels(data, np.full((16, 16, 3), colour), tolerance=3)
+        assert_pixels(data, np.full((16, 16, 3), color), tolerance=3)
 
-    def test_ycbcr_and_grey_jpeg(self):
+    def test_ycbcr_and_gray_jpeg(self):
         image = Image.new("RGB", (16, 16), (200, 30, 60))
         expected = np.full((16, 16, 3), (200, 30, 60))
         assert_pixels(encoded(image.convert("YCbCr"), "JPEG", quality=100), expected, tolerance=3)
-        grey = Image.new("L", (16, 16), 77)
-        assert_pixels(encoded(grey, "JPEG", quality=100), np.full((16, 16, 3), 77), tolerance=1)
+        gray = Image.new("L", (16, 16), 77)
+        assert_pixels(encoded(gray, "JPEG", quality=100), np.full((16, 16, 3), 77), tolerance=1)
 
     @pytest.mark.skipif(not features.check("littlecms2"), reason="this Pillow reads no CIELAB")
     def test_cielab(self):
@@ -164,7 +164,7 @@ class TestModes:
         assert_pixels(encoded(lab, "TIFF"), np.full((16, 16, 3), (200, 30, 60)), tolerance=3)
 
     @pytest.mark.parametrize(("form", "order"), [("PNG", "<u2"), ("TIFF", "<u2"), ("TIFF", ">u2")])
-    def test_16_bit_grey_is_scaled_from_white_to_white(self, form, order):
+    def test_16_bit_gray_is_scaled_from_white_to_white(self, form, order):
         values = np.array([[0, 128, 257, 25700], [32768, 40000, 65000, 65535]])
         expected = np.array([[0, 0, 1, 100], [128, 156, 253, 255]])
         image = Image.frombytes(
@@ -196,7 +196,7 @@ class TestModes:
         ("form", "options"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {})]
     )
     def test_first_of_several_frames(self, form, options):
-        frames = [Image.new("RGB", (20, 10), colour) for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+        frames = [Image.new("RGB", (20, 10), color) for color in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
         data = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
         with Image.open(io.BytesIO(data)) as image:
             assert image.n_frames == 3
@@ -205,15 +205,15 @@ class TestModes:
     # Converted in several strips, the last of which is not whole.
     @pytest.mark.parametrize("shape", [(1500, 1999), (2, 1_100_000), (1_100_000, 2)])
     def test_large_images_as_small_ones(self, shape):
-        grey, alpha = noise(*shape), noise(*shape)[::-1]
-        with_alpha = Image.merge("LA", [Image.fromarray(grey), Image.fromarray(alpha)])
-        assert_pixels(encoded(with_alpha, "PNG", compress_level=1), on_white(repeated(grey), alpha), 1)
-        wide = grey.astype(np.int32) * 1000
+        gray, alpha = noise(*shape), noise(*shape)[::-1]
+        with_alpha = Image.merge("LA", [Image.fromarray(gray), Image.fromarray(alpha)])
+        assert_pixels(encoded(with_alpha, "PNG", compress_level=1), on_white(repeated(gray), alpha), 1)
+        wide = gray.astype(np.int32) * 1000
         wide[0, 0], wide[-1, -1] = -255_000, 510_000
         expected = wide.clip(0, 255_000) / 1000  # two values of so many are neither black nor white
         assert_pixels(encoded(Image.fromarray(wide), "TIFF"), repeated(expected))
-        deep = Image.frombytes("I;16", shape[::-1], (grey.astype("<u2") * 257).tobytes())
-        assert_pixels(encoded(deep, "TIFF"), repeated(grey))
+        deep = Image.frombytes("I;16", shape[::-1], (gray.astype("<u2") * 257).tobytes())
+        assert_pixels(encoded(deep, "TIFF"), repeated(gray))
 
     @pytest.mark.parametrize("form", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP"])
     @pytest.mark.parametrize("shape", [(1, 1), (1, 65_000), (65_000, 1)])
@@ -223,10 +223,10 @@ class TestModes:
         image = decode(encoded(Image.new("RGB", shape, (200, 30, 60)), form), (8, 9))
         assert (image.width, image.height) == shape
         assert image.pixels.shape == (8, 9, 3)
-        assert np.abs(image.pixels - np.array([200.0, 30, 60])).max() <= 30  # a GIF's colours are few
+        assert np.abs(image.pixels - np.array([200.0, 30, 60])).max() <= 30  # a GIF's colors are few
 
     def test_decoded_images_stack(self):
-        images = [Image.fromarray(GREY), Image.fromarray(RGB), Image.new("RGBA", (5, 70))]
+        images = [Image.fromarray(GRAY), Image.fromarray(RGB), Image.new("RGBA", (5, 70))]
         stacked = np.stack([decode(encoded(image, "PNG"), (8, 9)).pixels for image in images])
         assert (stacked.shape, stacked.dtype) == ((3, 8, 9, 3), np.uint8)
 
@@ -286,7 +286,7 @@ FORMS = {
 
 
 def oriented(orientation: int, form: str, scale: int = 1) -> bytes:
-    """A grey image, wider than high, its top left corner red and its top right corner green."""
+    """A gray image, wider than high, its top left corner red and its top right corner green."""
     stored = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
     stored[:8, :8] = COLOURS["red"]
     stored[:8, -8:] = COLOURS["green"]
@@ -305,8 +305,8 @@ class TestOrientation:
         image = decode(data, size)
         assert image.pixels.shape == (*size, 3)
         assert (image.width, image.height) == ((HEIGHT, WIDTH) if orientation > 4 else (WIDTH, HEIGHT))
-        for colour, corner in UPRIGHT[orientation].items():
-            assert np.abs(image.pixels[CORNERS[corner]] - np.array(COLOURS[colour], float)).max() < 40
+        for color, corner in UPRIGHT[orientation].items():
+            assert np.abs(image.pixels[CORNERS[corner]] - np.array(COLOURS[color], float)).max() < 40
         with Image.open(io.BytesIO(data)) as stored:
             upright = ImageOps.exif_transpose(stored).convert("RGB")
         expected = np.asarray(upright.resize(size[::-1], Image.Resampling.BILINEAR), np.float64)
@@ -317,8 +317,8 @@ class TestOrientation:
     def test_large_jpeg_is_reduced_and_turned(self, orientation):
         image = decode(oriented(orientation, "JPEG", scale=40), (10, 20))
         assert (image.width, image.height) == ((960, 1440) if orientation > 4 else (1440, 960))
-        for colour, corner in UPRIGHT[orientation].items():
-            assert np.abs(image.pixels[CORNERS[corner]] - np.array(COLOURS[colour], float)).max() < 40
+        for color, corner in UPRIGHT[orientation].items():
+            assert np.abs(image.pixels[CORNERS[corner]] - np.array(COLOURS[color], float)).max() < 40
 
     @pytest.mark.parametrize("orientation", [0, 9, 65535])
     @pytest.mark.parametrize("form", FORMS)
@@ -342,7 +342,7 @@ class TestOrientation:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("profile", [b"no profile", b"\0" * 200, b"\xff" * 70_000])
-def test_damaged_colour_profile_does_not_spoil_the_pixels(form, profile):
+def test_damaged_color_profile_does_not_spoil_the_pixels(form, profile):
     damaged, whole = (
         decode(encoded(Image.fromarray(RGB), form, **FORMS[form], **options), (16, 16))
         for options in ({"icc_profile": profile}, {})

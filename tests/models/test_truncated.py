@@ -53,7 +53,7 @@ def test_a_cut_jpeg_is_what_pillow_makes_of_it(
         assert np.array_equal(image.pixels, np.asarray(cut.convert("RGB")))
 
 
-def test_the_upper_part_is_kept_and_the_rest_is_grey() -> None:
+def test_the_upper_part_is_kept_and_the_rest_is_gray() -> None:
     data = photo(quality=95, subsampling=0)
     image = accepting(data[: len(data) // 2], SIZE)
     whole = decode(data, SIZE)

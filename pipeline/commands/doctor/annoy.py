@@ -13,7 +13,7 @@ from imgindex.models.frameworks import version_of
 _TIMEOUT_SECONDS = 60
 
 # Annoy's own flags are -march=native, which only CPUs like the compiling one run, and -ffast-math, with which
-# newer compilers make it forget all but one neighbour (spotify/annoy #679).
+# newer compilers make it forget all but one neighbor (spotify/annoy #679).
 _REINSTALL = (
     "compile it here without its risky flags: "
     "ANNOY_COMPILER_ARGS=-O3,-std=c++14,-fpermissive,-DANNOYLIB_MULTITHREADED_BUILD "
@@ -41,7 +41,7 @@ def check_annoy() -> Finding:
 def _judge(probed: Probed) -> Finding:
     faults = []
     if probed.neighbors < NEIGHBORS:
-        faults.append(f"gives {probed.neighbors} neighbours where {NEIGHBORS} are asked for")
+        faults.append(f"gives {probed.neighbors} neighbors where {NEIGHBORS} are asked for")
     if probed.recall < 1:
         faults.append(f"finds {probed.recall:.0%} of the nearest when it inspects all")
     if not probed.repeatable:

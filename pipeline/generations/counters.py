@@ -7,7 +7,7 @@ from imgindex.inputs.skipped import Counts, added
 
 
 @dataclass(frozen=True)
-class Tally:
+class Counters:
     """What any part of a run counted and how long it embedded; parts add up in any order."""
 
     counts: Mapping[str, int] = field(default_factory=dict)
@@ -22,7 +22,7 @@ class Tally:
         """Images of the listing whose features the store holds by now."""
         return sum(self.counts.get(kind, 0) for kind in ("embedded", "copied", "reused"))
 
-    def __add__(self, other: "Tally") -> "Tally":
+    def __add__(self, other: "Counters") -> "Counters":
         """Both parts together: counts and seconds summed, the spans joined."""
         counts = dict(self.counts)
         for name, count in other.counts.items():
@@ -32,4 +32,4 @@ class Tally:
         engine_seconds = self.engine_seconds + other.engine_seconds
         failures = self.failures + other.failures
         diffed, skipped = max(self.diffed, other.diffed), added(self.skipped, other.skipped)
-        return Tally(counts, span, engine_seconds, diffed, failures, skipped)
+        return Counters(counts, span, engine_seconds, diffed, failures, skipped)
