@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import shipped
 from imgindex.sinks.formats import FORMATS
 
@@ -181,6 +182,14 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "more than 100,000 images fewer, and at least 1,000)",
     )  # fmt: skip
     evaluate.add_argument("--seed", metavar="N", type=int, default=0, help="draws the samples (default: 0)")
+    evaluate.add_argument(
+        "--compare", metavar="NAME,NAME", nargs="?", const="all", help="also compare indexes of other "
+        f"libraries in the vectors: all (the default), or some of {', '.join(FAMILIES)}",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--compare_seconds", metavar="S", type=float, default=60.0, help="with --compare: how long the "
+        "process of each index may take (default: 60)",
+    )  # fmt: skip
     evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything as JSON")
     evaluate.add_argument(
         "--html", metavar="FILE", type=Path, help="also write a page of charts, tables and thumbnails"

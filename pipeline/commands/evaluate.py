@@ -12,7 +12,15 @@ from imgindex.runtime.standard_streams import encodable
 
 def run(known: argparse.Namespace) -> None:
     """Prints what the evaluation found, and writes it as JSON or a page if asked for. Raises OutputError."""
-    found = evaluate(known.output, k=known.k, dims=known.dims or DIMS, sample=known.sample, seed=known.seed)
+    found = evaluate(
+        known.output,
+        k=known.k,
+        dims=known.dims or DIMS,
+        sample=known.sample,
+        seed=known.seed,
+        compare=known.compare.split(",") if known.compare else False,
+        compare_seconds=known.compare_seconds,
+    )
     print(encodable(as_text(found)))
     if known.json:
         text = json.dumps(asdict(found), indent=2, ensure_ascii=True, allow_nan=False)

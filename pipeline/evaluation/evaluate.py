@@ -11,6 +11,7 @@ from tqdm import tqdm
 from imgindex.errors import UsageError
 from imgindex.evaluation.advice import advise
 from imgindex.evaluation.collection import Collection, read_collection
+from imgindex.evaluation.comparison import SECONDS, Comparison, Limits, families_named, some_of
 from imgindex.evaluation.feature_search import search_features
 from imgindex.evaluation.judging import RECALL_K
 from imgindex.evaluation.ladder import Ladder
@@ -35,6 +36,8 @@ def evaluate(
     dims: Sequence[int] = DIMS,
     sample: int | None = None,
     seed: int = 0,
+    compare: bool | Sequence[str] = False,
+    compare_seconds: float = SECONDS,
 ) -> Evaluation:
     """Measures how good a generation is, and what other settings would change.
 
@@ -48,6 +51,9 @@ def evaluate(
       dims: numbers of dimensions that the sweep tries; those that the features do not have are left out.
       sample: how many images are queries at most; by default 10,000, and fewer of more than 100,000 images.
       seed: draws the samples.
+      compare: the kinds of indexes that are compared in the vectors, by the names of
+        `imgindex.models.ann.families`; True is all of them.
+      compare_seconds: how long the process of each may take.
 
     Raises:
       UsageError: an argument is out of range.
@@ -59,6 +65,9 @@ def evaluate(
         raise UsageError(f"dims has {min(dims)}; expected numbers of at least 1")
     if sample is not None and sample < 1:
         raise UsageError(f"sample is {sample}; expected at least 1")
+    if compare_seconds <= 0:
+        raise UsageError(f"compare_seconds is {compare_seconds:g}; expected more than 0")
+    families = families_named(["all"] if compare is True else compare or [])
     steps = 6 + len({*dims}) + len(WHITENINGS)
     quiet = not sys.stderr.isatty()
     with tqdm(total=steps, desc="evaluating", unit=" steps", disable=quiet, leave=False) as bar:
@@ -79,6 +88,9 @@ def evaluate(
             points.append(point)
             bar.update()
         advice = advise(collection, points, unseen, k, seed)
+        comparison = Comparison(collection, some_of(queries, seed), families, Limits(compare_seconds))
+        bar.total = steps + len(comparison.trials)
+        compared = comparison.run(bar.update)
     return Evaluation(
         output=collection.output.root,
         generation=collection.manifest.generation,
@@ -95,6 +107,7 @@ def evaluate(
         sweep=tuple(point for point, _ in points),
         unseen_recall=unseen,
         advice=advice,
+        compare=compared,
     )
 
 

@@ -93,6 +93,27 @@ class UnseenRecall:
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """An index of one library, searched in one way: how much it finds, and what it takes, on one thread."""
+
+    family: str  # the name that `compare` takes
+    library: str
+    build: dict[str, int | str]  # settings, in the library's own words
+    search: dict[str, int]
+    queries: int | None = None  # that the figures rest on
+    recall_at_10: float | None = None  # of the ten nearest by exact search in the same vectors
+    ms_per_query: float | None = None  # the median of single queries
+    ms_p95: float | None = None
+    ms_p99: float | None = None
+    queries_per_second: float | None = None  # one after the other
+    build_seconds: float | None = None
+    peak_memory: int | None = None  # bytes, of the process that builds and searches, with the vectors
+    bytes: int | None = None  # of the index's file
+    pareto: bool = False  # no other has as much recall and is as quick, and is better in one of them
+    note: str = ""  # why figures are missing
+
+
+@dataclass(frozen=True)
 class Advice:
     """A setting that would be better, with what it gains and costs."""
 
@@ -120,3 +141,4 @@ class Evaluation:
     sweep: tuple[SweepPoint, ...]
     unseen_recall: UnseenRecall | None  # None for fewer than three distinct images
     advice: tuple[Advice, ...] = field(default=())
+    compare: tuple[Candidate, ...] = ()  # empty unless asked for

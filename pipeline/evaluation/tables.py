@@ -1,6 +1,6 @@
 """An evaluation as text for a terminal."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from imgindex.evaluation.results import Evaluation, LabelQuality, Mean, Quality
 from imgindex.text import counted, human_bytes, printable
@@ -32,6 +32,8 @@ def _lines(found: Evaluation) -> Iterator[str]:
             f"Recall@10 of Annoy for images that are not in the index: {unseen.recall:.3f} ({low:.3f} to "
             f"{high:.3f}, {queries}); for those that are: {unseen.seen:.3f}"
         )
+    if found.compare:
+        yield from _compare(found)
     yield ""
     if found.advice:
         yield "Advice"
@@ -146,6 +148,48 @@ def sweep_rows(found: Evaluation) -> Rows:
             for point in found.sweep
         ),
     ]
+
+
+def _compare(found: Evaluation) -> Iterator[str]:
+    yield ""
+    yield (
+        f"Libraries, in the vectors of {found.dims} dimensions, on one thread; * marks the Pareto front: no "
+        "other row has as much recall and is as quick"
+    )
+    yield from _table(*compare_rows(found))
+    for row in found.compare:
+        if row.note:
+            yield f"  {' '.join([row.family, *_words(row.build), *_words(row.search)])}: {row.note}"
+
+
+def compare_rows(found: Evaluation) -> Rows:
+    """The candidates that could be measured, family by family, below a row of headings."""
+    costs = ("ms", "p95", "p99", "queries/s", "build s", "memory", "size")
+    return [
+        ("index", "build", "search", "", "recall@10", *costs),
+        *(
+            (
+                row.family,
+                " ".join(_words(row.build)),
+                " ".join(_words(row.search)),
+                "*" if row.pareto else "",
+                number(row.recall_at_10, 3),
+                number(row.ms_per_query, 3),
+                number(row.ms_p95, 3),
+                number(row.ms_p99, 3),
+                number(row.queries_per_second, 0),
+                number(row.build_seconds, 2),
+                human_bytes(row.peak_memory or 0),
+                human_bytes(row.bytes or 0),
+            )
+            for row in found.compare
+            if row.recall_at_10 is not None
+        ),
+    ]
+
+
+def _words(settings: Mapping[str, int | str]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
 
 
 def percent(value: float | None) -> str:
