@@ -157,9 +157,16 @@ def _compare(found: Evaluation) -> Iterator[str]:
         "other row has as much recall and is as quick"
     )
     yield from _table(*compare_rows(found))
-    for row in found.compare:
-        if row.note:
-            yield f"  {' '.join([row.family, *_words(row.build), *_words(row.search)])}: {row.note}"
+    yield from (f"  {note}" for note in compare_notes(found))
+
+
+def compare_notes(found: Evaluation) -> list[str]:
+    """Why candidates have no figures."""
+    return [
+        f"{' '.join([row.family, *_words(row.build), *_words(row.search)])}: {row.note}"
+        for row in found.compare
+        if row.note
+    ]
 
 
 def compare_rows(found: Evaluation) -> Rows:

@@ -23,7 +23,7 @@ _COLORS = {
     "#040404": "var(--accent)",
     "#050505": "var(--second)",
 }
-_INK, _SOFT, _LINE, _ACCENT, _SECOND = _COLORS
+INK, _SOFT, _LINE, _ACCENT, _SECOND = _COLORS
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -36,7 +36,7 @@ _SETTINGS = {
     "font.size": 9,
     "grid.color": _LINE,
     "grid.linewidth": 0.8,
-    "text.color": _INK,
+    "text.color": INK,
     "xtick.color": _LINE,
     "ytick.color": _LINE,
     "xtick.labelcolor": _SOFT,
@@ -82,7 +82,7 @@ def line(
             axes.text(marked, 1.02, "now", color=_SECOND, ha="center", transform=axes.get_xaxis_transform())
         axes.grid(axis="y")
 
-    return _svg(draw, names, alt)
+    return svg_of(draw, names, alt)
 
 
 def histogram(values: npt.NDArray[np.floating[Any]], names: tuple[str, str], alt: str) -> str:
@@ -92,7 +92,7 @@ def histogram(values: npt.NDArray[np.floating[Any]], names: tuple[str, str], alt
         axes.hist(values, bins=40, color=_ACCENT)
         axes.grid(axis="y")
 
-    return _svg(draw, names, alt)
+    return svg_of(draw, names, alt)
 
 
 def points(placed: Sequence[Point], names: tuple[str, str], alt: str) -> str:
@@ -111,10 +111,10 @@ def points(placed: Sequence[Point], names: tuple[str, str], alt: str) -> str:
             )  # fmt: skip
         axes.grid()
 
-    return _svg(draw, names, alt)
+    return svg_of(draw, names, alt)
 
 
-def _svg(draw: Callable[[Any], None], names: tuple[str, str], alt: str) -> str:
+def svg_of(draw: Callable[[Any], None], names: tuple[str, str], alt: str) -> str:
     """Markup of a chart; `alt` says what it shows to those who do not see it."""
     with _matplotlib() as figures:
         figure = figures.Figure(figsize=_SIZE)

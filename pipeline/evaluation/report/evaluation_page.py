@@ -7,6 +7,7 @@ from imgindex.errors import OutputError
 from imgindex.evaluation import tables
 from imgindex.evaluation.collection import read_collection
 from imgindex.evaluation.report import charts
+from imgindex.evaluation.report.compare_chart import compare_chart
 from imgindex.evaluation.report.fragments import STYLE, details, items, paragraph, section, table
 from imgindex.evaluation.report.neighborhoods import look_around
 from imgindex.evaluation.report.pictures import choose, picture_sections
@@ -42,7 +43,7 @@ def evaluation_page(found: Evaluation) -> str:
     chosen = choose(look_around(collection, found.seed), [each.label for each in labels], _PICTURES_OF_MAP)
     pictures = picture_sections(chosen, _PICTURES, _SECONDS)
     parts = [*_quality(found), *pictures[:1], *_advice(found), *_ladder(found), *_sweep(found)]
-    parts += [*_unseen(found), *pictures[1:]]
+    parts += [*_unseen(found), *_compare(found), *pictures[1:]]
     facts = [
         ("Index", found.output),
         ("Generation", found.generation),
@@ -157,4 +158,21 @@ def _unseen(found: Evaluation) -> Iterator[str]:
             f"(95 % interval {low:.3f} to {high:.3f}, {counted(unseen.queries, 'query', 'queries')}), and "
             f"{unseen.seen:.3f} of images that are."
         ),
+    )
+
+
+def _compare(found: Evaluation) -> Iterator[str]:
+    if not found.compare:
+        return
+    text = (
+        f"Indexes of several libraries in the vectors of {found.dims} dimensions, on one thread. Those with "
+        "a * are on the Pareto front: no other one has as much recall and is as quick."
+    )
+    notes = tables.compare_notes(found)
+    yield section(
+        "Libraries",
+        paragraph(text),
+        f'<div class="charts">{compare_chart(found.compare)}</div>',
+        table(tables.compare_rows(found), "Libraries"),
+        items(notes) if notes else "",
     )
