@@ -65,7 +65,7 @@ def evaluate(
         raise UsageError(f"dims has {min(dims)}; expected numbers of at least 1")
     if sample is not None and sample < 1:
         raise UsageError(f"sample is {sample}; expected at least 1")
-    if compare_seconds <= 0:
+    if not compare_seconds > 0:
         raise UsageError(f"compare_seconds is {compare_seconds:g}; expected more than 0")
     families = families_named(["all"] if compare is True else compare or [])
     steps = 6 + len({*dims}) + len(WHITENINGS)

@@ -142,6 +142,7 @@ class TestCommand:
         [
             (["--compare", "anoy"], "compare has 'anoy'; expected all, faiss or names of annoy"),
             (["--compare", "annoy", "--compare_seconds", "0"], "compare_seconds is 0; expected more than 0"),
+            (["--compare_seconds", "nan"], "compare_seconds is nan; expected more than 0"),
         ],
     )
     def test_mistakes(
