@@ -1,6 +1,5 @@
 """One generation as arrays: what its images are, their vectors, and their features, block by block."""
 
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -18,6 +17,7 @@ from imgindex.indexing.shard_files import OpenedShard, contents_of, open_shard, 
 from imgindex.io import content_addressed
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.pca import Basis
+from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.text import counted
 
 Float32 = npt.NDArray[np.float32]
@@ -46,7 +46,7 @@ class Collection:
     labels: Items  # [n], numbers of `label_names`; NO_LABEL where an image has none
     label_names: tuple[str, ...]
     sha256: pa.Array  # of each content
-    _copies: tempfile.TemporaryDirectory[str]  # of files of an object store; lives as long as the shards do
+    _copies: TemporaryFolder  # of files of an object store; lives as long as the shards do
 
     def __len__(self) -> int:
         """How many images there are."""
@@ -140,7 +140,7 @@ def read_collection(output: str | Path, generation: str | None = None) -> Collec
 
 def _read(layout: Output, manifest: Manifest) -> Collection:
     files = files_of(layout, manifest)
-    copies = tempfile.TemporaryDirectory(prefix="imgindex-")
+    copies = TemporaryFolder()
     shards: list[OpenedShard] = [
         open_shard(
             files[shard.index],

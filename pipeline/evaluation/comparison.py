@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from imgindex.evaluation.pareto import pareto_front
 from imgindex.evaluation.results import Candidate
 from imgindex.models.ann.families import FAMILIES, Family, Trial
 from imgindex.runtime.resources import available_memory
+from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.text import human_bytes, printable
 
 Items = npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ class Comparison:
         collection, queries = self.collection, self.queries
         exact = search_vectors(collection, collection.vectors, queries, RANKS)
         rows: list[Candidate] = []
-        with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+        with TemporaryFolder() as folder:
             arrays: dict[str, npt.NDArray[Any]] = {
                 "vectors": collection.vectors,
                 "queries": collection.vectors[queries],
@@ -123,7 +123,7 @@ class Comparison:
             "arrays": arrays,
         }
         rows = []
-        with tempfile.TemporaryDirectory(prefix="imgindex-") as text:
+        with TemporaryFolder() as text:
             folder = Path(text)
             (folder / "job.json").write_text(json.dumps(job))
             note = _run(folder, self.limits)

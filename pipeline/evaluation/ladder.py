@@ -1,6 +1,5 @@
 """The ladder: exact search in features and in PCA vectors, and Annoy, each with its accuracy and price."""
 
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.blocked_search import scores, unit_rows
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
@@ -86,7 +86,7 @@ class Ladder:
         dims = manifest.feature_dim
         if rows is None:
             return Rung(method, dims, None, None, None, None, None, None, None, None, note=_TOO_LARGE)
-        with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+        with TemporaryFolder() as folder:
             path = Path(folder, "index.ann")
             started = time.perf_counter()
             settings = {"trees": manifest.shards[0].trees, "seed": 0}

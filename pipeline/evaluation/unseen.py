@@ -1,6 +1,5 @@
 """Recall for unseen queries: images that are held out, asked of an index of all others."""
 
-import tempfile
 import time
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.blocked_search import Nearest, scores
 from imgindex.models.retrieval_metrics import bootstrap_interval
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 Items = npt.NDArray[np.int64]
 
@@ -41,7 +41,7 @@ def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
     drawn = np.random.default_rng(seed).choice(distinct, count, replace=False)
     queries = np.sort(first[drawn])
     kept = np.flatnonzero(~np.isin(contents, drawn))
-    with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+    with TemporaryFolder() as folder:
         started = time.perf_counter()
         shards = _build(collection, kept, Path(folder))
         seconds = time.perf_counter() - started

@@ -1,6 +1,5 @@
 """From projected rows to a shard: an index, and the metadata file whose row i is its item i."""
 
-import tempfile
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from imgindex.io import filesystem, written_files
 from imgindex.models.ann.protocol import BuildSettings, Metric
 from imgindex.models.ann.recall import RECALL_K, first_to_reach, measure_recall, recall_sample
 from imgindex.records import WrittenFile
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # Items of a shard that it is asked for before it is published.
 _ASKED_ITEMS = 20
@@ -146,7 +146,7 @@ def check_shard(
     generation: str, index: WrittenFile, metadata: WrittenFile, *, items: int, dims: int, metric: Metric
 ) -> list[str]:
     """What is wrong with a shard as it lies in the generation: its bytes, its items, its answers."""
-    with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+    with TemporaryFolder() as folder:
         index, metadata = (written_files.placed(generation, file) for file in (index, metadata))
         try:
             opened = open_shard(index, metadata, Path(folder), items=items, dims=dims, metric=metric).index

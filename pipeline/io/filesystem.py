@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from imgindex.errors import DamagedError, OutputError
 from imgindex.io.object_protocol import LAST, Found, Page, Versioned
 from imgindex.io.object_stores import object_store
 from imgindex.io.retries import retried
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # Files in the making, of which nothing that reads an output looks at any.
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{32}\.partial")
@@ -254,7 +254,7 @@ def staged(path: str) -> Iterator[Path]:
             finally:
                 partial.unlink(missing_ok=True)
         else:
-            with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+            with TemporaryFolder() as folder:
                 partial = Path(folder) / "staged"
                 yield partial
                 retried(lambda: _upload(partial, path))

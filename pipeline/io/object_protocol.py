@@ -1,12 +1,13 @@
 """What is asked of an object store, whichever it is, and what its clients' errors mean."""
 
 import errno
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
+
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # Sorts behind whatever may follow a prefix, where text is ordered by its UTF-8 bytes or its characters.
 LAST = "\U0010ffff"
@@ -85,7 +86,7 @@ def replace_and_look(store: ObjectStore, path: str, data: bytes, version: str | 
     found = store.read_versioned(path)
     if (found and found.version) != version:
         return None
-    with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+    with TemporaryFolder() as folder:
         source = Path(folder) / "data"
         source.write_bytes(data)
         store.write(source, path)

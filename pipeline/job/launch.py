@@ -38,9 +38,11 @@ from imgindex.job.prepare import check_input, make_plan, resolve
 from imgindex.job.publish import Outcome, conclude, is_finished, outcome
 from imgindex.job.runners import may_outlive, new_runner, outlives, worker_threads
 from imgindex.runtime.progress import EMBEDDING, shown
-from imgindex.runtime.signals import undone
+from imgindex.runtime.signals import remarked, undone
 
 logger = logging.getLogger(__name__)
+
+_KEPT = "features that a build has stored are kept, and the next build goes on from them"
 
 
 def build(
@@ -143,7 +145,7 @@ def _planned(
     pipeline = _new_pipeline(options)
     check_input(config)
     output = Output(str(config.output))
-    with writer_lock(output.root) as claim, _nothing_useless(output):
+    with writer_lock(output.root) as claim, _nothing_useless(output), remarked(_KEPT):
         plan = make_plan(config, worker_threads(options), force, retry_failed, rehash)
         logger.info("building the index in %s", config.output)
         yield pipeline, plan, claim

@@ -18,6 +18,9 @@ _undo: list[Callable[[], None]] = []
 # What the command was for and is done, for people. With any of it the process exits with 0.
 _done: list[str] = []
 
+# What whoever stops the work now should know.
+_remarks: list[str] = []
+
 # Held while a generation is made the live one, so that a signal finds it live or not. An object store may not
 # answer, so that a signal does not wait for ever.
 _switch = threading.Lock()
@@ -53,6 +56,16 @@ def undone(undo: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         _undo.remove(undo)
+
+
+@contextlib.contextmanager
+def remarked(remark: str) -> Iterator[None]:
+    """Has a signal that ends the process before the block has ended say `remark`, for people."""
+    _remarks.append(remark)
+    try:
+        yield
+    finally:
+        _remarks.remove(remark)
 
 
 def run(command: Callable[[], int]) -> int:
@@ -93,11 +106,7 @@ def _end(stderr: int, number: int, frame: FrameType | None) -> None:
     _switch.acquire(timeout=_SWITCH_SECONDS)
     try:
         _attempt(_kill_descendants, stderr)
-        _say(
-            stderr,
-            f"stopped by {signal.Signals(number).name}; features that a build has stored are kept, and the "
-            "next build goes on from them",
-        )
+        _say(stderr, "; ".join([f"stopped by {signal.Signals(number).name}", *_remarks]))
         # An unfinished generation stays until the next build: threads may be about to publish it.
         for undo in reversed(_undo):
             _attempt(undo, stderr)

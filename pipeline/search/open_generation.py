@@ -1,6 +1,5 @@
 """The files of one generation, opened, and the answers that they give."""
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from imgindex.models.engines.protocol import Engine
 from imgindex.models.pca import normalize
 from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.runtime.resources import available_cores
+from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.search.queries import Loaded, Recipe, own_uris
 from imgindex.search.query_engine import query_engine
 from imgindex.search.results import Neighbor, QueryError, Result
@@ -64,7 +64,7 @@ class OpenGeneration:
         self.quick = quick
         self.model = None if model is None else absolute(model)
         # Files are mapped; those of an object store are copied here first.
-        self._copies = tempfile.TemporaryDirectory(prefix="imgindex-")
+        self._copies = TemporaryFolder()
         files = files_of(output, manifest)
 
         def opened(shard: Shard) -> OpenedShard:

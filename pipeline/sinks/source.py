@@ -1,7 +1,6 @@
 """A published generation, opened to be read from its first row to its last."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.indexing.shard_files import MappedShard, map_shard
 from imgindex.runtime.progress import Progress
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # What a generation says of its images. `label` is null at the top of the input.
 IMAGES = pa.schema(
@@ -82,7 +82,7 @@ def opened(output: str, generation: str | None, *, normalize: bool, progress: Pr
       OutputError: there is no such generation, or it is damaged.
     """
     layout = Output(output)
-    with tempfile.TemporaryDirectory(prefix="imgindex-") as copies:
+    with TemporaryFolder() as copies:
 
         def mapped(manifest: Manifest) -> Source:
             files = files_of(layout, manifest)

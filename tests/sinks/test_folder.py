@@ -1,5 +1,6 @@
 """The folder of an export: whole or as it was, whatever happens meanwhile, and nobody else's."""
 
+import os
 import resource
 import shutil
 import signal
@@ -205,9 +206,10 @@ cli.run()
 """
 
 
-def start(work: str, output: str, out: Path) -> subprocess.Popen[str]:
+def start(work: str, output: str, out: Path, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", EXPORT.format(work), "export", output, "--format", "npy", str(out)],
+        env={**os.environ, **environment},
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -237,14 +239,18 @@ class TestEnds:
 
     def test_a_signal_leaves_what_was_there_and_nothing_else(self, output: str, out: Path) -> None:
         put(output, out, text_writer("one"))
-        process = start("print('ready', file=sys.stderr, flush=True); time.sleep(60)", output, out)
+        temporary = out.parent / "temporary"
+        temporary.mkdir()
+        work = "print('ready', file=sys.stderr, flush=True); time.sleep(60)"
+        process = start(work, output, out, TMPDIR=str(temporary))
         assert process.stderr is not None
         assert process.stderr.readline() == "ready\n"
+        assert list(temporary.iterdir()) != []  # where shards of an object store are copied to
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate()
         assert process.returncode == 143
-        assert said.startswith("imgindex: stopped by SIGTERM")
-        assert content(out.parent) == ["out", "out/a.txt", "out/export.json"]
+        assert said == "imgindex: stopped by SIGTERM\n"
+        assert content(out.parent) == ["out", "out/a.txt", "out/export.json", "temporary"]
         assert (out / "a.txt").read_text() == "one"
 
     def test_one_that_goes_on_loses_nothing_to_another(self, output: str, out: Path) -> None:

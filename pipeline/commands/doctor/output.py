@@ -19,6 +19,7 @@ from imgindex.errors import OutputError
 from imgindex.io import filesystem
 from imgindex.io.output_lock import writer_lock
 from imgindex.runtime.background import beside
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # How often a file is replaced while another thread reads it.
 _REPLACEMENTS = 100
@@ -57,7 +58,7 @@ def _existing(path: Path) -> Path:
 @contextlib.contextmanager
 def _scratch(place: Path) -> Iterator[Path]:
     try:
-        folder = tempfile.TemporaryDirectory(prefix=".imgindex-doctor-", dir=place)
+        folder = TemporaryFolder(".imgindex-doctor-", place)
     except OSError as error:
         raise OutputError(f"cannot write {place}: {error.strerror}") from error
     with folder as name:
