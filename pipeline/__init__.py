@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         IndexConfig,
         PcaConfig,
         PublishConfig,
+        ReportConfig,
         load_config,
     )
     from imgindex.errors import ImgindexError
@@ -60,6 +61,7 @@ __all__ = [
     "PublishConfig",
     "QueryError",
     "ReadFeatures",
+    "ReportConfig",
     "Result",
     "WriteIndex",
     "build",
@@ -80,6 +82,7 @@ _MODULES = {
         "IndexConfig",
         "PcaConfig",
         "PublishConfig",
+        "ReportConfig",
         "load_config",
     ],
     "errors": ["ImgindexError"],

@@ -34,6 +34,7 @@ images:
 pca: {dims: 150, whiten: false, refit: auto}
 index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_recall: 0.95, memory: auto}
 publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, check_live: 4294967296}
+report: {enabled: true, images: 200, seconds: 10}
 """
 
 # A value other than the default for every key.
@@ -46,6 +47,7 @@ images:
 pca: {dims: 0.9, whiten: true, refit: never}
 index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1, memory: 4294967296}
 publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5, check_live: 0}
+report: {enabled: false, images: 5, seconds: 1}
 """
 
 KEYS = [

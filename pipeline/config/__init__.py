@@ -9,6 +9,7 @@ from imgindex.config.settings import (
     IndexConfig,
     PcaConfig,
     PublishConfig,
+    ReportConfig,
 )
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "IndexConfig",
     "PcaConfig",
     "PublishConfig",
+    "ReportConfig",
     "load_config",
     "parse_config",
 ]

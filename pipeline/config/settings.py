@@ -327,6 +327,17 @@ class PublishConfig(_Settings):
 
 
 @dataclass(frozen=True, config=_STRICT)
+class ReportConfig(_Settings):
+    """The page that a build writes beside the index."""
+
+    section = "report"
+
+    enabled: Annotated[bool, Field(description="Whether there is one.")] = True
+    images: Annotated[int, Field(ge=0, le=1000, description="How many thumbnails it has at most.")] = 200
+    seconds: Annotated[int, Field(ge=0, le=3600, description="How long reading their images may take.")] = 10
+
+
+@dataclass(frozen=True, config=_STRICT)
 class Config(_Settings):
     """All settings of a build. Construction refuses with UsageError what is out of range."""
 
@@ -340,6 +351,7 @@ class Config(_Settings):
     pca: PcaConfig = field(default_factory=PcaConfig)
     index: IndexConfig = field(default_factory=IndexConfig)
     publish: PublishConfig = field(default_factory=PublishConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
 
     def __post_init__(self) -> None:
         check_engine(self.engine.name, self.backbone.name)

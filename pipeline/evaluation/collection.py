@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +32,41 @@ NO_LABEL = -1
 _KEPT_BYTES = 1 << 29
 # Rows of features that are worked on at once: 64 MiB of 2,048 float32.
 _BLOCK_ROWS = 1 << 13
+
+
+class Images(Protocol):
+    """Images of a generation, all or a sample. Row i of every array is the same image."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The manifest of the generation."""
+
+    @property
+    def uris(self) -> pa.ChunkedArray:
+        """The uris [n]."""
+
+    @property
+    def contents(self) -> Items:
+        """A number of each image's bytes [n]: equal exactly for copies."""
+
+    @property
+    def labels(self) -> Items:
+        """Numbers of `label_names` [n]; NO_LABEL where an image has none."""
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """The names of the labels."""
+
+    @property
+    def sha256(self) -> pa.Array:
+        """The digest of each content."""
+
+    @property
+    def vectors(self) -> Float32:
+        """The vectors [n, dims], as the index holds them."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
 
 
 @dataclass(frozen=True)
@@ -155,21 +191,29 @@ def _read(layout: Output, manifest: Manifest) -> Collection:
     basis = read_basis(files[manifest.basis])
     if (basis.dims, basis.feature_dim) != (manifest.dims, manifest.feature_dim):
         raise DamagedError(f"{files[manifest.basis].path} is of other dimensions")
-    table = pa.concat_tables([shard.metadata.select(["uri", "sha256", "label"]) for shard in shards])
-    # Offsets of 32 bits would end at 2 GiB of text.
-    table = table.cast(pa.schema([(name, pa.large_string()) for name in table.column_names]))
-    contents = contents_of(table["sha256"]).astype(np.int64)
-    _, first = np.unique(contents, return_index=True)
-    labels = table["label"].combine_chunks().dictionary_encode()
+    table = pa.concat_tables([shard.metadata for shard in shards])
     return Collection(
         output=layout,
         manifest=manifest,
         basis=basis,
         shards=tuple(shard.index for shard in shards),
-        uris=table["uri"],
-        contents=contents,
-        labels=labels.indices.fill_null(NO_LABEL).to_numpy(zero_copy_only=False).astype(np.int64),
-        label_names=tuple(labels.dictionary.to_pylist()),
-        sha256=table["sha256"].take(first).combine_chunks(),
+        **columns_of(table),
         _copies=copies,
     )
+
+
+def columns_of(metadata: pa.Table) -> dict[str, Any]:
+    """What `Images` says of the images of a table of metadata: uris, contents, labels and digests."""
+    table = metadata.select(["uri", "sha256", "label"])
+    # Offsets of 32 bits would end at 2 GiB of text.
+    table = table.cast(pa.schema([(name, pa.large_string()) for name in table.column_names]))
+    contents = contents_of(table["sha256"]).astype(np.int64)
+    _, first = np.unique(contents, return_index=True)
+    labels = table["label"].combine_chunks().dictionary_encode()
+    return {
+        "uris": table["uri"],
+        "contents": contents,
+        "labels": labels.indices.fill_null(NO_LABEL).to_numpy(zero_copy_only=False).astype(np.int64),
+        "label_names": tuple(labels.dictionary.to_pylist()),
+        "sha256": table["sha256"].take(first).combine_chunks(),
+    }

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.evaluation.collection import Collection
+from imgindex.evaluation.collection import Collection, Images
 from imgindex.models.blocked_search import Nearest, scores
 from imgindex.models.moments import Moments
 from imgindex.models.pca import Basis, fit_basis
@@ -64,7 +64,7 @@ def search_features(collection: Collection, queries: Items, ranks: int, wide: in
     return FeatureSearch(nearest.rows, asked, basis, vectors, rows)
 
 
-def search_vectors(collection: Collection, vectors: Float32, queries: Items, ranks: int) -> Items:
+def search_vectors(collection: Images, vectors: Float32, queries: Items, ranks: int) -> Items:
     """The images [queries, ranks] whose `vectors` [n, dims] are nearest, by the index's metric; no copies."""
     nearest = Nearest(collection.contents[queries], ranks)
     step = max(1, _SCORES // len(queries))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.evaluation.collection import NO_LABEL, Collection
+from imgindex.evaluation.collection import NO_LABEL, Images
 from imgindex.evaluation.results import Confusion, LabelQuality, Mean, Quality
 from imgindex.models.blocked_search import scores
 from imgindex.models.retrieval_metrics import (
@@ -23,7 +23,7 @@ _SCORES = 1 << 25
 _CONFUSIONS = 3
 
 
-def relevant_counts(collection: Collection, queries: Items) -> Items:
+def relevant_counts(collection: Images, queries: Items) -> Items:
     """How many images have the label of each of `queries`, themselves and their copies left out."""
     labels = collection.labels
     if not collection.label_names:
@@ -37,7 +37,7 @@ def relevant_counts(collection: Collection, queries: Items) -> Items:
     return np.where(labeled[queries], by_label[labels[queries]] - own[queries], 0)
 
 
-def measure_quality(collection: Collection, queries: Items, k: int, seed: int) -> Quality | None:
+def measure_quality(collection: Images, queries: Items, k: int, seed: int) -> Quality | None:
     """The quality of exact search in the vectors, with `queries` [q]; None where none of them has a like."""
     totals = relevant_counts(collection, queries)
     judged, totals = queries[totals > 0], totals[totals > 0]
@@ -88,7 +88,7 @@ def measure_quality(collection: Collection, queries: Items, k: int, seed: int) -
 _MEASURES = ("p_at_k", "map_at_r", "recall_at_k", "precision_at_1")
 
 
-def _rankings(collection: Collection, queries: Items, totals: Items, k: int) -> Iterator[tuple[slice, Items]]:
+def _rankings(collection: Images, queries: Items, totals: Items, k: int) -> Iterator[tuple[slice, Items]]:
     """For parts of `queries`, the images nearest to each, [part, ranks]; -1 where there are no more."""
     vectors, contents = collection.vectors, collection.contents
     step = max(1, _SCORES // len(vectors))
@@ -106,14 +106,14 @@ def _rankings(collection: Collection, queries: Items, totals: Items, k: int) -> 
         yield part, ranking
 
 
-def _distinct_by_label(collection: Collection) -> Items:
+def _distinct_by_label(collection: Images) -> Items:
     """How many distinct images each label has."""
     labeled = collection.labels != NO_LABEL
     pairs = np.unique(np.stack([collection.labels[labeled], collection.contents[labeled]]), axis=1)
     return np.bincount(pairs[0], minlength=len(collection.label_names))
 
 
-def _confusions(collection: Collection, counts: Items, label: int) -> tuple[Confusion, ...]:
+def _confusions(collection: Images, counts: Items, label: int) -> tuple[Confusion, ...]:
     """The other labels among the neighbors of a label's images, the most frequent first."""
     others = counts[:-1].copy()
     others[label] = 0

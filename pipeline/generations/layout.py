@@ -48,6 +48,7 @@ _PART_FILES = {
     "metadata": re.compile(rf"metadata{_NUMBERED}\.parquet"),
     "pca": re.compile(r"basis\.npz"),
     "failures": re.compile(rf"failures{_NUMBERED}\.jsonl"),
+    "report": re.compile(r"index\.html"),
 }
 # Says, in a generation that was not published, why not.
 OUTCOME = "outcome.json"

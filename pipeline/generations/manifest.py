@@ -167,6 +167,18 @@ class MeasuredRecall:
 
 
 @dataclass(frozen=True)
+class SampledPrecision:
+    """P@k of a sample of images, by exact search among them."""
+
+    k: Annotated[Count, _about("How many neighbors were looked at.")]
+    images: Annotated[Count, _about("Images of the sample.")]
+    queries: Annotated[Count, _about("Images that were searched for.")]
+    p_at_k: Annotated[Number, _about("The share of the neighbors that have the label of the query.")]
+    interval: Annotated[tuple[Number, Number], _about("Its interval of 95 %, by the bootstrap.")]
+    labels: Annotated[Mapping[str, Number], _about("P@k by label; of very many labels, of the largest.")]
+
+
+@dataclass(frozen=True)
 class Shard:
     """An Annoy file, and the metadata file whose row i describes its item i."""
 
@@ -297,6 +309,9 @@ class Manifest:
     libraries: Annotated[Mapping[str, Text], _about("The versions of libraries, by name.")] = field(
         default_factory=dict
     )
+    report: Annotated[Path | None, _about("The path of the page about it.")] = None
+    precision: SampledPrecision | None = None  # None: not measured, as where no two images share a label
+    warnings: Annotated[tuple[Text, ...], _about("What went wrong and did not stop the build.")] = ()
     # The JSON that it was read from.
     content: Annotated[Mapping[str, Any], SkipJsonSchema()] = field(default_factory=dict, repr=False)
 
@@ -353,7 +368,7 @@ def decode(data: bytes, generation: str) -> Manifest:
     if not manifest.shards:
         raise ValueError("it has no shards")
     named = [path for shard in manifest.shards for path in (shard.index, shard.metadata)]
-    named += [manifest.basis, *manifest.failures]
+    named += [manifest.basis, *manifest.failures, *([manifest.report] if manifest.report else [])]
     described = Counter(file.path for file in manifest.files)
     for path, count in Counter(named).items():
         if (described[path], count) != (1, 1):

@@ -101,6 +101,11 @@ def _mean_recalls(shards: Sequence[ShardSummary]) -> list[float]:
     ]
 
 
+def search_recalls(shards: Sequence[ShardSummary]) -> list[tuple[int, float]]:
+    """search_k, and the recall@10 over all shards with it."""
+    return [(step["search_k"], recall) for step, recall in zip(SEARCHES, _mean_recalls(shards), strict=True)]
+
+
 def manifest_of(finished: Finished, counters: Counters, verdict: Verdict) -> Manifest:
     """The manifest of a generation. `verdict` is why its basis is new, or the one before."""
     plan, basis, shards, failures = finished.plan, finished.basis, finished.shards, finished.failures
@@ -139,7 +144,7 @@ def manifest_of(finished: Finished, counters: Counters, verdict: Verdict) -> Man
         failures_digest=digest_of_failures(counters),
         files=tuple(sorted(files, key=lambda file: file.path)),
         libraries=library_versions(),
-        timings=_timings(plan, counters, basis, shards),
+        timings=timings(plan, counters, basis, shards),
     )
 
 
@@ -158,7 +163,7 @@ def _pca(finished: Finished, verdict: Verdict) -> RecordedPca:
     )
 
 
-def _timings(
+def timings(
     plan: Plan, counters: Counters, basis: WrittenBasis, shards: Sequence[ShardSummary]
 ) -> dict[str, float]:
     """Seconds by stage, one after the other; `engine` is the part of `embed` that the backbone ran."""

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -22,8 +22,18 @@ from imgindex.indexing import vector_files
 from imgindex.indexing.shards import ShardSummary
 from imgindex.io import filesystem
 from imgindex.job.checks import path_of, reasons, refusal
-from imgindex.job.description import Finished, WrittenBasis, digest_of_failures, ledger_of, manifest_of, tune
+from imgindex.job.description import (
+    Finished,
+    WrittenBasis,
+    digest_of_failures,
+    ledger_of,
+    manifest_of,
+    search_recalls,
+    timings,
+    tune,
+)
 from imgindex.job.plan import Plan
+from imgindex.job.report import report
 from imgindex.models.drift import Verdict
 
 
@@ -75,8 +85,19 @@ def finish(
     if refused is not None:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": refused})
         return
+    manifest = manifest_of(finished, counters, verdicts[0])
+    reported = report(plan, manifest, search_recalls(shards))
+    if reported.file is not None:
+        files = sorted([*manifest.files, reported.file], key=lambda file: file.path)
+        manifest = replace(manifest, files=tuple(files), report=reported.file.path)
+    manifest = replace(
+        manifest,
+        precision=reported.precision,
+        warnings=reported.warnings,
+        timings=timings(plan, counters, bases[0], shards),
+    )
     try:
-        publish(plan.output, manifest_of(finished, counters, verdicts[0]), partial(_check_unsuperseded, plan))
+        publish(plan.output, manifest, partial(_check_unsuperseded, plan))
     except PublishRefusedError as error:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": str(error)})
     except SupersededError as error:
@@ -170,7 +191,7 @@ def conclude(plan: Plan) -> Ledger | None:
         filesystem.delete_tree(plan.directory)
         return Ledger(**content["unchanged"])
     # What nobody can use goes; the list of failures, which the message names, stays.
-    for folder in ("index", "metadata", "pca", DETACHED):
+    for folder in ("index", "metadata", "pca", "report", DETACHED):
         filesystem.delete_tree(filesystem.join(plan.directory, folder))
     kinds: dict[str, type[ImgindexError]] = {
         kind.__name__: kind for kind in (PublishRefusedError, InputError, SupersededError)

@@ -41,7 +41,9 @@ def test_files_in_the_making_go_where_a_build_writes_them(output: Path) -> None:
         live / "metadata" / f".metadata-00000-of-00001.parquet.{HEX}.partial",
         live / "pca" / f".basis.npz.{HEX}.partial",
         live / "failures" / f".failures-00000-of-00001.jsonl.{HEX}.partial",
+        live / "report" / f".index.html.{HEX}.partial",
     ]
+    (live / "report").mkdir()
     before = sorted(output.rglob("*"))
     for path in partials:
         path.write_bytes(b"half")

@@ -47,6 +47,10 @@ _SIZE = (4.4, 2.7)  # inches
 _AXES = (0.14, 0.19, 0.83, 0.73)
 
 
+# Points of a line that have marks, at most.
+_MARKED = 20
+
+
 @dataclass(frozen=True)
 class Point:
     """A point of a chart with a name beside it."""
@@ -67,15 +71,19 @@ def line(
     """A line through points, with a mark where x is `marked`; `names` are those of the axes."""
 
     def draw(axes: Any) -> None:
-        axes.plot(x, y, color=_ACCENT, marker="o", markersize=4, linewidth=1.8)
+        marker = "o" if len(x) <= _MARKED else None
+        axes.plot(x, y, color=_ACCENT, marker=marker, markersize=4, linewidth=1.8)
         if log:
             axes.set_xscale("log")
             # Few enough to stand side by side: what lies close to the one before has no tick of its own.
+            apart = (x[-1] / x[0]) ** (1 / 8)
             ticks = [x[0]]
             for each in x[1:]:
-                if each / ticks[-1] > 1.7:
+                if each / ticks[-1] > apart:
                     ticks.append(each)
-            axes.set_xticks(ticks, [f"{each:,.4g}" for each in ticks])
+            axes.set_xticks(
+                ticks, [f"{each:g}" if each < 10_000 else f"{each / 1000:.0f}k" for each in ticks]
+            )
             axes.minorticks_off()
         if marked is not None:
             axes.axvline(marked, color=_SECOND, linewidth=1.2, linestyle=(0, (4, 3)))

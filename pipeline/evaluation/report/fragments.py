@@ -41,10 +41,13 @@ STYLE = """
 h2 { margin: 0 0 6px; font-size: 19px; font-weight: 650; letter-spacing: -.01em; }
 h3 { margin: 22px 0 10px; font-size: 15px; font-weight: 650; overflow-wrap: anywhere; }
 .part > p { max-width: 78ch; margin: 0 0 14px; color: var(--soft); }
-.wide { overflow-x: auto; margin: 0 0 14px; padding: 4px 10px; background: var(--card);
+.wide { width: fit-content; min-width: min(420px, 100%); max-width: 100%; overflow-x: auto;
+  margin: 0 0 14px; padding: 4px 10px; background: var(--card);
   border: 1px solid var(--line); border-radius: 12px; }
 .wide td:last-child { color: inherit; }
 .wide th { font-weight: 500; }
+.wide th:first-child { white-space: normal; }
+.wide td, .wide th + th { padding-inline-start: 22px; }
 .wide bdi { unicode-bidi: isolate; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 16px;
   margin: 0 0 14px; }

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.evaluation.collection import NO_LABEL, Collection
+from imgindex.evaluation.collection import NO_LABEL, Images
 from imgindex.evaluation.feature_search import search_vectors
 from imgindex.models.similarity import cosine_similarity
 
@@ -44,7 +44,7 @@ class Map:
 class Neighborhoods:
     """The nearest images of a sample, by exact search in the vectors; copies of a query are no answers."""
 
-    collection: Collection
+    collection: Images
     queries: Items  # [q]
     answers: Items  # [q, ranks], -1 where there are no more
     cosines: Float32  # [q, ranks]
@@ -110,7 +110,7 @@ def _spread(places: Float32, most: int) -> tuple[int, ...]:
     return tuple(sorted(best.values(), key=lambda row: float(offsets[row]))[:most])
 
 
-def look_around(collection: Collection, seed: int) -> Neighborhoods:
+def look_around(collection: Images, seed: int) -> Neighborhoods:
     """Finds the images nearest to each of a sample that `seed` draws."""
     count = len(collection)
     queries = np.arange(count)
@@ -127,12 +127,12 @@ def look_around(collection: Collection, seed: int) -> Neighborhoods:
     return Neighborhoods(collection, queries, answers, np.where(answers >= 0, cosines, -1))
 
 
-def label_of(collection: Collection, image: int) -> str | None:
+def label_of(collection: Images, image: int) -> str | None:
     """The name of an image's label."""
     number = int(collection.labels[image])
     return None if number == NO_LABEL else collection.label_names[number]
 
 
-def names_of(collection: Collection, images: Sequence[int]) -> list[str]:
+def names_of(collection: Images, images: Sequence[int]) -> list[str]:
     """The uris of images."""
     return [collection.uris[image].as_py() for image in images]
