@@ -150,6 +150,7 @@ GONE = object()
         ("spec.image_size", [64, 64, 3]),
         ("spec.decoding", 3),
         ("engine.name", "No Engine"),
+        ("engine.name", "auto"),
         ("engine.batch_size", 0),
         ("config.images", GONE),
         ("config.pca.whiten", 2),

@@ -23,7 +23,7 @@ def register(name: str, engine: EngineFactory) -> None:
 
     Raises ValueError where the name is taken, is `auto`, or is not of lowercase letters, digits, - and _.
     """
-    if name == "auto" or not is_engine_name(name):
+    if not is_engine_name(name):
         raise ValueError(f"{name!r} is no name for an engine; use lowercase letters, digits, - and _")
     if name in _FACTORIES:
         raise ValueError(f"an engine {name} is registered already")
@@ -41,8 +41,8 @@ def engine_names() -> tuple[str, ...]:
 
 
 def is_engine_name(name: str) -> bool:
-    """Whether an engine may have this name, be it registered here or not."""
-    return _NAME.fullmatch(name) is not None
+    """Whether an engine may have this name, be it registered here or not; none is called `auto`."""
+    return name != "auto" and _NAME.fullmatch(name) is not None
 
 
 def engine_factory(name: str) -> EngineFactory:

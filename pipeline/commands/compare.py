@@ -5,20 +5,20 @@ import json
 from dataclasses import asdict
 
 from imgindex.runtime.standard_streams import encodable
-from imgindex.search.comparison import Comparison, compare, comparison_table
+from imgindex.search.comparison import Comparison, compare_in, comparison_table
 from imgindex.search.pages import write_comparison
 from imgindex.text import printable
 
 
 def run(known: argparse.Namespace) -> None:
     """Compares the images that the command line names."""
-    comparison = compare(known.output, known.a, known.b, model=known.model)
+    comparison, manifest = compare_in(known.output, known.a, known.b, model=known.model)
     if known.json:
         print(encodable(json.dumps(asdict(comparison), indent=2, ensure_ascii=False)))
     else:
         print(_text(comparison))
     if known.html:
-        write_comparison(known.html, known.output, comparison)
+        write_comparison(known.html, known.output, manifest, comparison)
 
 
 def _text(comparison: Comparison) -> str:

@@ -77,7 +77,7 @@ Degree = Annotated[
 EngineName = Annotated[
     Text,
     AfterValidator(_named_as_an_engine),
-    WithJsonSchema({"type": "string", "pattern": r"^[a-z][a-z0-9_-]{0,63}$"}),
+    WithJsonSchema({"type": "string", "pattern": r"^(?!auto$)[a-z][a-z0-9_-]{0,63}$"}),
 ]
 Sha256 = Annotated[str, Strict(), Field(pattern=r"^[0-9a-f]{64}$")]
 # A file of a generation lies in one of its folders. So no path leads out of it.

@@ -16,7 +16,7 @@ from imgindex.indexing.shard_files import read_basis, read_digests
 from imgindex.models import decoder_pool
 from imgindex.models.batches import embed_all
 from imgindex.models.measures import MEASURES, measure_scores
-from imgindex.models.pca import normalize
+from imgindex.models.pca import Basis, normalize
 from imgindex.models.preprocess import DecodedImage, Pixels
 from imgindex.search.queries import Query, Recipe, check_query, image_path, load, name_of_query
 from imgindex.search.query_engine import query_engine
@@ -67,18 +67,29 @@ def compare(output: str | Path, a: Query, b: Query, *, model: str | Path | None 
       InputError: an image cannot be read or decoded.
       OutputError: there is no index, or it is damaged, or its backbone is not there.
     """
+    return compare_in(output, a, b, model=model)[0]
+
+
+def compare_in(
+    output: str | Path, a: Query, b: Query, *, model: str | Path | None = None
+) -> tuple[Comparison, Manifest]:
+    """As `compare`; gives also the manifest of the generation that sees the images so."""
     out = Output(str(output))
-    manifest, basis = open_generation(
-        out, None, lambda found: (found, read_basis(files_of(out, found)[found.basis]))
-    )
-
-    def is_indexed(uri: str) -> bool:
-        files = files_of(out, manifest)
-        return any(row.uri == uri for shard in manifest.shards for row in read_digests(files[shard.metadata]))
-
     pool = decoder_pool.acquire(1)
+
+    def opened(found: Manifest) -> tuple[Manifest, Basis, list[_Opened]]:
+        files = files_of(out, found)
+
+        def is_indexed(uri: str) -> bool:
+            return any(
+                row.uri == uri for shard in found.shards for row in read_digests(files[shard.metadata])
+            )
+
+        images = [_opened(each, found, pool.decode, is_indexed) for each in (a, b)]
+        return found, read_basis(files[found.basis]), images
+
     try:
-        images = [_opened(each, manifest, pool.decode, is_indexed) for each in (a, b)]
+        manifest, basis, images = open_generation(out, None, opened)
     finally:
         decoder_pool.release()
     pixels = np.stack([image.pixels for image in images])
@@ -89,7 +100,7 @@ def compare(output: str | Path, a: Query, b: Query, *, model: str | Path | None 
         for image, has_feature in zip(images, valid, strict=True)
     ]
     undefined: Scores = dict.fromkeys(MEASURES)
-    return Comparison(
+    comparison = Comparison(
         generation=manifest.generation,
         a=compared[0],
         b=compared[1],
@@ -98,6 +109,7 @@ def compare(output: str | Path, a: Query, b: Query, *, model: str | Path | None 
         features=_scores(features) if valid.all() else undefined,
         vectors=_scores(basis.project(features)) if valid.all() else undefined,
     )
+    return comparison, manifest
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from imgindex.errors import OutputError
-from imgindex.generations.layout import Output, read_manifest
 from imgindex.generations.manifest import Manifest
 from imgindex.inputs.tar_members import read_image
 from imgindex.runtime.standard_streams import quiet_libraries
@@ -50,9 +49,8 @@ def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int 
     _write(path, page)
 
 
-def comparison_page(root: str, comparison: Comparison) -> str:
+def comparison_page(root: str, manifest: Manifest, comparison: Comparison) -> str:
     """A self-contained HTML page of two images, by the index at `root`, and their similarity."""
-    manifest = read_manifest(Output(root), comparison.generation)
     facts = [
         ("Index", root),
         ("Generation", manifest.generation),
@@ -63,10 +61,10 @@ def comparison_page(root: str, comparison: Comparison) -> str:
     return gallery.render_pair("Similarity of two images", facts, pictures, comparison_table(comparison))
 
 
-def write_comparison(path: Path, root: str, comparison: Comparison) -> None:
+def write_comparison(path: Path, root: str, manifest: Manifest, comparison: Comparison) -> None:
     """Writes `comparison_page` to a file. Raises OutputError."""
     with quiet_libraries():
-        page = comparison_page(root, comparison)
+        page = comparison_page(root, manifest, comparison)
     _write(path, page)
 
 

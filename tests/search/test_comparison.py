@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +16,11 @@ import imgindex
 from imgindex.cli import main
 from imgindex.errors import InputError, OutputError, UsageError
 from imgindex.generations.layout import Output, read_manifest
+from imgindex.generations.manifest import encode
+from imgindex.models.batches import embed_all
 from imgindex.models.measures import MEASURES
 from imgindex.models.preprocess import decode
+from imgindex.search.queries import load
 
 QUICK = [
     "backbone.name=MobileNetV2", "backbone.weights=none", "backbone.image_size=32",
@@ -187,6 +191,53 @@ class TestImages:
     def test_no_index(self, tmp_path: Path) -> None:
         with pytest.raises(OutputError, match="holds no index"):
             imgindex.compare(tmp_path, "a.png", "b.png")
+
+
+class TestPruning:
+    """Another process publishes a generation and prunes the one that is being looked at."""
+
+    @pytest.fixture
+    def pruned(self, output: Path, tmp_path: Path) -> tuple[Path, str, str, Callable[[], None]]:
+        """An index, its live generation, the next one, and what publishes that one and prunes the other."""
+        copy = tmp_path / "index"
+        shutil.copytree(output, copy)
+        manifest = read_manifest(Output(str(copy)))
+        before, after = manifest.generation, "20991231T000000Z-00000001"
+        shutil.copytree(copy / "generations" / before, copy / "generations" / after)
+        written = copy / "generations" / after / "manifest.json"
+        written.write_bytes(encode(replace(manifest, generation=after)))
+
+        def prune() -> None:
+            (copy / "CURRENT").write_text(f"{after}\n")
+            shutil.rmtree(copy / "generations" / before, ignore_errors=True)
+
+        return copy, before, after, prune
+
+    def test_before_the_uris_are_looked_up(
+        self, pruned: tuple[Path, str, str, Callable[[], None]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        output, _, after, prune = pruned
+
+        def look_late(path: str | Path, *arguments: object) -> object:
+            prune()
+            return load(path, *arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr("imgindex.search.comparison.load", look_late)
+        assert imgindex.compare(output, "a/00.png", "b/03.png").generation == after
+
+    def test_before_the_page_is_made(
+        self,
+        pruned: tuple[Path, str, str, Callable[[], None]],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        output, before, _, prune = pruned
+        monkeypatch.setattr(
+            "imgindex.search.comparison.embed_all", lambda *arguments: (prune(), embed_all(*arguments))[1]
+        )
+        page = tmp_path / "page.html"
+        assert main(["compare", str(output), "a/00.png", "b/03.png", "--html", str(page)]) == 0
+        assert before in page.read_text()
 
 
 class Text(HTMLParser):
