@@ -181,6 +181,10 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--sample", metavar="N", type=int, help="how many images are queries at most (default: 10,000; of "
         "more than 100,000 images fewer, and at least 1,000)",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--measures", metavar="NAME,NAME", type=lambda text: text.split(","), help="similarity measures to "
+        "compare on pixels, features and vectors: l1, l2, mse, cosine, ncc; needs the images",
+    )  # fmt: skip
     evaluate.add_argument("--seed", metavar="N", type=int, default=0, help="draws the samples (default: 0)")
     evaluate.add_argument(
         "--compare", metavar="NAME,NAME", nargs="?", const="all", help="also compare indexes of other "

@@ -20,6 +20,7 @@ def run(known: argparse.Namespace) -> None:
         seed=known.seed,
         compare=known.compare.split(",") if known.compare else False,
         compare_seconds=known.compare_seconds,
+        measures=known.measures or (),
     )
     print(encodable(as_text(found)))
     if known.json:

@@ -17,8 +17,10 @@ from imgindex.evaluation.judging import RECALL_K
 from imgindex.evaluation.ladder import Ladder
 from imgindex.evaluation.quality import measure_quality
 from imgindex.evaluation.results import Evaluation
+from imgindex.evaluation.similarity_measures import MOST_IMAGES, rank_by_measures
 from imgindex.evaluation.sweep import WHITENINGS, sweep
 from imgindex.evaluation.unseen import measure_unseen
+from imgindex.models.measures import MEASURES
 
 DIMS = (1, 2, 5, 10, 20, 50, 100, 150, 200)
 
@@ -38,6 +40,7 @@ def evaluate(
     seed: int = 0,
     compare: bool | Sequence[str] = False,
     compare_seconds: float = SECONDS,
+    measures: Sequence[str] = (),
 ) -> Evaluation:
     """Measures how good a generation is, and what other settings would change.
 
@@ -54,6 +57,8 @@ def evaluate(
       compare: the kinds of indexes that are compared in the vectors, by the names of
         `imgindex.models.ann.families`; True is all of them.
       compare_seconds: how long the process of each may take.
+      measures: similarity measures to compare on pixels, features and vectors: l1, l2, mse, cosine, ncc. They
+        are compared on 1,000 images at most, or on `sample`. Only this needs the images themselves.
 
     Raises:
       UsageError: an argument is out of range.
@@ -68,6 +73,9 @@ def evaluate(
     if not compare_seconds > 0:
         raise UsageError(f"compare_seconds is {compare_seconds:g}; expected more than 0")
     families = families_named(["all"] if compare is True else compare or [])
+    unknown = sorted({*measures} - {*MEASURES})
+    if unknown:
+        raise UsageError(f"measures has {unknown[0]!r}; expected some of {', '.join(MEASURES)}")
     steps = 6 + len({*dims}) + len(WHITENINGS)
     quiet = not sys.stderr.isatty()
     with tqdm(total=steps, desc="evaluating", unit=" steps", disable=quiet, leave=False) as bar:
@@ -87,6 +95,7 @@ def evaluate(
         for point in sweep(collection, queries, features, k, dims):
             points.append(point)
             bar.update()
+        ranked = rank_by_measures(collection, measures, sample or MOST_IMAGES, k, seed) if measures else ()
         advice = advise(collection, points, unseen, k, seed)
         comparison = Comparison(collection, some_of(queries, seed), families, Limits(compare_seconds))
         bar.total = steps + len(comparison.trials)
@@ -108,6 +117,7 @@ def evaluate(
         unseen_recall=unseen,
         advice=advice,
         compare=compared,
+        measures=tuple(ranked),
     )
 
 

@@ -1,6 +1,6 @@
 """What an evaluation found, as it stands in its JSON."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,19 @@ class Candidate:
 
 
 @dataclass(frozen=True)
+class MeasureRow:
+    """Exact search among some images by one similarity measure."""
+
+    measure: str  # l1, l2, mse, cosine or ncc
+    on: str  # pixels, features or vectors
+    images: int  # that were compared with each other
+    queries: int  # those of them whose label another one has
+    p_at_k: float | None  # None without labels
+    ms_per_query: float | None  # the median of single queries
+    note: str = ""  # why figures are missing
+
+
+@dataclass(frozen=True)
 class Advice:
     """A setting that would be better, with what it gains and costs."""
 
@@ -140,5 +153,6 @@ class Evaluation:
     ladder: tuple[Rung, ...]
     sweep: tuple[SweepPoint, ...]
     unseen_recall: UnseenRecall | None  # None for fewer than three distinct images
-    advice: tuple[Advice, ...] = field(default=())
+    advice: tuple[Advice, ...]
     compare: tuple[Candidate, ...] = ()  # empty unless asked for
+    measures: tuple[MeasureRow, ...] = ()  # empty unless they were asked for

@@ -34,6 +34,7 @@ def _lines(found: Evaluation) -> Iterator[str]:
         )
     if found.compare:
         yield from _compare(found)
+    yield from _measures(found)
     yield ""
     if found.advice:
         yield "Advice"
@@ -79,6 +80,14 @@ def _sweep(found: Evaluation) -> Iterator[str]:
 
 
 Rows = list[tuple[str, ...]]
+
+
+def _measures(found: Evaluation) -> Iterator[str]:
+    if found.measures:
+        yield ""
+        yield "Similarity measures: exact search among a sample of the images"
+        yield from _table(*measure_rows(found))
+        yield from (f"  {each.measure} on {each.on}: {each.note}" for each in found.measures if each.note)
 
 
 def mean_rows(quality: Quality) -> Rows:
@@ -191,6 +200,23 @@ def compare_rows(found: Evaluation) -> Rows:
             )
             for row in found.compare
             if row.recall_at_10 is not None
+        ),
+    ]
+
+
+def measure_rows(found: Evaluation) -> Rows:
+    """The similarity measures, below a row of headings."""
+    return [
+        ("measure", "on", "images", f"P@{found.k}", "ms"),
+        *(
+            (
+                each.measure,
+                each.on,
+                f"{each.images:,}",
+                percent(each.p_at_k),
+                number(each.ms_per_query, 3),
+            )
+            for each in found.measures
         ),
     ]
 

@@ -9,6 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from annoy import AnnoyIndex
 from outputs import publish_features
+from PIL import Image
+from scipy.spatial.distance import cdist
 from sklearn.decomposition import PCA
 
 import imgindex
@@ -306,6 +308,40 @@ class TestAdvice:
 
     def test_nothing_where_nothing_is_gained(self, tmp_path: Path) -> None:
         assert self.advice(tmp_path, [0.1, *[0.01] * 7], dims=1) == {}
+
+
+class TestMeasures:
+    def test_on_features_and_vectors_as_scipy_ranks(self, output: Path, files: Files) -> None:
+        found = imgindex.evaluate(output, k=K, dims=[2], measures=["l1", "cosine"])
+        rows = {(row.measure, row.on): row for row in found.measures}
+        assert list(rows) == [(m, on) for on in ("pixels", "features", "vectors") for m in ("l1", "cosine")]
+        for (measure, on), row in rows.items():
+            if on == "pixels":  # there are no images
+                assert (row.images, row.p_at_k) == (0, None)
+                assert row.note == "none of the images could be read"
+                continue
+            of = files.features if on == "features" else files.vectors
+            distances = cdist(of, of, {"l1": "cityblock", "cosine": "cosine"}[measure])
+            distances[files.sha256[:, np.newaxis] == files.sha256] = np.inf
+            ranking = np.argsort(distances, axis=1, kind="stable")
+            assert row.p_at_k == pytest.approx(files.p_at_k(ranking), abs=0.005)
+            assert (row.images, row.queries) == (COUNT, COUNT)
+
+    def test_on_pixels(self, tmp_path: Path) -> None:
+        """Of images that are alike in brightness, whatever their features are."""
+        folder = tmp_path / "photos"
+        uris = [f"{label}/{n}.png" for label in ("dark", "light") for n in range(4)]
+        for n, uri in enumerate(uris):
+            (folder / uri).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 30), (n + 200 * (n >= 4),) * 3).save(folder / uri)
+        rows = np.random.default_rng(0).random((8, 8), np.float32)
+        publish_features(tmp_path / "out", rows, uris, root=str(folder))
+        found = imgindex.evaluate(tmp_path / "out", k=3, dims=[2], measures=["l2", "mse"])
+        assert [(row.images, row.p_at_k) for row in found.measures if row.on == "pixels"] == [(8, 1.0)] * 2
+
+    def test_a_measure_that_is_none(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="measures has 'l3'; expected some of l1, l2, mse, cosine, ncc"):
+            imgindex.evaluate(tmp_path, measures=["l1", "l3"])
 
 
 class TestCommand:

@@ -15,7 +15,7 @@ from imgindex.models.engines.registry import engine_factory, engine_names, regis
 
 
 def test_those_that_are_shipped() -> None:
-    assert engine_names() == ("openvino", "tensorflow", "numpy")
+    assert {"openvino", "tensorflow", "numpy"} <= {*engine_names()}
     assert engine_factory("openvino") is engine_factory("openvino")
 
 
@@ -29,9 +29,10 @@ def test_the_config_knows_an_engine_as_long_as_it_is_registered() -> None:
 
 @pytest.mark.parametrize("name", ["openvino", "auto", "", "Quarters", "two words", "4th", "x" * 65])
 def test_names_that_are_refused(name: str) -> None:
+    before = engine_names()
     with pytest.raises(ValueError, match="engine"):
         register(name, factory_of())
-    assert engine_names() == ("openvino", "tensorflow", "numpy")
+    assert engine_names() == before
 
 
 def test_one_that_is_not_there() -> None:
