@@ -19,6 +19,7 @@ from imgindex.errors import OutputError
 from imgindex.models.moments import GRID, Features, Float64, Moments, on_grid
 
 Float32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.floating]
 
 _COMPONENT_GRID = 2.0**-27
 # A basis is saved as six arrays.
@@ -211,8 +212,7 @@ def fit_basis(moments: Moments, dims: int | float, whiten: float = 0.0) -> Basis
     wanted = min(_component_count(variances[:rank] / total_variance, dims), rank)
     keep = wanted
     if whiten:
-        below = variances[:wanted] <= _float16_noise(moments, components[:wanted])
-        keep = int(np.argmax(below)) if below.any() else wanted
+        keep = above_noise(moments, variances[:wanted], components[:wanted])
     if keep == 0:
         return _constant_basis(moments)
     components = _fix_signs(components[:keep])
@@ -226,7 +226,16 @@ def fit_basis(moments: Moments, dims: int | float, whiten: float = 0.0) -> Basis
     )
 
 
-def _float16_noise(moments: Moments, components: Float64) -> Float64:
+def above_noise(moments: Moments, variances: Floats, components: Floats) -> int:
+    """How many of the first `components` [dims, d] vary by more than the rounding of rows to float16 makes.
+
+    `variances` [dims] are those along the components, largest first.
+    """
+    below = variances <= _float16_noise(moments, components)
+    return int(np.argmax(below)) if below.any() else len(variances)
+
+
+def _float16_noise(moments: Moments, components: Floats) -> Float64:
     """At most the variance [dims] along `components` [dims, d] that the rounding of rows to float16 makes.
 
     Of n rows of nothing but noise in d columns the first component has (1 + sqrt(d / n))**2 times the

@@ -35,6 +35,7 @@ def publish_features(
     trees: int = 4,
     search_k: int = 100,
     number: int = 1,
+    whiten: float = 0.0,
     root: str = "/photos",
 ) -> str:
     """Publishes a generation of images with `features` [n, d]; image i lies in the shard i modulo `shards`.
@@ -54,7 +55,7 @@ def publish_features(
         feature_store.write_rows(store, rows, unit[part])
     moments = Moments.empty(features.shape[1])
     moments.add(unit[:: -(-len(unit) // 100_000)])
-    basis = fit_basis(moments, dims)
+    basis = fit_basis(moments, dims, whiten)
     written = []
     for shard in range(shards):
         mine = np.arange(shard, len(uris), shards)

@@ -17,6 +17,9 @@ Points = Sequence[tuple[SweepPoint, Values | None]]
 _TOLERATED = 0.002
 _WORTH = 0.002
 
+# As the config takes them.
+_MOST_TREES = 10_000
+
 
 def advise(
     collection: Collection,
@@ -84,8 +87,9 @@ def _whitening(collection: Collection, points: Points, k: int, seed: int) -> Ite
 
 def _recall(collection: Collection, unseen: UnseenRecall | None) -> Iterator[Advice]:
     wanted = collection.manifest.settings.publish.min_recall
-    if unseen is not None and wanted is not None and unseen.interval[1] < wanted:
-        trees = 2 * max(shard.trees for shard in collection.manifest.shards)
+    now = max(shard.trees for shard in collection.manifest.shards)
+    trees = min(2 * now, _MOST_TREES)
+    if unseen is not None and wanted is not None and unseen.interval[1] < wanted and trees > now:
         yield Advice(
             "index.trees",
             str(trees),

@@ -18,8 +18,8 @@ Items = npt.NDArray[np.int64]
 def nearest(shards: Sequence[ShardIndex], query: Float32, k: int, search_k: int) -> tuple[Items, Float32]:
     """The shards and items [k, 2] nearest to `query` [dims], and their squared distances [k].
 
-    There are fewer where no more are found. As `Index.search` does, it inspects proportionally more nodes
-    where more neighbors are asked for than recall was measured with.
+    There are fewer where no more are found. Recall was measured with searches for ten neighbors and the query
+    itself. Where more are asked for, proportionally more nodes are inspected.
     """
     settings = {"search_k": search_k * max(1, -(-k // (RECALL_K + 1)))}
     answers = [shard.nearest(query[np.newaxis], k, settings)[0] for shard in shards]

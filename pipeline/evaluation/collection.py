@@ -129,11 +129,17 @@ class Collection:
         unreadable = ""
         waiting: list[tuple[Items, Float16]] = []
         rows = 0
-        for name in content_addressed.names(directory):
+        names, seen = content_addressed.names(directory), set[str]()
+        while names:
+            name = names.pop(0)
+            seen.add(name)
             try:
                 digests, features = feature_store.read_chunk(directory, name)
             except MismatchError as error:  # nothing of it may be needed
                 unreadable = f"; {error}"
+                continue
+            except DamagedError:  # a prune has moved what is needed of it to another chunk
+                names = [each for each in content_addressed.names(directory) if each not in seen]
                 continue
             found = (
                 pa.compute.index_in(digests.cast(pa.large_string()), options=wanted).fill_null(-1).to_numpy()

@@ -29,6 +29,9 @@ DIMS = (1, 2, 5, 10, 20, 50, 100, 150, 200)
 _COMPARISONS = 10**9
 _MOST, _LEAST = 10_000, 1_000
 
+# Ranks that P@k and recall@k look at, at most.
+_MOST_RANKS = 1_000
+
 
 def evaluate(
     output: str | Path,
@@ -64,12 +67,14 @@ def evaluate(
       UsageError: an argument is out of range.
       OutputError: the generation or the store cannot be read.
     """
-    if k < 1:
-        raise UsageError(f"k is {k}; expected at least 1")
-    if any(each < 1 for each in dims):
-        raise UsageError(f"dims has {min(dims)}; expected numbers of at least 1")
-    if sample is not None and sample < 1:
-        raise UsageError(f"sample is {sample}; expected at least 1")
+    for name, value, least, most in [
+        ("k", k, 1, _MOST_RANKS),
+        ("sample", 1 if sample is None else sample, 1, 2**31 - 1),
+        ("seed", seed, 0, 2**31 - 1),
+        *(("a number of dims", each, 1, 65_536) for each in dims),
+    ]:
+        if not least <= value <= most:
+            raise UsageError(f"{name} is {value}; expected a whole number from {least} to {most}")
     if not compare_seconds > 0:
         raise UsageError(f"compare_seconds is {compare_seconds:g}; expected more than 0")
     families = families_named(["all"] if compare is True else compare or [])
@@ -110,6 +115,7 @@ def evaluate(
         k=k,
         metric=collection.manifest.metric,
         dims=collection.manifest.dims,
+        whiten=float(collection.basis.whiten),
         feature_dim=collection.manifest.feature_dim,
         quality=quality,
         ladder=ladder,

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from imgindex.evaluation.collection import Collection, Images
 from imgindex.models.blocked_search import Nearest, scores
 from imgindex.models.moments import Moments
-from imgindex.models.pca import Basis, fit_basis
+from imgindex.models.pca import Basis, above_noise, fit_basis
 
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
@@ -29,6 +29,7 @@ class FeatureSearch:
     queries: Float32  # features [queries, feature_dim]
     basis: Basis  # of `wide` dimensions, or of as many as there are
     vectors: Float32  # [n, basis.dims]
+    whitened: int  # of the dimensions, how many a build would whiten; the others are noise of float16
     rows: Float32 | None  # features [n, feature_dim]; None where they are too large to keep
 
 
@@ -61,7 +62,8 @@ def search_features(collection: Collection, queries: Items, ranks: int, wide: in
             part = images[start : start + step]
             found = scores(asked, features[start : start + step].astype(np.float32), "angular")
             nearest.offer(found, part, collection.contents[part])
-    return FeatureSearch(nearest.rows, asked, basis, vectors, rows)
+    whitened = max(1, above_noise(moments, basis.explained_variance, basis.components))
+    return FeatureSearch(nearest.rows, asked, basis, vectors, whitened, rows)
 
 
 def search_vectors(collection: Images, vectors: Float32, queries: Items, ranks: int) -> Items:

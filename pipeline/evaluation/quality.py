@@ -44,7 +44,7 @@ def measure_quality(collection: Images, queries: Items, k: int, seed: int) -> Qu
     if not len(judged):
         return None
     measured = np.zeros((4, len(judged)))
-    confused = np.zeros((len(collection.label_names), len(collection.label_names) + 1), np.int64)
+    pairs: list[Items] = []
     for part, ranking in _rankings(collection, judged, totals, k):
         own = collection.labels[judged[part]]
         labels = np.where(ranking >= 0, collection.labels[ranking], NO_LABEL)
@@ -55,12 +55,12 @@ def measure_quality(collection: Images, queries: Items, k: int, seed: int) -> Qu
             recall_at(relevant, totals[part], k),
             precision_at(relevant, 1),
         )
-        np.add.at(
-            confused, (own[:, np.newaxis], labels[:, :k]), 1
-        )  # those without a label are the last column
+        pairs.append(np.stack([np.repeat(own, labels[:, :k].shape[1]), labels[:, :k].ravel()]))
     labels = collection.labels[judged]
-    present = np.unique(labels)
-    means = np.array([measured[:, labels == label].mean(axis=1) for label in present])
+    present, places, asked = np.unique(labels, return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(places, values) / asked for values in measured], axis=1)
+    images = np.bincount(collection.labels[collection.labels != NO_LABEL])
+    confused = _Confusions(collection.label_names, np.concatenate(pairs, axis=1))
     distinct = _distinct_by_label(collection)
     return Quality(
         k=k,
@@ -75,12 +75,12 @@ def measure_quality(collection: Images, queries: Items, k: int, seed: int) -> Qu
         per_label=tuple(
             LabelQuality(
                 label=collection.label_names[label],
-                images=int((collection.labels == label).sum()),
-                queries=int((labels == label).sum()),
+                images=int(images[label]),
+                queries=int(count),
                 **dict(zip(_MEASURES, map(float, mean), strict=True)),
-                confused_with=_confusions(collection, confused[label], int(label)),
+                confused_with=confused.of(int(label), k * int(count)),
             )
-            for label, mean in zip(present, means, strict=True)
+            for label, count, mean in zip(present, asked, means, strict=True)
         ),
     )
 
@@ -113,13 +113,19 @@ def _distinct_by_label(collection: Images) -> Items:
     return np.bincount(pairs[0], minlength=len(collection.label_names))
 
 
-def _confusions(collection: Images, counts: Items, label: int) -> tuple[Confusion, ...]:
-    """The other labels among the neighbors of a label's images, the most frequent first."""
-    others = counts[:-1].copy()
-    others[label] = 0
-    order = np.argsort(-others, kind="stable")[:_CONFUSIONS]
-    return tuple(
-        Confusion(collection.label_names[other], float(others[other] / counts.sum()))
-        for other in order
-        if others[other]
-    )
+class _Confusions:
+    """Which other labels the neighbors of each label's images have."""
+
+    def __init__(self, names: tuple[str, ...], pairs: Items) -> None:
+        """`pairs` [2, n] are labels of queries and of their neighbors."""
+        wrong = pairs[:, (pairs[0] != pairs[1]) & (pairs[1] != NO_LABEL)]
+        self._names = names
+        self._pairs, self._counts = np.unique(wrong, axis=1, return_counts=True)
+
+    def of(self, label: int, neighbors: int) -> tuple[Confusion, ...]:
+        """The most frequent of the other labels among so many `neighbors` of a label's images."""
+        start, stop = np.searchsorted(self._pairs[0], [label, label + 1])
+        counts = self._counts[start:stop]
+        order = np.argsort(-counts, kind="stable")[:_CONFUSIONS]
+        others = self._pairs[1, start:stop]
+        return tuple(Confusion(self._names[others[n]], float(counts[n] / neighbors)) for n in order)

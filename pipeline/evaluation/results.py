@@ -148,6 +148,7 @@ class Evaluation:
     k: int
     metric: str
     dims: int
+    whiten: float  # the exponent of the index's whitening
     feature_dim: int
     quality: Quality | None  # None where no two images share a label
     ladder: tuple[Rung, ...]

@@ -24,13 +24,14 @@ def sweep(
     """The points of the sweep, each with the P@k of every judged query (None without labels).
 
     First come `dims`, in ascending order and without those that the PCA has not, with the index's own among
-    them; then the exponents of whitening. The PCA is fitted once, at the most dimensions, and cut to each.
+    them; then exponents of whitening, the index's own among them. The PCA is fitted once, at the most
+    dimensions, and cut to each. As in a build, nothing is whitened that is mostly noise.
     """
     own = min(collection.manifest.dims, features.basis.dims)
     for count in sorted({own, *(each for each in dims if each <= features.basis.dims)}):
         yield _point(collection, queries, features, k, count, 0.0)
-    for whiten in WHITENINGS:
-        yield _point(collection, queries, features, k, own, whiten)
+    for whiten in sorted({*WHITENINGS, collection.basis.whiten} - {0.0}):
+        yield _point(collection, queries, features, k, min(own, features.whitened), whiten)
 
 
 def _point(

@@ -146,7 +146,7 @@ def sweep_rows(found: Evaluation) -> Rows:
         ("pca.dims", "pca.whiten", f"P@{found.k}", "recall@10", "variance", "ms", "size"),
         *(
             (
-                f"{point.dims}{' (now)' if (point.dims, point.whiten) == (found.dims, 0) else ''}",
+                f"{point.dims}{' (now)' if (point.dims, point.whiten) == (found.dims, found.whiten) else ''}",
                 f"{point.whiten:g}",
                 percent(point.p_at_k),
                 number(point.recall_at_10, 3),

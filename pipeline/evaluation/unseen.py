@@ -43,7 +43,7 @@ def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
     kept = np.flatnonzero(~np.isin(contents, drawn))
     with TemporaryFolder() as folder:
         started = time.perf_counter()
-        shards = _build(collection, kept, Path(folder))
+        shards = _build(collection, kept, Path(folder), seed)
         seconds = time.perf_counter() - started
         found = annoy_search.answers(
             shards,
@@ -67,10 +67,9 @@ def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
     )
 
 
-def _build(collection: Collection, kept: Items, folder: Path) -> list[ShardIndex]:
+def _build(collection: Collection, kept: Items, folder: Path, seed: int) -> list[ShardIndex]:
     """Annoy's files of the images `kept`, shard by shard, with the trees of the shards."""
     manifest, starts = collection.manifest, collection.starts
-    seed = manifest.settings.index.get("seed", 0)
     shards: list[ShardIndex] = []
     for number, shard in enumerate(manifest.shards):
         images = kept[(kept >= starts[number]) & (kept < starts[number + 1])]

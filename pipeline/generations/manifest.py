@@ -185,7 +185,7 @@ class Shard:
     index: Annotated[Path, _about("The path of the Annoy file below the generation.")]
     metadata: Annotated[Path, _about("The path of the metadata file.")]
     items: Annotated[Annotated[int, Strict(), Field(ge=1, le=2**31)], _about("Images in it.")]
-    trees: Annotated[Count, _about("Trees of the Annoy file.")]
+    trees: Annotated[int, Strict(), Field(ge=1, le=10_000), _about("Trees of the Annoy file.")]
 
 
 @dataclass(frozen=True)
