@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -86,7 +87,7 @@ class FolderSink:
             raise UsageError(f"{folder} is on an object store; export to a local folder and copy that")
         # Where a link leads is replaced, not the link.
         self.folder = Path(os.path.realpath(absolute(folder)))
-        self._refuse_what_is_not_ours()
+        self._refuse_what_is_not_ours(every_byte=True)
         self._kind = kind
         self._write = write
         self._partial = self._beside("partial")
@@ -97,19 +98,44 @@ class FolderSink:
     def _beside(self, state: str) -> Path:
         return self.folder.with_name(f".{self.folder.name}.{uuid.uuid4().hex}.{state}")
 
-    def _refuse_what_is_not_ours(self) -> None:
+    def _refuse_what_is_not_ours(self, *, every_byte: bool) -> None:
+        """Raises UsageError where the folder cannot be replaced, or holds what no export has written.
+
+        Without `every_byte` only the sizes of what an export has written are compared.
+        """
         if os.path.ismount(self.folder):
             raise UsageError(f"{self.folder} is a mount point, which no rename replaces; name a folder in it")
-        others = sorted(_paths_in(self.folder) - _described(self.folder))
+        if Path.cwd().is_relative_to(self.folder):
+            raise UsageError(
+                f"the current directory lies in {self.folder}, which would be replaced; change to another "
+                "directory, or name a new folder"
+            )
+        described = _described(self.folder)
+        ours = {each.as_posix() for path in described for each in (Path(path), *Path(path).parents)}
+        found = _paths_in(self.folder)
+        others = sorted(found - ours)
         if others:
             raise UsageError(
                 f"{self.folder} holds {others[0]}, which no export has written; name a new folder"
             )
+        for path in sorted(found & described.keys()):
+            file = described[path]
+            fault = file and fault_in(placed(str(self.folder), file), every_byte=every_byte)
+            if fault:
+                raise UsageError(f"{fault}; move it away, or name a new folder")
+
+    def _mode(self) -> int | None:
+        """The permissions of the folder that is replaced; None where there is none."""
+        try:
+            return stat.S_IMODE(self.folder.stat().st_mode)
+        except FileNotFoundError:
+            return None
 
     def create(self, source: Source) -> None:
         """Writes a hidden folder beside the place of the export."""
         with filesystem.as_output_error("write", str(self.folder)):
-            self._partial.mkdir(parents=True)
+            # What may be for few eyes only is shown to no others while it is written.
+            self._partial.mkdir(0o777 if self._mode() is None else 0o700, parents=True)
             self._lock = _lock(self._partial)
             files = NewFiles(self._partial)
             self._write(files, source)
@@ -143,8 +169,11 @@ class FolderSink:
 
     def switch(self) -> None:
         """Renames the new folder to the place of the export, out of which it renames what was there."""
-        self._refuse_what_is_not_ours()  # which may have come meanwhile
+        self._refuse_what_is_not_ours(every_byte=False)  # which may have come meanwhile
         with filesystem.as_output_error("replace", str(self.folder)):
+            mode = self._mode()
+            if mode is not None:
+                self._partial.chmod(mode)
             with contextlib.suppress(FileNotFoundError):
                 self.folder.rename(self._replaced)
             try:
@@ -219,11 +248,14 @@ def _paths_in(folder: Path) -> set[str]:
         raise
 
 
-def _described(folder: Path) -> set[str]:
-    """The files and folders of an export, as its description names them; nothing for what is no export."""
+def _described(folder: Path) -> dict[str, WrittenFile | None]:
+    """The files of an export as it has written them, by their paths; nothing for what is no export.
+
+    The description, which is sealed, does not describe itself.
+    """
     try:
         data = filesystem.read_regular(str(folder / DESCRIPTION), _MAX_DESCRIPTION_BYTES)
-        paths = {Path(file["path"]) for file in unseal(data)["files"]} | {Path(DESCRIPTION)}
+        files = [WrittenFile(**file) for file in unseal(data)["files"]]
+        return {Path(file.path).as_posix(): file for file in files} | {DESCRIPTION: None}
     except (OSError, ValueError, LookupError, TypeError):
-        return set()
-    return {each.as_posix() for path in paths for each in (path, *path.parents)}
+        return {}

@@ -4,6 +4,7 @@ import os
 import resource
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -95,6 +96,58 @@ class TestWhatIsReplaced:
         with pytest.raises(UsageError, match=rf"{out} holds {name.strip('/')}, which no export has written"):
             imgindex.export(output, "npy", out)
         assert content(out.parent) == before
+
+    @pytest.mark.parametrize(
+        ("mine", "fault"),
+        [
+            ("mine", "has 4 bytes and not the 3 that were written"),
+            ("two", "has other bytes than were written"),
+        ],
+    )
+    def test_not_an_export_whose_files_were_replaced(
+        self, mine: str, fault: str, output: str, out: Path
+    ) -> None:
+        put(output, out, text_writer("one"))
+        (out / "a.txt").write_text(mine)
+        with pytest.raises(UsageError, match=rf"{out}/a\.txt {fault}.*; move it away, or name a new folder"):
+            put(output, out, text_writer("new"))
+        assert (out / "a.txt").read_text() == mine
+        (out / "a.txt").rename(out.parent / "mine")
+        put(output, out, text_writer("new"))
+        assert (out / "a.txt").read_text() == "new"
+
+    def test_not_an_export_whose_files_grow_meanwhile(self, output: str, out: Path) -> None:
+        def write(files: NewFiles, source: Source) -> None:
+            (out / "a.txt").write_text("mine")
+
+        put(output, out, text_writer("one"))
+        with pytest.raises(UsageError, match="has 4 bytes and not the 3"):
+            put(output, out, write)
+        assert (out / "a.txt").read_text() == "mine"
+
+    @pytest.mark.parametrize("below", ["", "img_emb"])
+    def test_not_the_current_directory(
+        self, below: str, output: str, out: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        imgindex.export(output, "npy", out)
+        monkeypatch.chdir(out / below)
+        with pytest.raises(UsageError, match=rf"the current directory lies in {out}, .* change to another"):
+            imgindex.export(output, "npy", out if below else ".")
+        assert content(out.parent)[0] == "out"
+
+    @pytest.mark.parametrize("mode", [0o700, 0o2750, 0o555])
+    def test_the_permissions_of_the_folder_stay(self, mode: int, output: str, out: Path) -> None:
+        seen = []
+
+        def write(files: NewFiles, source: Source) -> None:
+            (partial,) = out.parent.glob(".out.*.partial")
+            seen.append(stat.S_IMODE(partial.stat().st_mode) & 0o077)
+
+        out.mkdir()
+        out.chmod(mode)
+        put(output, out, write)
+        assert stat.S_IMODE(out.stat().st_mode) == mode
+        assert seen == [0]  # nobody else sees what is being written
 
     @pytest.mark.parametrize("description", [None, b"", b"{}", b'{"files": [], "digest": ""}', b"\xff" * 100])
     def test_not_a_folder_whose_description_is_not_ours(
