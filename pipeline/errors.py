@@ -4,6 +4,7 @@ They carry a message of one line for people: what was given, what was expected a
 prints it without a traceback; what is neither one of them nor `foreseen` is a bug.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -89,7 +90,8 @@ def foreseen(error: BaseException) -> ImgindexError | None:
     if error.filename is None and not _has_current_directory():
         return MachineError("the current directory no longer exists; change to another one")
     where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
-    return MachineError(f"{where}{error.strerror}")
+    advice = "; raise the limit (ulimit -n, or the container's)" if error.errno == errno.EMFILE else ""
+    return MachineError(f"{where}{error.strerror}{advice}")
 
 
 def _has_current_directory() -> bool:

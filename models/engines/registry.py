@@ -1,5 +1,7 @@
 """The engines that there are, by the name that `engine.name` of the config gives them."""
 
+import functools
+import importlib.metadata
 import pkgutil
 import re
 
@@ -19,7 +21,7 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 
 
 def register(name: str, engine: EngineFactory) -> None:
-    """Adds an engine to those of this process; every process that loads it has to.
+    """Adds an engine to those of this process alone.
 
     Raises ValueError where the name is taken, is `auto`, or is not of lowercase letters, digits, - and _.
     """
@@ -35,8 +37,17 @@ def unregister(name: str) -> None:
     del _FACTORIES[name]
 
 
+@functools.cache
+def _add_installed() -> None:
+    """Adds the engines of installed packages, which every process finds, behind those that are there."""
+    for engine in importlib.metadata.entry_points(group="imgindex.engines"):
+        if is_engine_name(engine.name):
+            _FACTORIES.setdefault(engine.name, engine.value)
+
+
 def engine_names() -> tuple[str, ...]:
     """The names of all engines, in the order in which `auto` tries them."""
+    _add_installed()
     return tuple(_FACTORIES)
 
 
@@ -48,11 +59,12 @@ def is_engine_name(name: str) -> bool:
 def engine_factory(name: str) -> EngineFactory:
     """The factory that is registered under `name`. Raises MachineError where none is."""
     try:
+        _add_installed()
         found = _FACTORIES[name]
     except KeyError:
         raise MachineError(
-            f"there is no engine {name} here, only {', '.join(_FACTORIES)}: register it with "
-            "imgindex.models.engines.registry.register before the index is built or searched"
+            f"there is no engine {name} here, only {', '.join(_FACTORIES)}: install the package that has it, "
+            "or register it with imgindex.models.engines.registry.register in every process that uses it"
         ) from None
     if isinstance(found, str):
         found = _FACTORIES[name] = pkgutil.resolve_name(found)()

@@ -14,10 +14,11 @@ from imgindex.errors import DamagedError, MismatchError, OutputError
 from imgindex.features import feature_store
 from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
-from imgindex.indexing.shard_files import OpenedShard, contents_of, open_shard, read_basis
+from imgindex.indexing.shard_files import FILES_OF_A_SHARD, OpenedShard, contents_of, open_shard, read_basis
 from imgindex.io import content_addressed
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.pca import Basis
+from imgindex.runtime.resources import allow_open_files
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.text import counted
 
@@ -181,6 +182,7 @@ def read_collection(output: str | Path, generation: str | None = None) -> Collec
 
 
 def _read(layout: Output, manifest: Manifest) -> Collection:
+    allow_open_files(FILES_OF_A_SHARD * len(manifest.shards))
     files = files_of(layout, manifest)
     copies = TemporaryFolder()
     shards: list[OpenedShard] = [

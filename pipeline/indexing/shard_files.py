@@ -28,6 +28,9 @@ METADATA: parquet_tables.Columns = {
 }
 
 
+# What an opened shard keeps open: Annoy's index and vectors, or vectors and metadata.
+FILES_OF_A_SHARD = 2
+
 # Rows that are Python objects at once.
 _BATCH_ROWS = 65_536
 
@@ -140,7 +143,7 @@ def _map(file: WrittenFile, folder: Path) -> pa.NativeFile:
     try:
         # Mapped by us: from a path Arrow would also read columns, of a folder that is named a=b.
         return pa.memory_map(str(local))
-    except OSError as error:  # it has just been pruned
+    except FileNotFoundError as error:  # it has just been pruned
         raise DamagedError(f"{file.path} cannot be read: {error.strerror or error}") from error
 
 

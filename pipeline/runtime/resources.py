@@ -8,6 +8,10 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+from imgindex.errors import MachineError
+
+_BRIEFLY_OPEN = 256
+
 _PROC, _CGROUP = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -52,6 +56,22 @@ def ulimits() -> dict[str, int]:
     limits = {"-v": resource.RLIMIT_AS, "-d": resource.RLIMIT_DATA}
     soft = {flag: resource.getrlimit(number)[0] for flag, number in limits.items()}
     return {flag: limit for flag, limit in soft.items() if limit != resource.RLIM_INFINITY}
+
+
+def allow_open_files(count: int) -> None:
+    """Has this process open `count` more files at once, by a higher limit where that takes one.
+
+    Raises MachineError where the hard limit does not allow it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(list(Path("/proc/self/fd").iterdir())) + count
+    if wanted > hard:
+        raise MachineError(
+            f"{wanted:,} files must be open at once, and {hard:,} may be: raise the limit (ulimit -n, or the "
+            "container's)"
+        )
+    # Threads, and libraries that load, open some for a while.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(wanted + _BRIEFLY_OPEN, hard)), hard))
 
 
 def control_groups(controller: str, proc: Path = _PROC, cgroup: Path = _CGROUP) -> Iterator[Path]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from imgindex.errors import DamagedError, UsageError
 from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest, Shard
-from imgindex.indexing.shard_files import OpenedShard, contents_of, open_shard, read_basis
+from imgindex.indexing.shard_files import FILES_OF_A_SHARD, OpenedShard, contents_of, open_shard, read_basis
 from imgindex.io.paths import absolute
 from imgindex.models.ann.protocol import SearchSettings
 from imgindex.models.ann.recall import RECALL_K
@@ -24,7 +24,7 @@ from imgindex.models.batches import embed_all
 from imgindex.models.engines.protocol import Engine
 from imgindex.models.pca import normalize
 from imgindex.models.similarity import cosine_similarity, rank
-from imgindex.runtime.resources import available_cores
+from imgindex.runtime.resources import allow_open_files, available_cores
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.search.queries import Loaded, Recipe, own_uris
 from imgindex.search.query_engine import query_engine
@@ -63,6 +63,7 @@ class OpenGeneration:
         self.manifest = manifest
         self.quick = quick
         self.model = None if model is None else absolute(model)
+        allow_open_files(FILES_OF_A_SHARD * len(manifest.shards))
         # Files are mapped; those of an object store are copied here first.
         self._copies = TemporaryFolder()
         files = files_of(output, manifest)

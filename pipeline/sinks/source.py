@@ -11,8 +11,9 @@ import pyarrow as pa
 
 from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
-from imgindex.indexing.shard_files import MappedShard, map_shard
+from imgindex.indexing.shard_files import FILES_OF_A_SHARD, MappedShard, map_shard
 from imgindex.runtime.progress import Progress
+from imgindex.runtime.resources import allow_open_files
 from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # What a generation says of its images. `label` is null at the top of the input.
@@ -85,6 +86,7 @@ def opened(output: str, generation: str | None, *, normalize: bool, progress: Pr
     with TemporaryFolder() as copies:
 
         def mapped(manifest: Manifest) -> Source:
+            allow_open_files(FILES_OF_A_SHARD * len(manifest.shards))
             files = files_of(layout, manifest)
             shards = tuple(
                 map_shard(

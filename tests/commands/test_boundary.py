@@ -94,6 +94,10 @@ def test_a_current_directory_that_no_longer_exists(tmp_path: Path) -> None:
         (OSError(errno.ENOSPC, "No space left on device", "/x/y"), "/x/y: No space left on device"),
         (OSError(errno.EIO, "Input/output error"), "Input/output error"),
         (PermissionError(errno.EACCES, "Permission denied", b"/x"), "/x: Permission denied"),
+        (
+            OSError(errno.EMFILE, "Too many open files", "/x"),
+            "/x: Too many open files; raise the limit (ulimit -n",
+        ),
         (MemoryError(), "the memory ran out"),
         (RuntimeError("can't start new thread"), "cannot start another thread"),
     ],

@@ -1,5 +1,9 @@
 """The registry: an engine of somebody else takes part in all that the shipped ones do."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,3 +64,30 @@ def test_an_index_of_a_registered_engine(tmp_path: Path, image_bytes: Callable[.
     assert verify(str(output)).problems == ()
     with pytest.raises(MachineError, match="there is no engine quarters here"):
         imgindex.Index.open(str(output)).search([photos / "3.png"], k=1)
+
+
+def test_an_engine_of_an_installed_package_is_there_in_every_process(
+    tmp_path: Path, image_bytes: Callable[..., bytes]
+) -> None:
+    packages, photos, output = tmp_path / "packages", tmp_path / "photos", tmp_path / "index"
+    package = packages / "quarters-1.0.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: quarters\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[imgindex.engines]\nquarters = fake_engine:factory_of\n")
+    photos.mkdir()
+    for number in range(6):
+        (photos / f"{number}.png").write_bytes(image_bytes(number))
+    paths = os.pathsep.join([str(packages), str(Path(__file__).parents[1])])
+
+    def command(*arguments: object) -> str:
+        return subprocess.run(
+            [sys.executable, "-m", "imgindex", *map(str, arguments)], env={**os.environ, "PYTHONPATH": paths},
+            check=True, stdout=subprocess.PIPE, text=True,
+        ).stdout  # fmt: skip
+
+    settings = ["--set", "engine.name=quarters", "--set", "publish.min_recall=0"]
+    workers = ["--direct_running_mode", "multi_processing", "--direct_num_workers", "2"]
+    command("build", "--input", photos, "--output", output, *settings, *workers)
+    assert read_manifest(Output(str(output))).engine.name == "quarters"
+    (found,) = json.loads(command("search", output, photos / "3.png", "-k", "1", "--json"))
+    assert [neighbor["uri"] for neighbor in found["neighbors"]] == ["3.png"]

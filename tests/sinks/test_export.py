@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from annoy import AnnoyIndex
+from outputs import publish_features
 from vector_outputs import publish_vectors
 
 import imgindex
@@ -238,3 +241,20 @@ class TestMessages:
         assert capsys.readouterr().out == (
             f"{tmp_path}/out holds 12 vectors of 6 dimensions, of generation {NEW}\n"
         )
+
+
+@pytest.mark.parametrize("command", [["export", "--format", "npy", "vectors"], ["evaluate"]])
+@pytest.mark.parametrize(("kind", "code"), [("-S", 0), ("-H -S", 3)])
+def test_an_index_of_more_shards_than_files_may_be_open(
+    command: list[str], kind: str, code: int, tmp_path: Path
+) -> None:
+    features = np.random.default_rng(0).random((120, 8)).astype(np.float32)
+    publish_features(tmp_path / "output", features, [f"{n:03}.jpg" for n in range(120)], shards=60)
+    done = subprocess.run(
+        ["bash", "-c", f'ulimit {kind} -n 80; exec "$@"', "bash", sys.executable, "-m", "imgindex",
+         command[0], str(tmp_path / "output"), *command[1:]],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    said = "files must be open at once, and 80 may be: raise the limit (ulimit -n, or the container's)"
+    assert (said in done.stderr) == (code == 3)
