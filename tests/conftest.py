@@ -14,6 +14,7 @@ from apache_beam.io.filesystem import CompressionTypes, FileMetadata, FileSystem
 from hypothesis import settings
 from PIL import Image
 from quick_beam import remember
+from quick_reports import spare, want
 
 from imgindex.commands.sample_images import write_samples
 
@@ -28,6 +29,7 @@ if "IMGINDEX_TEST_CACHE" not in os.environ:
 os.environ["XDG_CACHE_HOME"] = os.environ["IMGINDEX_TEST_CACHE"]
 
 remember()
+spare()
 
 
 class MemoryFileSystem(FileSystem):
@@ -149,6 +151,14 @@ def memory() -> Iterator[dict[str, tuple[bytes, float]]]:
 def place(request: pytest.FixtureRequest, tmp_path: Any, memory: Any) -> str:
     """An empty directory: a local one, and one of a filesystem that only Beam knows."""
     return str(tmp_path / "place") if request.param == "local" else "mem://bucket/place"
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[None]:
+    """Has builds write their report, which the tests are otherwise spared."""
+    want(True)
+    yield
+    want(False)
 
 
 @pytest.fixture(scope="session")

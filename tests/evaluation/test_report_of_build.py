@@ -22,7 +22,7 @@ IMAGES = 12
 
 
 @pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[None]:
+def engine(reports: None) -> Iterator[None]:
     with registered("quarters", factory_of()):
         yield
 
