@@ -101,7 +101,7 @@ def by_vips() -> Iterator[tuple[str, bytes]]:
     rgb = rgb.copy(interpretation="srgb")
     deep = pyvips.Image.new_from_memory(DEEP.tobytes(), WIDTH, HEIGHT, 1, "ushort")
     deep = deep.copy(interpretation="grey16")
-    black_white = rgb.colorspace("b-w")
+    black_white = rgb.colourspace("b-w")
     for tiled in (False, True):
         tiles: dict[str, Any] = {"tile": True, "tile_width": 32, "tile_height": 16} if tiled else {}
         for compression in ("none", "lzw", "deflate", "jpeg", "packbits"):
@@ -117,8 +117,8 @@ def by_vips() -> Iterator[tuple[str, bytes]]:
         yield f"TIFF by libvips {depth}-bit", black_white.tiffsave_buffer(bitdepth=depth)
         yield f"PNG by libvips {depth}-bit palette", rgb.pngsave_buffer(palette=True, bitdepth=depth)
     yield "PNG by libvips interlaced", rgb.pngsave_buffer(interlace=True)
-    yield "PNG by libvips 16-bit", rgb.colorspace("rgb16").pngsave_buffer(bitdepth=16)
-    yield "TIFF by libvips 16-bit RGB", rgb.colorspace("rgb16").tiffsave_buffer()
+    yield "PNG by libvips 16-bit", rgb.colourspace("rgb16").pngsave_buffer(bitdepth=16)
+    yield "TIFF by libvips 16-bit RGB", rgb.colourspace("rgb16").tiffsave_buffer()
     yield "GIF by libvips", rgb.gifsave_buffer()
     yield "WebP by libvips", rgb.webpsave_buffer(Q=90)
     yield "AVIF by libvips", rgb.heifsave_buffer(compression="av1", Q=90)
@@ -145,7 +145,7 @@ def seen_by_vips(data: bytes) -> np.ndarray:
     if image.hasalpha():
         white = 65535 if image.format == "ushort" else 255
         image = image.flatten(background=[white] * (image.bands - 1))
-    pixels = image.colorspace("srgb").cast("uchar").numpy()
+    pixels = image.colourspace("srgb").cast("uchar").numpy()
     return pixels if pixels.ndim == 3 else np.repeat(pixels[..., np.newaxis], 3, axis=2)
 
 

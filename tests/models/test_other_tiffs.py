@@ -43,7 +43,7 @@ def tiff(values: np.ndarray, photometric: str = "rgb", **options: Any) -> bytes:
 
 def by_vips(space: str, **options: Any) -> bytes:
     rgb = pyvips.Image.new_from_memory(PIXELS.tobytes(), WIDTH, HEIGHT, 3, "uchar")
-    return bytes(rgb.copy(interpretation="srgb").colorspace(space).tiffsave_buffer(**options))
+    return bytes(rgb.copy(interpretation="srgb").colourspace(space).tiffsave_buffer(**options))
 
 
 def whole(data: bytes, **options: Any) -> DecodedImage:
