@@ -73,6 +73,8 @@ def _load_keras() -> Any:
     own = {"KERAS_BACKEND": _BACKEND}
     if "KERAS_HOME" not in os.environ and not os.path.exists(os.path.expanduser("~/.keras")):
         own["KERAS_HOME"] = str(cache_folder() / "keras")  # for its keras.json and its downloads
+    if "MPLCONFIGDIR" not in os.environ:  # Keras imports Matplotlib, which makes this folder
+        own["MPLCONFIGDIR"] = str(cache_folder() / "matplotlib")
     sys.stderr.flush()
     with _environment(**own), tempfile.TemporaryFile() as greetings:
         stderr = os.dup(2)

@@ -65,7 +65,8 @@ def build(photos: Path, output: Path, *settings: str) -> tuple[int, list[str], d
 
 def libraries_mib() -> float:
     """Peak memory in MiB of a process that imports what builds do: more where Beam's extras are installed."""
-    code = "import imgindex.job.launch; print(open('/proc/self/status').read())"
+    imported = "imgindex.job.launch, matplotlib.figure, matplotlib.backends.backend_svg"
+    code = f"import {imported}; print(open('/proc/self/status').read())"
     status = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 

@@ -112,7 +112,7 @@ def recipe_of(images: dict[str, Any]) -> Recipe:
     """The recipe of an index with this section of its config."""
     manifest = manifest_of("", [], WrittenFile("pca/basis.npz", 0, ""))
     spec = replace(manifest.spec, image_size=SIZE)
-    return Recipe.of(replace(manifest, config={"images": images}, spec=spec))
+    return Recipe.of(replace(manifest, config={**manifest.config, "images": images}, spec=spec))
 
 
 def test_a_query_follows_its_index() -> None:

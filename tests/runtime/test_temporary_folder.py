@@ -46,10 +46,14 @@ def test_it_ends_when_nobody_holds_it(temporary: Path) -> None:
 
 # The command keeps making files in its folder.
 BUSY = """
+import signal
 import sys
 from pathlib import Path
 from imgindex.runtime import signals
 from imgindex.runtime.temporary_folder import TemporaryFolder
+
+# A shell that starts tests in the background has them ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def command():
     folder = TemporaryFolder()

@@ -206,9 +206,16 @@ class TestFailures:
 
     @pytest.mark.parametrize("limit", [100, 2_000, 3_500])
     def test_a_full_disk(
-        self, limit: int, output: str, out: Path, capsys: pytest.CaptureFixture[str]
+        self,
+        limit: int,
+        output: str,
+        out: Path,
+        capsys: pytest.CaptureFixture[str],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         """A limit of the size of files, which stops the writing of each kind of file in turn."""
+        # Python would keep the first bytes of what it compiles, and other processes would read them.
+        monkeypatch.setattr(sys, "dont_write_bytecode", True)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
         try:
