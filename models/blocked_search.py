@@ -61,7 +61,7 @@ class Nearest:
         if len(rows) > self.rows.shape[1] and np.isneginf(self.scores).all():
             self._begin(found, rows)
             return
-        # As good will do: the row may be a lower one. What is left out will not.
+        # A row that is only as near counts, too: its number may be lower. Rows that are left out never count.
         better = found >= np.maximum(self.scores[:, -1:], np.finfo(np.float32).min)
         for query in np.flatnonzero(better.any(axis=1)):
             self._take(query, found[query], np.flatnonzero(better[query]), rows)

@@ -58,7 +58,7 @@ def _found(profile: object, mode: str) -> tuple[Conversion, bool] | None:
 
 @functools.lru_cache(maxsize=16)
 def _conversion(profile: bytes, space: str) -> tuple[Conversion, bool] | None:
-    """What converts to sRGB, and whether it changes anything; None for a profile that does not count."""
+    """The conversion to sRGB, and whether it changes anything; None for a profile that does not count."""
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         if source.profile.xcolor_space.strip() != space or source.profile.device_class not in _CLASSES:

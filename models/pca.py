@@ -72,17 +72,8 @@ class Basis:
         vectors = rows @ components.T
         vectors -= _centre(self.mean, components)
         if self.whiten:
-            vectors /= self._deviations()
+            vectors /= whitening(self.explained_variance, self.whiten)
         return vectors.astype(np.float32)
-
-    def _deviations(self) -> Float64:
-        """What whitening divides each dimension by, [dims]."""
-        deviations = np.sqrt(self.explained_variance.astype(np.float64))
-        if self.whiten == 1:
-            return deviations
-        # Machines may differ in the last bits of a power; rounded, they agree.
-        rounded: Float64 = (deviations**self.whiten).astype(np.float32).astype(np.float64)
-        return rounded
 
     def to_npz(self) -> bytes:
         """Serializes the basis as the bytes of an ``.npz`` file."""
@@ -131,6 +122,19 @@ class Basis:
         if basis.whiten and not (basis.explained_variance > 0).all():
             raise OutputError("the PCA basis cannot be read: it is to whiten what has no variance")
         return basis
+
+
+def whitening(variances: Floats, exponent: float) -> Float64:
+    """The standard deviations of dimensions with these `variances` [dims], to the power `exponent`.
+
+    Whitening divides each dimension by its own.
+    """
+    deviations: Float64 = np.sqrt(variances.astype(np.float64))
+    if exponent == 1:
+        return deviations
+    # Machines may differ in the last bits of a power; rounded, they agree.
+    rounded: Float64 = (deviations**exponent).astype(np.float32).astype(np.float64)
+    return rounded
 
 
 def _exponent(value: npt.NDArray[Any]) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from imgindex.errors import OutputError
-from imgindex.models.ann.euclidean import points
+from imgindex.models.ann.euclidean import check_size, distances, points
 from imgindex.models.ann.protocol import (
     AnnBackend,
     AnnIndex,
@@ -57,11 +57,7 @@ class FaissIndex(AnnIndex):
             self._index: Any = faiss.read_index(str(path))
         except RuntimeError as error:
             raise OutputError(f"{path} is no FAISS file: {error}") from error
-        if (self._index.d, self._index.ntotal) != (dims, items):
-            raise OutputError(
-                f"{path} holds {self._index.ntotal} vectors of {self._index.d} dimensions; "
-                f"expected {items} of {dims}"
-            )
+        check_size(path, (self._index.ntotal, self._index.d), (items, dims))
         self._space = faiss.ParameterSpace()
         self._metric = metric
         self._settings: SearchSettings = {}
@@ -74,5 +70,4 @@ class FaissIndex(AnnIndex):
             self._settings = dict(settings)
         squares, items = self._index.search(points(query[np.newaxis], self._metric), k)
         there = items[0] >= 0  # FAISS fills up with -1
-        distances: Float32 = np.sqrt(np.maximum(squares[0][there], 0))
-        return items[0][there], distances
+        return items[0][there], distances(squares[0][there])

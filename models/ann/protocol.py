@@ -1,4 +1,4 @@
-"""What a library for approximate nearest neighbors must offer: an `AnnBackend`, which opens `AnnIndex`es."""
+"""The interface to libraries for approximate nearest neighbors: an `AnnBackend` opens `AnnIndex`es."""
 
 from abc import abstractmethod
 from collections.abc import Mapping

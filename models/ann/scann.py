@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from imgindex.errors import OutputError
-from imgindex.models.ann.euclidean import points
+from imgindex.models.ann.euclidean import distances, points
 from imgindex.models.ann.protocol import (
     AnnBackend,
     AnnIndex,
@@ -88,4 +88,4 @@ class ScannIndex(AnnIndex):
             pre_reorder_num_neighbors=max(k, settings["reorder"]),
             leaves_to_search=settings["leaves_to_search"],
         )
-        return items.astype(np.int64), np.sqrt(np.maximum(squares, 0))
+        return items.astype(np.int64), distances(squares)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from imgindex.errors import OutputError
-from imgindex.models.ann.euclidean import points
+from imgindex.models.ann.euclidean import check_size, points
 from imgindex.models.ann.protocol import (
     AnnBackend,
     AnnIndex,
@@ -46,10 +46,7 @@ class Tree(AnnBackend):
                 data, leaf_size = file["data"], int(file["leaf_size"])
         except (OSError, ValueError, KeyError) as error:
             raise OutputError(f"{path} is no file of a tree: {error}") from error
-        if data.shape != (items, dims):
-            raise OutputError(
-                f"{path} holds {len(data)} vectors of {data.shape[-1]} dimensions; expected {items} of {dims}"
-            )
+        check_size(path, (len(data), data.shape[-1]), (items, dims))
         return TreeIndex(self._make(data, leaf_size=leaf_size), metric, items)
 
     def _make(self, rows: Float32, leaf_size: int) -> Any:

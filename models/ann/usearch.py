@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from imgindex.errors import OutputError
-from imgindex.models.ann.euclidean import points
+from imgindex.models.ann.euclidean import check_size, distances, points
 from imgindex.models.ann.protocol import (
     AnnBackend,
     AnnIndex,
@@ -62,10 +62,7 @@ class USearchIndex(AnnIndex):
             raise OutputError(f"{path} is no USearch file: {error}") from error
         if index is None:
             raise OutputError(f"{path} is no USearch file")
-        if (index.ndim, len(index)) != (dims, items):
-            raise OutputError(
-                f"{path} holds {len(index)} vectors of {index.ndim} dimensions; expected {items} of {dims}"
-            )
+        check_size(path, (len(index), index.ndim), (items, dims))
         self._index = index
         self._metric = metric
 
@@ -73,4 +70,4 @@ class USearchIndex(AnnIndex):
         """As `AnnIndex.search`, with `expansion_search`, the number of candidates kept on the way."""
         self._index.expansion_search = settings["expansion_search"]
         found = self._index.search(points(query[np.newaxis], self._metric)[0], k, threads=1)
-        return found.keys.astype(np.int64), np.sqrt(np.maximum(found.distances, 0))
+        return found.keys.astype(np.int64), distances(found.distances)

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from imgindex.errors import OutputError
-from imgindex.models.ann.euclidean import points
+from imgindex.models.ann.euclidean import check_size, distances, points
 from imgindex.models.ann.protocol import (
     AnnBackend,
     AnnIndex,
@@ -60,11 +60,7 @@ class VoyagerIndex(AnnIndex):
             self._index = voyager.Index.load(str(path))
         except (RuntimeError, ValueError) as error:
             raise OutputError(f"{path} is no Voyager file: {error}") from error
-        if (self._index.num_dimensions, len(self._index)) != (dims, items):
-            raise OutputError(
-                f"{path} holds {len(self._index)} vectors of {self._index.num_dimensions} dimensions; "
-                f"expected {items} of {dims}"
-            )
+        check_size(path, (len(self._index), self._index.num_dimensions), (items, dims))
         self._metric = metric
 
     def search(self, query: Float32, k: int, settings: SearchSettings) -> tuple[Items, Float32]:
@@ -74,4 +70,4 @@ class VoyagerIndex(AnnIndex):
         items, squares = self._index.query(
             points(query[np.newaxis], self._metric)[0], k, query_ef=max(settings["query_ef"], k)
         )
-        return items.astype(np.int64), np.sqrt(np.maximum(squares, 0))
+        return items.astype(np.int64), distances(squares)

@@ -11,7 +11,7 @@ from imgindex.models.engines.protocol import Engine, EngineChoice, EngineFactory
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
 
-# What the backbone computes, in words: where that changes, they change, and with them the spec.
+# These words say what the backbone computes. They are part of the spec, so they must change when that does.
 _LAYERS = b"RGB values by row, column and channel"
 
 

@@ -53,7 +53,7 @@ def memory_errors() -> Iterator[None]:
 
 
 def unable(verb: str, backbone: str, error: Exception) -> UnsupportedModelError:
-    """What to raise where OpenVINO cannot `verb` (convert, run) a backbone, of an `error` that it raised."""
+    """The exception that says that OpenVINO cannot `verb` (convert, run) a backbone; `error` is the cause."""
     return UnsupportedModelError(
         f"OpenVINO cannot {verb} {backbone} ({first_line(error)}): set engine.name to tensorflow"
     )

@@ -4,9 +4,9 @@ import argparse
 import json
 from dataclasses import asdict
 
-from imgindex.errors import OutputError
 from imgindex.evaluation.evaluate import DIMS, evaluate
 from imgindex.evaluation.tables import as_text
+from imgindex.io.paths import write_text
 from imgindex.runtime.standard_streams import encodable
 
 
@@ -25,10 +25,7 @@ def run(known: argparse.Namespace) -> None:
     print(encodable(as_text(found)))
     if known.json:
         text = json.dumps(asdict(found), indent=2, ensure_ascii=True, allow_nan=False)
-        try:
-            known.json.write_text(f"{text}\n", encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{known.json}: cannot be written: {error.strerror}") from error
+        write_text(known.json, f"{text}\n")
     if known.html:
         # Only a page needs what draws its charts.
         from imgindex.evaluation.report.evaluation_page import write_evaluation

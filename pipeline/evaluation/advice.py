@@ -10,7 +10,8 @@ from imgindex.evaluation.results import Advice, SweepPoint, UnseenRecall
 from imgindex.models.retrieval_metrics import bootstrap_interval
 
 Values = npt.NDArray[np.float64]
-# Points of the sweep, each with the P@k of every judged query; None without labels.
+# A point of the sweep with the P@k of every judged query, which is None without labels.
+Judged = tuple[SweepPoint, Values]
 Points = Sequence[tuple[SweepPoint, Values | None]]
 
 # A smaller index may cost this much of P@k; a larger or another one must gain this much. In P@k, from 0 to 1.
@@ -33,52 +34,48 @@ def advise(
     A change of P@k counts where the 95 % interval of the difference, query by query, lies on one side of
     zero.
     """
-    return (
-        *_dims(collection, points, k, seed),
-        *_whitening(collection, points, k, seed),
-        *_recall(collection, unseen),
-    )
+    settings: tuple[Advice, ...] = ()
+    now = _now(collection, points)
+    if now is not None and not collection.manifest.settings.pca.whiten:
+        judged = [(point, each) for point, each in points if each is not None]
+        settings = (*_dims(judged, now, k, seed), *_whitening(judged, now, k, seed))
+    return (*settings, *_recall(collection, unseen))
 
 
-def _own(collection: Collection, points: Points) -> tuple[SweepPoint, Values] | None:
+def _now(collection: Collection, points: Points) -> Judged | None:
+    """The point that has the settings of an index that is not whitened; None without labels."""
     for point, judged in points:
         if point.whiten == 0 and point.dims == collection.manifest.dims and judged is not None:
             return point, judged
     return None
 
 
-def _dims(collection: Collection, points: Points, k: int, seed: int) -> Iterator[Advice]:
-    own = _own(collection, points)
-    if own is None or collection.manifest.settings.pca.whiten:
-        return
-    unwhitened = [(point, judged) for point, judged in points if point.whiten == 0 and judged is not None]
+def _dims(points: Sequence[Judged], now: Judged, k: int, seed: int) -> Iterator[Advice]:
+    unwhitened = [(point, judged) for point, judged in points if point.whiten == 0]
     smaller = [
         (point, judged)
         for point, judged in unwhitened
-        if point.dims < own[0].dims and bootstrap_interval(judged - own[1], seed)[0] >= -_TOLERATED
+        if point.dims < now[0].dims and bootstrap_interval(judged - now[1], seed)[0] >= -_TOLERATED
     ]
     larger = [
         (point, judged)
         for point, judged in unwhitened
-        if point.dims > own[0].dims and _is_better(judged, own[1], seed)
+        if point.dims > now[0].dims and _is_better(judged, now[1], seed)
     ]
     for point, judged in larger[:1] or smaller[:1]:
-        gain = float((judged - own[1]).mean())
+        gain = float((judged - now[1]).mean())
         yield Advice(
             "pca.dims",
             str(point.dims),
-            f"pca.dims: {point.dims}: {_points(gain)} of P@{k}, {_memory(point.bytes, own[0].bytes)}",
+            f"pca.dims: {point.dims}: {_points(gain)} of P@{k}, {_memory(point.bytes, now[0].bytes)}",
         )
 
 
-def _whitening(collection: Collection, points: Points, k: int, seed: int) -> Iterator[Advice]:
-    own = _own(collection, points)
-    if own is None or collection.manifest.settings.pca.whiten:
-        return
+def _whitening(points: Sequence[Judged], now: Judged, k: int, seed: int) -> Iterator[Advice]:
     better = [
-        (float((judged - own[1]).mean()), point)
+        (float((judged - now[1]).mean()), point)
         for point, judged in points
-        if point.whiten and judged is not None and _is_better(judged, own[1], seed)
+        if point.whiten and _is_better(judged, now[1], seed)
     ]
     for gain, point in sorted(better, key=lambda each: -each[0])[:1]:
         value = f"{point.whiten:g}"
@@ -98,8 +95,8 @@ def _recall(collection: Collection, unseen: UnseenRecall | None) -> Iterator[Adv
         )
 
 
-def _is_better(judged: Values, own: Values, seed: int) -> bool:
-    difference = judged - own
+def _is_better(judged: Values, now: Values, seed: int) -> bool:
+    difference = judged - now
     return float(difference.mean()) >= _WORTH and bootstrap_interval(difference, seed)[0] > 0
 
 
@@ -107,6 +104,6 @@ def _points(gain: float) -> str:
     return f"{100 * gain:+.1f} points"
 
 
-def _memory(size: int, own: int) -> str:
-    change = size / own - 1
+def _memory(size: int, now: int) -> str:
+    change = size / now - 1
     return f"{abs(change):.0%} {'less' if change < 0 else 'more'} memory"

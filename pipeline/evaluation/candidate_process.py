@@ -18,11 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.models.ann.protocol import AnnBackend, AnnIndex, SearchSettings
+from imgindex.models.ann.recall import RECALL_K
 
 Items = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-
-RANKS = 10
 
 # A search's queries end after so many seconds, after some that are not timed.
 _SECONDS = 5.0
@@ -77,15 +76,15 @@ def ask(index: AnnIndex, settings: SearchSettings, arrays: Mapping[str, Any]) ->
     queries, copies, own = (np.array(arrays[name]) for name in ("queries", "copies", "own"))
     contents = arrays["contents"]
     for query in queries[:_WARM_UP]:
-        index.search(query, RANKS + 1, settings)
-    answers = np.full((len(queries), RANKS), -1, np.int64)
+        index.search(query, RECALL_K + 1, settings)
+    answers = np.full((len(queries), RECALL_K), -1, np.int64)
     seconds: list[float] = []
     end = time.perf_counter() + _SECONDS
     for number, query in enumerate(queries):
         started = time.perf_counter()
-        items, _ = index.search(query, RANKS + int(copies[number]), settings)
+        items, _ = index.search(query, RECALL_K + int(copies[number]), settings)
         seconds.append(time.perf_counter() - started)
-        others = items[contents[items] != own[number]][:RANKS]
+        others = items[contents[items] != own[number]][:RECALL_K]
         answers[number, : len(others)] = others
         if time.perf_counter() > end:
             break

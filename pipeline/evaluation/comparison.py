@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import UsageError
-from imgindex.evaluation.candidate_process import RANKS, memory_of
+from imgindex.evaluation.candidate_process import memory_of
 from imgindex.evaluation.collection import Collection
 from imgindex.evaluation.feature_search import search_vectors
 from imgindex.evaluation.judging import recalls
 from imgindex.evaluation.pareto import pareto_front
 from imgindex.evaluation.results import Candidate
 from imgindex.models.ann.families import FAMILIES, Family, Trial
+from imgindex.models.ann.recall import RECALL_K
 from imgindex.runtime.resources import available_memory
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.text import human_bytes, printable
@@ -31,7 +32,8 @@ from imgindex.text import human_bytes, printable
 Items = npt.NDArray[np.int64]
 
 SECONDS = 60.0
-_QUERIES = 1000
+# Queries that are asked of an index, at most: they come one after the other.
+ASKED = 1000
 _POLL_SECONDS = 0.05
 
 # What the libraries that compute with several threads look at.
@@ -84,7 +86,7 @@ class Comparison:
     def run(self, progress: Callable[[], object]) -> tuple[Candidate, ...]:
         """Measures every candidate; calls `progress` after each of the `trials`."""
         collection, queries = self.collection, self.queries
-        exact = search_vectors(collection, collection.vectors, queries, RANKS)
+        exact = search_vectors(collection, collection.vectors, queries, RECALL_K)
         rows: list[Candidate] = []
         with TemporaryFolder() as folder:
             arrays: dict[str, npt.NDArray[Any]] = {
@@ -147,13 +149,6 @@ class Comparison:
             unmeasured = dict(searches[len(rows)]) if 0 < len(rows) < len(searches) else {}
             rows.append(Candidate(name, family.library, dict(build), unmeasured, note=note))
         return rows
-
-
-def some_of(queries: Items, seed: int) -> Items:
-    """At most 1,000 of `queries`, which `seed` draws: they are asked one after the other."""
-    if len(queries) <= _QUERIES:
-        return queries
-    return np.sort(np.random.default_rng(seed).choice(queries, _QUERIES, replace=False))
 
 
 def _missing(name: str, family: Family) -> Candidate:

@@ -5,21 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from imgindex.errors import UsageError
 from imgindex.evaluation.advice import advise
-from imgindex.evaluation.collection import Collection, read_collection
-from imgindex.evaluation.comparison import SECONDS, Comparison, Limits, families_named, some_of
+from imgindex.evaluation.collection import read_collection
+from imgindex.evaluation.comparison import ASKED, SECONDS, Comparison, Limits, families_named
 from imgindex.evaluation.feature_search import search_features
-from imgindex.evaluation.judging import RECALL_K
 from imgindex.evaluation.ladder import Ladder
 from imgindex.evaluation.quality import measure_quality
 from imgindex.evaluation.results import Evaluation
+from imgindex.evaluation.sampling import some_of
 from imgindex.evaluation.similarity_measures import MOST_IMAGES, rank_by_measures
 from imgindex.evaluation.sweep import WHITENINGS, sweep
 from imgindex.evaluation.unseen import measure_unseen
+from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.measures import MEASURES
 
 DIMS = (1, 2, 5, 10, 20, 50, 100, 150, 200)
@@ -86,7 +86,8 @@ def evaluate(
     with tqdm(total=steps, desc="evaluating", unit=" steps", disable=quiet, leave=False) as bar:
         collection = read_collection(output, generation)
         bar.update()
-        queries = _sample(collection, sample, seed)
+        usual = max(_LEAST, min(_MOST, _COMPARISONS // len(collection)))
+        queries = some_of(np.arange(len(collection)), sample or usual, seed)
         quality = measure_quality(collection, queries, k, seed)
         bar.update()
         wide = max([collection.manifest.dims, *dims])
@@ -102,7 +103,7 @@ def evaluate(
             bar.update()
         ranked = rank_by_measures(collection, measures, sample or MOST_IMAGES, k, seed) if measures else ()
         advice = advise(collection, points, unseen, k, seed)
-        comparison = Comparison(collection, some_of(queries, seed), families, Limits(compare_seconds))
+        comparison = Comparison(collection, some_of(queries, ASKED, seed), families, Limits(compare_seconds))
         bar.total = steps + len(comparison.trials)
         compared = comparison.run(bar.update)
     return Evaluation(
@@ -125,12 +126,3 @@ def evaluate(
         compare=compared,
         measures=tuple(ranked),
     )
-
-
-def _sample(collection: Collection, sample: int | None, seed: int) -> npt.NDArray[np.int64]:
-    """The images that are queries, in ascending order."""
-    if sample is None:
-        sample = max(_LEAST, min(_MOST, _COMPARISONS // len(collection)))
-    if sample >= len(collection):
-        return np.arange(len(collection))
-    return np.sort(np.random.default_rng(seed).choice(len(collection), sample, replace=False))

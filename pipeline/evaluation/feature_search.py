@@ -66,13 +66,20 @@ def search_features(collection: Collection, queries: Items, ranks: int, wide: in
     return FeatureSearch(nearest.rows, asked, basis, vectors, whitened, rows)
 
 
-def search_vectors(collection: Images, vectors: Float32, queries: Items, ranks: int) -> Items:
-    """The images [queries, ranks] whose `vectors` [n, dims] are nearest, by the index's metric; no copies."""
+def search_vectors(
+    collection: Images, vectors: Float32, queries: Items, ranks: int, among: Items | None = None
+) -> Items:
+    """The images [queries, ranks] whose `vectors` [n, dims] are nearest to those of `queries`.
+
+    It is an exact search, with the index's metric. Copies of a query are left out. `among` are the images
+    that are searched; None: all.
+    """
+    among = np.arange(len(vectors)) if among is None else among
     nearest = Nearest(collection.contents[queries], ranks)
     step = max(1, _SCORES // len(queries))
     asked = vectors[queries]
-    for start in range(0, len(vectors), step):
-        part = np.arange(start, min(start + step, len(vectors)))
+    for start in range(0, len(among), step):
+        part = among[start : start + step]
         found = scores(asked, vectors[part], collection.manifest.metric)
         nearest.offer(found, part, collection.contents[part])
     return nearest.rows

@@ -10,13 +10,13 @@ from threadpoolctl import threadpool_limits
 
 from imgindex.evaluation.collection import NO_LABEL, Collection
 from imgindex.evaluation.quality import relevant_counts
+from imgindex.models.ann.protocol import Metric
+from imgindex.models.blocked_search import scores, unit_rows
 from imgindex.models.retrieval_metrics import precision_at
 
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
-
-RECALL_K = 10
 
 # Single queries that are timed: at most so many, for at most so many seconds, after some that are not.
 _TIMED_QUERIES = 300
@@ -71,3 +71,16 @@ def time_queries(search: Callable[[Float32], object], queries: Float32) -> Timin
                 break
     p50, p95, p99 = (float(value) * 1000 for value in np.percentile(seconds, (50, 95, 99)))
     return Timing(p50, p95, p99, 1 / float(np.mean(seconds)))
+
+
+def time_exact(rows: Float32, queries: Float32, metric: Metric, ranks: int) -> Timing:
+    """Times single queries by brute force: a product with all `rows` [n, dims], then the best `ranks`."""
+    if metric == "angular":
+        rows = unit_rows(rows)
+
+    def search(query: Float32) -> Items:
+        found = rows @ query if metric == "angular" else scores(query[np.newaxis], rows, metric)[0]
+        best = np.argpartition(-found, min(ranks, len(found) - 1))[:ranks]
+        return best[np.argsort(-found[best])]
+
+    return time_queries(search, queries)

@@ -11,16 +11,17 @@ import numpy.typing as npt
 from imgindex.evaluation import annoy_search
 from imgindex.evaluation.collection import Collection
 from imgindex.evaluation.feature_search import FeatureSearch, search_vectors
-from imgindex.evaluation.judging import RECALL_K, Timing, precisions, recalls, time_queries
+from imgindex.evaluation.judging import Timing, precisions, recalls, time_exact, time_queries
 from imgindex.evaluation.results import Rung
 from imgindex.indexing.shard_backend import SHARD_BACKEND
-from imgindex.models.ann.protocol import Metric
+from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import ShardIndex
-from imgindex.models.blocked_search import scores, unit_rows
 from imgindex.runtime.temporary_folder import TemporaryFolder
 
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
+
+_TOO_LARGE = "the features do not fit into the memory that is set aside for it"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Ladder:
         method, manifest, rows = "Annoy, features", self.collection.manifest, self.features.rows
         dims = manifest.feature_dim
         if rows is None:
-            return Rung(method, dims, None, None, None, None, None, None, None, None, note=_TOO_LARGE)
+            return Rung(method, dims, note=_TOO_LARGE)
         with TemporaryFolder() as folder:
             path = Path(folder, "index.ann")
             started = time.perf_counter()
@@ -137,19 +138,3 @@ class Ladder:
             bytes=size,
             note="" if timing else _TOO_LARGE,
         )
-
-
-_TOO_LARGE = "the features do not fit into the memory that is set aside for it"
-
-
-def time_exact(rows: Float32, queries: Float32, metric: Metric, ranks: int) -> Timing:
-    """Times single queries by brute force: a product with all `rows` [n, dims], then the best `ranks`."""
-    if metric == "angular":
-        rows = unit_rows(rows)
-
-    def search(query: Float32) -> Items:
-        found = rows @ query if metric == "angular" else scores(query[np.newaxis], rows, metric)[0]
-        best = np.argpartition(-found, min(ranks, len(found) - 1))[:ranks]
-        return best[np.argsort(-found[best])]
-
-    return time_queries(search, queries)

@@ -56,14 +56,14 @@ class Rung:
 
     method: str
     dims: int
-    p_at_k: float | None  # None without labels
-    recall_at_10: float | None  # of the ten nearest by features
-    ms_per_query: float | None  # the median of single queries on one thread
-    ms_p95: float | None
-    ms_p99: float | None
-    queries_per_second: float | None  # one after the other, on one thread
-    build_seconds: float | None
-    bytes: int | None
+    p_at_k: float | None = None  # None without labels
+    recall_at_10: float | None = None  # of the ten nearest by features
+    ms_per_query: float | None = None  # the median of single queries on one thread
+    ms_p95: float | None = None
+    ms_p99: float | None = None
+    queries_per_second: float | None = None  # one after the other, on one thread
+    build_seconds: float | None = None
+    bytes: int | None = None
     note: str = ""  # why figures are missing
 
 

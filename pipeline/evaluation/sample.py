@@ -1,6 +1,5 @@
 """A bounded sample of a generation's images: what a report can look at, however large the index is."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest, Shard
 from imgindex.indexing.shard_files import open_shard
 from imgindex.io import filesystem
+from imgindex.runtime.temporary_folder import TemporaryFolder
 
 # Images of the sample, at most.
 _ROWS = 20_000
@@ -51,7 +51,7 @@ def read_sample(output: Output, manifest: Manifest) -> Sample | None:
         return None
     vectors: list[npt.NDArray[np.float32]] = []
     tables = []
-    with tempfile.TemporaryDirectory(prefix="imgindex-") as folder:
+    with TemporaryFolder() as folder:
         for shard in shards:
             opened = open_shard(
                 files[shard.index], files[shard.metadata], Path(folder),

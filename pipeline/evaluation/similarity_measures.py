@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from imgindex.evaluation.collection import NO_LABEL, Collection
 from imgindex.evaluation.results import MeasureRow
+from imgindex.evaluation.sampling import some_of
 from imgindex.models import decoder_pool
 from imgindex.models.measures import MEASURES, measure_scores
 from imgindex.models.retrieval_metrics import precision_at
@@ -43,8 +44,7 @@ def rank_by_measures(
       k: the ranks that P@k looks at.
       seed: draws the sample.
     """
-    count = min(sample, MOST_IMAGES, len(collection))
-    images = np.sort(np.random.default_rng(seed).choice(len(collection), count, replace=False))
+    images = some_of(np.arange(len(collection)), min(sample, MOST_IMAGES), seed)
     for on, (chosen, rows) in {
         "pixels": _pixels(collection, images),
         "features": (images, _features(collection, images)),
@@ -63,7 +63,7 @@ def _row(collection: Collection, images: Items, rows: Rows, measure: str, on: st
     contents, labels = collection.contents[images], collection.labels[images]
     own = contents[:, np.newaxis] == contents
     relevant = (labels[:, np.newaxis] == labels) & (labels != NO_LABEL) & ~own
-    scores[np.isnan(scores)] = -np.inf  # undefined: nearer than nothing
+    scores[np.isnan(scores)] = -np.inf  # undefined scores come last
     scores[own] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
     judged = relevant.any(axis=1)

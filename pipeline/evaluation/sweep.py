@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from imgindex.evaluation.collection import Collection
 from imgindex.evaluation.feature_search import FeatureSearch, search_vectors
-from imgindex.evaluation.judging import RECALL_K, precisions, recalls
-from imgindex.evaluation.ladder import time_exact
+from imgindex.evaluation.judging import precisions, recalls, time_exact
 from imgindex.evaluation.results import SweepPoint
+from imgindex.models.ann.recall import RECALL_K
+from imgindex.models.pca import whitening
 
 Items = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -37,10 +38,9 @@ def sweep(
 def _point(
     collection: Collection, queries: Items, features: FeatureSearch, k: int, dims: int, whiten: float
 ) -> tuple[SweepPoint, Values | None]:
-    variances = features.basis.explained_variance[:dims]
     vectors = np.ascontiguousarray(features.vectors[:, :dims])
     if whiten:
-        vectors /= np.sqrt(variances) ** np.float32(whiten)
+        vectors /= whitening(features.basis.explained_variance[:dims], whiten).astype(np.float32)
     ranks = max(k, RECALL_K)
     found = search_vectors(collection, vectors, queries, ranks)
     judged = precisions(collection, queries, found, k)

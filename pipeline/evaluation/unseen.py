@@ -8,11 +8,12 @@ import numpy.typing as npt
 
 from imgindex.evaluation import annoy_search
 from imgindex.evaluation.collection import Collection
-from imgindex.evaluation.judging import RECALL_K, recalls
+from imgindex.evaluation.feature_search import search_vectors
+from imgindex.evaluation.judging import recalls
 from imgindex.evaluation.results import UnseenRecall
 from imgindex.indexing.shard_backend import SHARD_BACKEND
+from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import ShardIndex
-from imgindex.models.blocked_search import Nearest, scores
 from imgindex.models.retrieval_metrics import bootstrap_interval
 from imgindex.runtime.temporary_folder import TemporaryFolder
 
@@ -55,7 +56,8 @@ def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
             ranks=RECALL_K,
             search_k=collection.manifest.search_k,
         )
-    each = recalls(collection, found, _exact(collection, queries, kept))
+    exact = search_vectors(collection, collection.vectors, queries, RECALL_K, kept)
+    each = recalls(collection, found, exact)
     recall = collection.manifest.recall
     return UnseenRecall(
         queries=len(queries),
@@ -88,13 +90,3 @@ def _build(collection: Collection, kept: Items, folder: Path, seed: int) -> list
         )
         shards.append(SHARD_BACKEND.open(path, metric=manifest.metric, dims=manifest.dims, items=len(images)))
     return shards
-
-
-def _exact(collection: Collection, queries: Items, kept: Items) -> Items:
-    nearest = Nearest(collection.contents[queries], RECALL_K)
-    asked = collection.vectors[queries]
-    for start in range(0, len(kept), _BLOCK_ROWS):
-        part = kept[start : start + _BLOCK_ROWS]
-        found = scores(asked, collection.vectors[part], collection.manifest.metric)
-        nearest.offer(found, part, collection.contents[part])
-    return nearest.rows

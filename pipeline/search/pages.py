@@ -6,6 +6,7 @@ from pathlib import Path
 from imgindex.errors import OutputError
 from imgindex.generations.manifest import Manifest
 from imgindex.inputs.tar_members import read_image
+from imgindex.io.paths import write_text
 from imgindex.runtime.standard_streams import quiet_libraries
 from imgindex.search import gallery
 from imgindex.search.comparison import ComparedImage, Comparison, comparison_table
@@ -46,7 +47,7 @@ def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int 
     """Writes `result_page` to a file. Raises OutputError."""
     with quiet_libraries():
         page = result_page(index, results, hidden)
-    _write(path, page)
+    write_text(path, page)
 
 
 def comparison_page(root: str, manifest: Manifest, comparison: Comparison) -> str:
@@ -65,14 +66,7 @@ def write_comparison(path: Path, root: str, manifest: Manifest, comparison: Comp
     """Writes `comparison_page` to a file. Raises OutputError."""
     with quiet_libraries():
         page = comparison_page(root, manifest, comparison)
-    _write(path, page)
-
-
-def _write(path: Path, page: str) -> None:
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    write_text(path, page)
 
 
 def _compared(manifest: Manifest, letter: str, image: ComparedImage) -> gallery.Tile:

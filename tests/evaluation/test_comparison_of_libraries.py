@@ -15,11 +15,11 @@ from outputs import publish_features
 import imgindex
 from imgindex.cli import main
 from imgindex.errors import UsageError
-from imgindex.evaluation import comparison
 from imgindex.evaluation.collection import read_collection
 from imgindex.evaluation.comparison import Comparison, Limits, families_named
 from imgindex.evaluation.pareto import pareto_front
 from imgindex.evaluation.results import Candidate
+from imgindex.evaluation.sampling import some_of
 from imgindex.models.ann.families import FAMILIES, Family
 
 COUNT, FEATURE_DIM, DIMS = 300, 16, 6
@@ -168,7 +168,7 @@ def test_the_pareto_front_is_what_no_other_point_dominates(values: list[tuple[fl
 
 def test_queries_are_a_sample() -> None:
     few = np.arange(10)
-    assert comparison.some_of(few, 1) is few
-    many = comparison.some_of(np.arange(5000), 1)
+    assert some_of(few, 1000, 1) is few
+    many = some_of(np.arange(5000), 1000, 1)
     assert len(set(many.tolist())) == 1000
-    assert (many == comparison.some_of(np.arange(5000), 1)).all()
+    assert (many == some_of(np.arange(5000), 1000, 1)).all()

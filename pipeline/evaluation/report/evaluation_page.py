@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from imgindex.errors import OutputError
 from imgindex.evaluation import tables
 from imgindex.evaluation.collection import read_collection
 from imgindex.evaluation.report import charts
@@ -12,6 +11,7 @@ from imgindex.evaluation.report.fragments import STYLE, details, items, paragrap
 from imgindex.evaluation.report.neighborhoods import look_around
 from imgindex.evaluation.report.pictures import choose, picture_sections
 from imgindex.evaluation.results import Evaluation
+from imgindex.io.paths import write_text
 from imgindex.search.page_frame import document
 from imgindex.text import counted
 
@@ -24,11 +24,7 @@ _SECONDS = 20.0
 
 def write_evaluation(path: Path, found: Evaluation) -> None:
     """Writes `evaluation_page` to a file. Raises OutputError."""
-    page = evaluation_page(found)
-    try:
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+    write_text(path, evaluation_page(found))
 
 
 def evaluation_page(found: Evaluation) -> str:
@@ -106,7 +102,7 @@ def _ladder(found: Evaluation) -> Iterator[str]:
         chart = charts.points(timed, ("milliseconds a query", "recall@10"), alt)
     text = (
         f"Ways to search, with {counted(found.queries, 'query', 'queries')}; times are of single queries "
-        "on one thread. recall@10 is the share of the ten nearest images by features that a way finds."
+        "on one thread. recall@10 is the share of the ten nearest images by features that a method finds."
     )
     notes = [f"{rung.method}: {rung.note}" for rung in found.ladder if rung.note]
     yield section(
