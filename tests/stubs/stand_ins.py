@@ -24,7 +24,7 @@ import numpy as np
 import imgindex.features.transforms
 import imgindex.indexing.shard_backend
 import imgindex.indexing.transforms
-import imgindex.job.prepare
+import imgindex.inputs.transforms
 from imgindex.errors import OutputError
 from imgindex.models import decoder
 
@@ -86,7 +86,7 @@ def stays(name: str) -> Any:
 register_quarters(StayingEngine)
 imgindex.features.transforms.UNIT_IMAGES = 8  # a chunk after each few images
 PLACES = {
-    "list": (imgindex.job.prepare, "list_images"),
+    "list": (imgindex.inputs.transforms, "look_up"),
     "pca": (imgindex.indexing.transforms, "fit_basis"),
     "annoy": (imgindex.indexing.shard_backend.SHARD_BACKEND, "build_blocks"),
 }
