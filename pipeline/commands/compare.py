@@ -4,6 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
+from imgindex.io.asked_files import check_asked_files
 from imgindex.runtime.standard_streams import encodable
 from imgindex.search.comparison import Comparison, compare_in, comparison_table
 from imgindex.search.pages import write_comparison
@@ -12,6 +13,7 @@ from imgindex.text import printable
 
 def run(known: argparse.Namespace) -> None:
     """Compares the images that the command line names."""
+    check_asked_files(known.output, page=known.html)
     comparison, manifest = compare_in(known.output, known.a, known.b, model=known.model)
     if known.json:
         print(encodable(json.dumps(asdict(comparison), indent=2, ensure_ascii=False)))

@@ -6,12 +6,14 @@ from dataclasses import asdict
 
 from imgindex.evaluation.evaluate import DIMS, evaluate
 from imgindex.evaluation.tables import as_text
+from imgindex.io.asked_files import check_asked_files
 from imgindex.io.paths import write_text
 from imgindex.runtime.standard_streams import encodable
 
 
 def run(known: argparse.Namespace) -> None:
     """Prints what the evaluation found, and writes it as JSON or a page if asked for. Raises OutputError."""
+    check_asked_files(known.output, page=known.html, json=known.json)
     found = evaluate(
         known.output,
         k=known.k,
@@ -24,7 +26,8 @@ def run(known: argparse.Namespace) -> None:
     )
     print(encodable(as_text(found)))
     if known.json:
-        text = json.dumps(asdict(found), indent=2, ensure_ascii=True, allow_nan=False)
+        marked = {"generator": "imgindex"} | asdict(found)
+        text = json.dumps(marked, indent=2, ensure_ascii=True, allow_nan=False)
         write_text(known.json, f"{text}\n")
     if known.html:
         # Only a page needs what draws its charts.

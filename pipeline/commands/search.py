@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError
 from imgindex.inputs.skipped import described, most_frequent
+from imgindex.io.asked_files import check_asked_files
 from imgindex.runtime.standard_streams import encodable
 from imgindex.search.index import Index
 from imgindex.search.pages import write_page
@@ -25,6 +26,7 @@ def run(known: argparse.Namespace) -> None:
 
     Raises InputError at the end where a query has no answer.
     """
+    check_asked_files(known.output, page=known.html)
     index = Index.open(known.output, model=known.model)
     results = index.search_each(
         _queries(known.images, index),

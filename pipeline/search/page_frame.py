@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from html import escape
 
+from imgindex.io.asked_files import PAGE_MARK
+
 
 def document(
     title: str, summary: Sequence[tuple[str, str]], content: str, *, more: str = "", style: str = ""
@@ -15,6 +17,7 @@ def document(
         f"<div><dt>{marked_up(key)}</dt><dd>{marked_up(value)}</dd></div>" for key, value in summary
     )
     return _PAGE.format(
+        mark=PAGE_MARK,
         title=escaped(title),
         facts=f"<dl>{facts}</dl>" if facts else "",
         style=_STYLE + style,
@@ -112,6 +115,7 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{mark}
 <meta http-equiv="Content-Security-Policy"
   content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
 <meta name="viewport" content="width=device-width, initial-scale=1">
