@@ -100,9 +100,7 @@ def digests(output):
     generation = output / "generations" / (output / "CURRENT").read_text().strip()
     manifest = json.loads((generation / "manifest.json").read_text())
     found = {file["path"]: file["sha256"] for file in manifest["files"]}
-    found.pop("report/index.html", None)  # it says how long a build took; those in this process leave it out
-        "report/index.html", None
-    )  # it says how long the build took; builds in this process leave it out
+    found.pop("report/index.html", None)  # says how long a build took; those in this process leave it out
     assert {path.partition("/")[0] for path in found} == {"index", "metadata", "pca", "failures"}
     return found
 
