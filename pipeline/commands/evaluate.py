@@ -4,7 +4,7 @@ import argparse
 import json
 from dataclasses import asdict
 
-from imgindex.evaluation.evaluate import DIMS, evaluate
+from imgindex.evaluation.evaluate import DIMS, evaluate_in
 from imgindex.evaluation.tables import as_text
 from imgindex.io.asked_files import check_asked_files
 from imgindex.io.paths import write_text
@@ -14,7 +14,7 @@ from imgindex.runtime.standard_streams import encodable
 def run(known: argparse.Namespace) -> None:
     """Prints what the evaluation found, and writes it as JSON or a page if asked for. Raises OutputError."""
     check_asked_files(known.output, page=known.html, json=known.json)
-    found = evaluate(
+    found, collection = evaluate_in(
         known.output,
         k=known.k,
         dims=known.dims or DIMS,
@@ -33,4 +33,4 @@ def run(known: argparse.Namespace) -> None:
         # Only a page needs what draws its charts.
         from imgindex.evaluation.report.evaluation_page import write_evaluation
 
-        write_evaluation(known.html, found)
+        write_evaluation(known.html, found, collection)

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from imgindex.errors import UsageError
 from imgindex.evaluation.advice import advise
-from imgindex.evaluation.collection import read_collection
+from imgindex.evaluation.collection import Collection, read_collection
 from imgindex.evaluation.comparison import ASKED, SECONDS, Comparison, Limits, families_named
 from imgindex.evaluation.feature_search import search_features
 from imgindex.evaluation.ladder import Ladder
@@ -67,6 +67,32 @@ def evaluate(
       UsageError: an argument is out of range.
       OutputError: the generation or the store cannot be read.
     """
+    return evaluate_in(
+        output,
+        generation=generation,
+        k=k,
+        dims=dims,
+        sample=sample,
+        seed=seed,
+        compare=compare,
+        compare_seconds=compare_seconds,
+        measures=measures,
+    )[0]
+
+
+def evaluate_in(
+    output: str | Path,
+    *,
+    generation: str | None = None,
+    k: int = 4,
+    dims: Sequence[int] = DIMS,
+    sample: int | None = None,
+    seed: int = 0,
+    compare: bool | Sequence[str] = False,
+    compare_seconds: float = SECONDS,
+    measures: Sequence[str] = (),
+) -> tuple[Evaluation, Collection]:
+    """As `evaluate`; gives also the images, so that a page about them need not open the generation again."""
     for name, value, least, most in [
         ("k", k, 1, _MOST_RANKS),
         ("sample", 1 if sample is None else sample, 1, 2**31 - 1),
@@ -106,7 +132,7 @@ def evaluate(
         comparison = Comparison(collection, some_of(queries, ASKED, seed), families, Limits(compare_seconds))
         bar.total = steps + len(comparison.trials)
         compared = comparison.run(bar.update)
-    return Evaluation(
+    found = Evaluation(
         output=collection.output.root,
         generation=collection.manifest.generation,
         images=len(collection),
@@ -126,3 +152,4 @@ def evaluate(
         compare=compared,
         measures=tuple(ranked),
     )
+    return found, collection

@@ -8,7 +8,7 @@ import numpy as np
 from outputs import publish_features
 from webpages import Page
 
-import imgindex
+from imgindex.evaluation.evaluate import evaluate_in
 from imgindex.evaluation.report.compare_chart import compare_chart
 from imgindex.evaluation.report.evaluation_page import evaluation_page
 from imgindex.evaluation.results import Candidate
@@ -39,7 +39,8 @@ def test_there_is_none_without_figures() -> None:
 
 def test_the_page_shows_the_picture_the_rows_and_what_failed(tmp_path: Path) -> None:
     publish_features(tmp_path, np.eye(8, dtype=np.float32), [f"{n % 2}/{n}.jpg" for n in range(8)])
-    page = Page(evaluation_page(replace(imgindex.evaluate(tmp_path, dims=[2]), compare=tuple(ROWS))))
+    found, images = evaluate_in(tmp_path, dims=[2])
+    page = Page(evaluation_page(replace(found, compare=tuple(ROWS)), images))
     page.assert_self_contained()
     page.assert_accessible()
     assert "scann: not installed" in page.markup

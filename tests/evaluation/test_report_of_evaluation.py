@@ -1,6 +1,7 @@
 """The page of an evaluation."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ from webpages import Page
 
 import imgindex
 from imgindex.cli import main
+from imgindex.evaluation.collection import Collection
+from imgindex.evaluation.evaluate import evaluate_in
 from imgindex.evaluation.report.evaluation_page import evaluation_page
 
 HOSTILE = "\"><script>alert(1)</script>&amp;<img src=x onerror='a'>"
@@ -25,7 +28,7 @@ def publish(output: Path, uris: list[str], root: Path | str = "/photos", **setti
 
 
 def page_of(output: Path) -> Page:
-    page = Page(evaluation_page(imgindex.evaluate(output, dims=[1], sample=50)))
+    page = Page(evaluation_page(*evaluate_in(output, dims=[1], sample=50)))
     page.assert_self_contained()
     page.assert_accessible()
     return page
@@ -50,12 +53,13 @@ def output(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def found(output: Path) -> imgindex.Evaluation:
-    return imgindex.evaluate(output, dims=[1, 2])
+def evaluated(output: Path) -> tuple[imgindex.Evaluation, Collection]:
+    return evaluate_in(output, dims=[1, 2])
 
 
-def test_the_page_shows_all_that_was_found(found: imgindex.Evaluation) -> None:
-    page = Page(evaluation_page(found))
+def test_the_page_shows_all_that_was_found(evaluated: tuple[imgindex.Evaluation, Collection]) -> None:
+    found, _ = evaluated
+    page = Page(evaluation_page(*evaluated))
     page.assert_self_contained()
     page.assert_accessible()
     assert page.headings() == [
@@ -73,12 +77,19 @@ def test_the_page_shows_all_that_was_found(found: imgindex.Evaluation) -> None:
         assert rung.method in page.text
 
 
-def test_the_same_evaluation_gives_the_same_page(found: imgindex.Evaluation) -> None:
-    page = evaluation_page(found)
-    assert page == evaluation_page(found)
+def test_the_same_evaluation_gives_the_same_page(evaluated: tuple[imgindex.Evaluation, Collection]) -> None:
+    page = evaluation_page(*evaluated)
+    assert page == evaluation_page(*evaluated)
     # It follows its reader into the dark: no chart has colors of its own.
     assert "prefers-color-scheme: dark" in page
     assert all("fill: #" not in svg and "stroke: #" not in svg for svg in page.split("<svg")[1:])
+
+
+def test_the_page_does_not_need_the_generation_again(tmp_path: Path) -> None:
+    publish(tmp_path / "index", [f"{'ab'[n % 2]}/{n}.jpg" for n in range(12)])
+    evaluated = evaluate_in(tmp_path / "index", dims=[2])
+    shutil.rmtree(tmp_path / "index")  # as if it had been pruned meanwhile
+    assert "Map" in Page(evaluation_page(*evaluated)).headings()
 
 
 def test_names_are_text_wherever_they_stand(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from imgindex.evaluation import tables
-from imgindex.evaluation.collection import read_collection
+from imgindex.evaluation.collection import Images
 from imgindex.evaluation.report import charts
 from imgindex.evaluation.report.compare_chart import compare_chart
 from imgindex.evaluation.report.fragments import STYLE, details, items, paragraph, section, table
@@ -22,21 +22,17 @@ _PICTURES, _PICTURES_OF_MAP = 250, 60
 _SECONDS = 20.0
 
 
-def write_evaluation(path: Path, found: Evaluation) -> None:
+def write_evaluation(path: Path, found: Evaluation, images: Images) -> None:
     """Writes `evaluation_page` to a file. Raises OutputError."""
-    write_text(path, evaluation_page(found))
+    write_text(path, evaluation_page(found, images))
 
 
-def evaluation_page(found: Evaluation) -> str:
-    """A self-contained HTML page of an evaluation, with thumbnails of the images that can still be read.
-
-    Raises OutputError where the generation is no longer there.
-    """
-    collection = read_collection(found.output, found.generation)
+def evaluation_page(found: Evaluation, images: Images) -> str:
+    """A self-contained HTML page of an evaluation of `images`, with thumbnails of those that can be read."""
     labels = (
         sorted(found.quality.per_label, key=lambda each: (each.p_at_k, each.label)) if found.quality else []
     )
-    chosen = choose(look_around(collection, found.seed), [each.label for each in labels], _PICTURES_OF_MAP)
+    chosen = choose(look_around(images, found.seed), [each.label for each in labels], _PICTURES_OF_MAP)
     pictures = picture_sections(chosen, _PICTURES, _SECONDS)
     parts = [*_quality(found), *pictures[:1], *_advice(found), *_ladder(found), *_sweep(found)]
     parts += [*_unseen(found), *_compare(found), *pictures[1:]]
