@@ -1,4 +1,4 @@
-"""Every command and every Python example of the README runs, and its tables agree with the code."""
+"""Every command of the README runs, and the Python examples and tables of the docs agree with the code."""
 
 import re
 import shlex
@@ -10,13 +10,19 @@ import pytest
 import yaml
 
 from imgindex.cli import main
-from imgindex.config import Config
+from imgindex.config import Config, load_config
+from imgindex.job.checks import CHECKS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+DOCS = {path.stem: path.read_text() for path in (ROOT / "docs").glob("*.md")}
 
-
-PAGES = ("python", "search")
+# Pages whose Python examples run in a folder with `photos` and `index`, and what the examples print.
+PAGES = {
+    "output": r"balloon",
+    "python": r"312 of 312 images are in|^\d{8}T|\(8, 64\)",
+    "search": r"lake/lake_0",
+}
 
 
 def blocks(language, page=README):
@@ -25,9 +31,9 @@ def blocks(language, page=README):
 
 def examples_of_pages():
     return [
-        pytest.param(example, id=f"{page} {number}")
-        for page in PAGES
-        for number, example in enumerate(blocks("python", (ROOT / "docs" / f"{page}.md").read_text()))
+        pytest.param(example, printed, id=f"{page} {number}")
+        for page, printed in PAGES.items()
+        for number, example in enumerate(blocks("python", DOCS[page]))
     ]
 
 
@@ -68,24 +74,30 @@ def test_make_has_the_targets_that_the_readme_names():
     assert all(re.search(rf"^make .*\b{name}$", ci, re.M) for name in named)
 
 
-@pytest.mark.parametrize("example", range(len(blocks("python"))))
-def test_the_python_examples_run(example, folder, monkeypatch, capsys):
+def test_the_python_example_runs(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert (folder / "index" / "CURRENT").exists(), "the commands run first, in this file's order"
-    exec(compile(blocks("python")[example], f"README example {example}", "exec"), {"__name__": "__main__"})
-    expected = ["clock/clock_003.jpg clock", "balloon", "(8, 64)"][example]
-    assert expected in capsys.readouterr().out
+    (example,) = blocks("python")
+    exec(compile(example, "the README's example", "exec"), {"__name__": "__main__"})
+    assert "clock/clock_003.jpg clock" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("example", examples_of_pages())
-def test_the_examples_of_the_docs_run(example, folder, monkeypatch, capsys):
+@pytest.mark.parametrize(("example", "printed"), examples_of_pages())
+def test_the_examples_of_the_docs_run(example, printed, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     exec(compile(example, "an example", "exec"), {"__name__": "__main__"})
-    assert re.search(r"312 of 312 images are in|^\d{8}T|lake/lake_0", capsys.readouterr().out, re.M)
+    assert re.search(printed, capsys.readouterr().out, re.M)
+
+
+def test_the_config_of_the_readme_is_one(tmp_path):
+    (text,) = blocks("yaml")
+    (tmp_path / "config.yaml").write_text(text)
+    config = load_config(str(tmp_path / "config.yaml"))
+    assert (config.backbone.name, config.pca.dims) == ("MobileNetV2", 100)
 
 
 def test_the_yaml_block_is_the_defaults():
-    (text,) = blocks("yaml")
+    (text,) = blocks("yaml", DOCS["config"])
     defaults = asdict(Config())
     assert (defaults.pop("input"), defaults.pop("output")) == (None, None)
     defaults["images"] = {
@@ -94,8 +106,12 @@ def test_the_yaml_block_is_the_defaults():
     assert yaml.safe_load(text) == defaults
 
 
+def test_the_table_of_checks_is_that_of_the_code():
+    assert re.findall(r"^\| `(\w+)` \|", DOCS["checks"], re.M) == list(CHECKS)
+
+
 def test_the_layout_is_what_a_build_writes(folder):
-    (layout,) = (block for block in blocks("text") if block.startswith("OUTPUT/"))
+    (layout,) = blocks("text", DOCS["output"])
     shape = {re.sub(r"(?<!\w)\d{5}(?!\w)", "N", line.split()[0]) for line in layout.splitlines()[1:]}
     for path in (folder / "index").rglob("*"):
         if path.is_file():
@@ -106,6 +122,15 @@ def test_the_layout_is_what_a_build_writes(folder):
             assert name.split()[0] in shape or name in layout, path
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\((?!http)([^)#]+)", README):
-        assert (ROOT / target).exists(), target
+def anchors(page):
+    """The anchors of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", heading).replace(" ", "-").lower() for heading in headings}
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *(f"docs/{name}.md" for name in DOCS)])
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", (ROOT / page).read_text()):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in anchors(path), anchor

@@ -11,7 +11,7 @@ from imgindex.commands.doctor.findings import Finding
 from imgindex.generations.layout import library_versions
 from imgindex.runtime.resources import available_cores, control_groups
 
-# A build's peak is about 1 GiB (README, Limits); a shard of a million images takes more.
+# A build's peak is about 1 GiB (docs/limits.md); a shard of a million images takes more.
 _SCARCE_BYTES, _AMPLE_BYTES = 1 << 30, 2 << 30
 
 # What Pillow needs for a format, as it calls it. All are in its own wheels, and any may lack elsewhere.
