@@ -160,3 +160,12 @@ MEASURES = {
         Measure("ncc", "NCC", False, _ncc),
     )
 }
+
+# Other names of the measures.
+ALSO_CALLED = {
+    "manhattan": "l1",
+    "cityblock": "l1",
+    "euclidean": "l2",
+    "pearson": "ncc",
+    "correlation": "ncc",
+}

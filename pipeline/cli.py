@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             with_underscores(sys.argv[1:] if arguments is None else arguments)
         )
         if rest and known.command != "build":
-            of_commands.error(f"unknown arguments: {' '.join(rest)}; see imgindex {known.command} --help")
+            known.parser.refuse(rest[0])
         known.rest = rest
         verbose = known.verbose
         _set_up_logging(verbose)

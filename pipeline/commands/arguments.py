@@ -1,15 +1,17 @@
 """The arguments of every command: their names, what they take and how `--help` explains them."""
 
 import argparse
+import difflib
 import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import shipped
 from imgindex.sinks.formats import FORMATS
+from imgindex.text import printable
 
 _BUILD_EPILOG = (
     "Flags may be written with hyphens, as in --dry-run. "
@@ -20,20 +22,40 @@ _BUILD_EPILOG = (
 )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The parser of all commands; `command` of what it parses is the name of one."""
-    made = argparse.ArgumentParser(
+class CommandParser(argparse.ArgumentParser):
+    """Says what is wrong with a command line in one line, without the usage of all flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        where = "" if message.endswith("?") else f"; see {self.prog} --help"
+        self.exit(2, f"imgindex: {printable(message)}{where}\n")
+
+    def refuse(self, unknown: str) -> NoReturn:
+        """Ends the process for an argument that the command does not know, and says which one is like it."""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        nearest = difflib.get_close_matches(unknown.partition("=")[0], flags, n=1)
+        hint = f"; did you mean {nearest[0]}?" if nearest else ""
+        self.error(f"{self.prog} does not know the argument {unknown!r}{hint}")
+
+
+def parser() -> CommandParser:
+    """The parser of all commands.
+
+    Of what it parses `command` is the name of one, and `parser` is the parser of that one's arguments.
+    """
+    made = CommandParser(
         prog="imgindex",
         description="Turn a directory of images into a search index, and search it.",
     )
     made.add_argument("--version", action="version", version=f"imgindex {version('imgindex')}")
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def command(name: str, help_text: str, **options: Any) -> argparse.ArgumentParser:
+    def command(name: str, help_text: str, **options: Any) -> CommandParser:
         # Beam has flags that begin like ours; an abbreviation of one must not be taken for the other.
-        added: argparse.ArgumentParser = commands.add_parser(
+        added: CommandParser = commands.add_parser(
             name, help=help_text, description=help_text, allow_abbrev=False, **options
         )
+        added.set_defaults(parser=added)
         added.add_argument("-v", "--verbose", action="store_true", help="log what Beam and Keras do")
         return added
 
@@ -41,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
     _add_search(command("search", "Find the images of an index that are nearest to given ones."))
     _add_compare(command("compare", "Say how similar two images are: by pixels, features and vectors."))
 
-    def upkeep(name: str, help_text: str) -> argparse.ArgumentParser:
+    def upkeep(name: str, help_text: str) -> CommandParser:
         added = command(name, help_text)
-        added.add_argument("output", metavar="OUT", help="the index's directory")
+        added.add_argument("output", metavar="INDEX", help="the index's directory")
         return added
 
     _add_evaluate(upkeep("evaluate", "Measure how good an index is, and what other settings would change."))
@@ -62,7 +84,9 @@ def parser() -> argparse.ArgumentParser:
         "generation", metavar="GENERATION", nargs="?", help="its name (default: the one before)"
     )
     prune = upkeep("prune", "Delete old generations, and what of the store they alone used.")
-    prune.add_argument("--keep", metavar="N", type=int, required=True, help="how many of the newest stay")
+    prune.add_argument(
+        "--keep", metavar="N", type=_whole_number, required=True, help="how many of the newest stay"
+    )
     prune.add_argument(
         "--grace", metavar="DURATION", type=_seconds, help="delete only what is older: a number and s, m, h "
         "or d, as in 12h (default: 1h for generations, 7d for the features and failures of the store, from "
@@ -135,12 +159,14 @@ def _add_build(build: argparse.ArgumentParser) -> None:
 
 
 def _add_search(search: argparse.ArgumentParser) -> None:
-    search.add_argument("output", metavar="OUT", help="the index's directory")
+    search.add_argument("output", metavar="INDEX", help="the index's directory")
     search.add_argument(
         "images", metavar="IMAGE", nargs="+", help="an image to search for, or a directory, a quoted glob, a "
         ".tar, or a .txt, .csv or .parquet file of paths: each of its images",
     )  # fmt: skip
-    search.add_argument("-k", type=int, default=10, help="neighbors of each image (default: 10)")
+    search.add_argument(
+        "-k", "--k", metavar="N", type=_whole_number, help="neighbors of each image (default: 10)"
+    )
     search.add_argument(
         "--exact", action="store_true", help="compare with every stored vector, by brute force"
     )
@@ -155,7 +181,7 @@ def _add_search(search: argparse.ArgumentParser) -> None:
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:
-    compare.add_argument("output", metavar="OUT", help="the index's directory")
+    compare.add_argument("output", metavar="INDEX", help="the index's directory")
     compare.add_argument("a", metavar="A", help="an image: its path, or its uri in the index")
     compare.add_argument("b", metavar="B", help="another one")
     _add_model_and_formats(compare)
@@ -171,21 +197,28 @@ def _add_model_and_formats(of_images: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
-        "--k", metavar="N", type=int, default=4, help="the ranks that P@k and recall@k look at (default: 4)"
+        "-k",
+        "--k",
+        metavar="N",
+        type=_whole_number,
+        default=4,
+        help="the ranks that P@k and recall@k look at (default: 4)",
     )
     evaluate.add_argument(
         "--dims", metavar="N,N", type=_whole_numbers, help="numbers of PCA dimensions to try "
         "(default: 1,2,5,10,20,50,100,150,200)",
     )  # fmt: skip
     evaluate.add_argument(
-        "--sample", metavar="N", type=int, help="how many images are queries at most (default: 10,000; of "
-        "more than 100,000 images fewer, and at least 1,000)",
+        "--sample", metavar="N", type=_whole_number, help="how many images are queries at most "
+        "(default: 10,000; of more than 100,000 images fewer, and at least 1,000)",
     )  # fmt: skip
     evaluate.add_argument(
         "--measures", metavar="NAME,NAME", type=lambda text: text.split(","), help="similarity measures to "
         "compare on pixels, features and vectors: l1, l2, mse, cosine, ncc; needs the images",
     )  # fmt: skip
-    evaluate.add_argument("--seed", metavar="N", type=int, default=0, help="draws the samples (default: 0)")
+    evaluate.add_argument(
+        "--seed", metavar="N", type=_whole_number, default=0, help="draws the samples (default: 0)"
+    )
     evaluate.add_argument(
         "--compare", metavar="NAME,NAME", nargs="?", const="all", help="also compare indexes of other "
         f"libraries in the vectors: all (the default), or some of {', '.join(FAMILIES)}",
@@ -194,10 +227,18 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "--compare_seconds", metavar="S", type=float, default=60.0, help="with --compare: how long the "
         "process of each index may take (default: 60)",
     )  # fmt: skip
-    evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything as JSON")
+    evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything to a JSON file")
     evaluate.add_argument(
         "--html", metavar="FILE", type=Path, help="also write a page of charts, tables and thumbnails"
     )
+
+
+def _whole_number(text: str) -> int:
+    """Reads a whole number. Raises ArgumentTypeError."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
 
 
 def _whole_numbers(text: str) -> list[int]:

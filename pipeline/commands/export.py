@@ -17,7 +17,7 @@ def run(known: argparse.Namespace) -> None:
     )
     print(
         printable(
-            f"{exported.folder} holds {counted(exported.images, 'vector')} of {exported.dims} dimensions, "
-            f"of generation {exported.generation}"
+            f"{exported.folder} holds {counted(exported.images, 'vector')} of "
+            f"{counted(exported.dims, 'dimension')}, of generation {exported.generation}"
         )
     )

@@ -19,6 +19,7 @@ from imgindex.text import counted, printable
 
 # Pictures of a page; each takes some 6 KiB of it.
 _MAX_PICTURES = 5000
+_NEIGHBORS = 10  # unless it is said how many
 
 
 def run(known: argparse.Namespace) -> None:
@@ -28,9 +29,12 @@ def run(known: argparse.Namespace) -> None:
     """
     check_asked_files(known.output, page=known.html)
     index = Index.open(known.output, model=known.model)
+    if known.k is not None and known.k > len(index):
+        text = f"imgindex: -k is {known.k}, but the index has only {counted(len(index), 'image')}"
+        print(text, file=sys.stderr)
     results = index.search_each(
         _queries(known.images, index),
-        known.k,
+        _NEIGHBORS if known.k is None else known.k,
         exact=known.exact,
         distinct=known.distinct,
         exclude_self=known.exclude_self,

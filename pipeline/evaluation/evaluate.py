@@ -20,7 +20,7 @@ from imgindex.evaluation.similarity_measures import MOST_IMAGES, rank_by_measure
 from imgindex.evaluation.sweep import WHITENINGS, sweep
 from imgindex.evaluation.unseen import measure_unseen
 from imgindex.models.ann.recall import RECALL_K
-from imgindex.models.measures import MEASURES
+from imgindex.models.measures import ALSO_CALLED, MEASURES
 
 DIMS = (1, 2, 5, 10, 20, 50, 100, 150, 200)
 
@@ -106,7 +106,9 @@ def evaluate_in(
     families = families_named(["all"] if compare is True else compare or [])
     unknown = sorted({*measures} - {*MEASURES})
     if unknown:
-        raise UsageError(f"measures has {unknown[0]!r}; expected some of {', '.join(MEASURES)}")
+        meant = ALSO_CALLED.get(unknown[0].lower())
+        hint = f"; did you mean {meant!r}?" if meant else f"; expected some of {', '.join(MEASURES)}"
+        raise UsageError(f"measures has {unknown[0]!r}{hint}")
     steps = 6 + len({*dims}) + len(WHITENINGS)
     quiet = not sys.stderr.isatty()
     with tqdm(total=steps, desc="evaluating", unit=" steps", disable=quiet, leave=False) as bar:

@@ -162,8 +162,8 @@ def sweep_rows(found: Evaluation) -> Rows:
 def _compare(found: Evaluation) -> Iterator[str]:
     yield ""
     yield (
-        f"Libraries, in the vectors of {found.dims} dimensions, on one thread; * marks the Pareto front: no "
-        "other row has as much recall and is as quick"
+        f"Libraries, in the vectors of {counted(found.dims, 'dimension')}, on one thread; * marks the Pareto "
+        "front: no other row has as much recall and is as quick"
     )
     yield from _table(*compare_rows(found))
     yield from (f"  {note}" for note in compare_notes(found))

@@ -190,6 +190,8 @@ def modified_in(version: str) -> str:
 def fault_of(path: str, error: OSError) -> tuple[str, str]:
     """The reason and the message of a file that cannot be looked at."""
     message = error.strerror or str(error)
+    if isinstance(error, filesystem.NotAFileError):
+        return "not_a_file", message
     if isinstance(error, PermissionError):
         return "permission_denied", message
     if isinstance(error, FileNotFoundError | NotADirectoryError):

@@ -135,6 +135,8 @@ def _opened(
         path = image_path(manifest, name)
         loaded, where = load(path, recipe, decode), f" ({path})"
     if isinstance(loaded.value, QueryError):
+        if loaded.value.reason == "not_a_file":
+            raise InputError(f"image {name}{where} is no file but a folder, or a pipe; name an image")
         raise InputError(f"image {name}{where}: {describe_error(loaded.value)}")
     return _Opened(name, loaded.path, loaded.value)
 

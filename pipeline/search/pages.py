@@ -27,7 +27,7 @@ def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str
         ("Generation", manifest.generation),
         ("Images", f"{len(index):,}"),
         ("Backbone", manifest.spec.backbone),
-        ("Vectors", f"{manifest.dims} dimensions, {manifest.metric}"),
+        ("Vectors", f"{counted(manifest.dims, 'dimension')}, {manifest.metric}"),
     ]
     rows = [
         gallery.Row(
@@ -56,7 +56,7 @@ def comparison_page(root: str, manifest: Manifest, comparison: Comparison) -> st
         ("Index", root),
         ("Generation", manifest.generation),
         ("Backbone", manifest.spec.backbone),
-        ("Vectors", f"{manifest.dims} dimensions"),
+        ("Vectors", counted(manifest.dims, "dimension")),
     ]
     pictures = (_compared(manifest, "a", comparison.a), _compared(manifest, "b", comparison.b))
     return gallery.render_pair("Similarity of two images", facts, pictures, comparison_table(comparison))

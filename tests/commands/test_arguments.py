@@ -9,6 +9,7 @@ from apache_beam.options.pipeline_options import PortableOptions, WorkerOptions
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgindex.cli import main
 from imgindex.commands.arguments import parser, with_underscores
 from imgindex.commands.build import beam_options
 from imgindex.config import load_config
@@ -59,3 +60,35 @@ def test_help_loads_no_library() -> None:
     script = "import sys, imgindex.commands.arguments as a; a.parser(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert not {"apache_beam", "argcomplete", "keras", "numpy", "yaml"} & set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "i", "--htm", "x"], "evaluate does not know the argument '--htm'; did you mean --html?"),
+        (["evaluate", "i", "--measure", "l1"], "the argument '--measure'; did you mean --measures?"),
+        (["evaluate", "i", "--kk=3"], "the argument '--kk=3'; did you mean --k?"),
+        (["export", "i", "d", "--format", "npy", "--normalise"], "'--normalise'; did you mean --normalize?"),
+        (["search", "i", "a.jpg", "--exclude-slf"], "'--exclude_slf'; did you mean --exclude_self?"),
+        (["compare", "i", "a.jpg", "b.jpg", "--jsn"], "'--jsn'; did you mean --json?"),
+        (["inspect", "i", "--failure"], "'--failure'; did you mean --failures?"),
+        (["verify", "i", "--qqq"], "the argument '--qqq'; see imgindex verify --help"),
+        (["evaluate", "i", "--k", "ten"], "-k/--k: 'ten' is no whole number; see imgindex evaluate --help"),
+        (["evaluate", "i", "--json"], "argument --json: expected one argument; see imgindex evaluate --help"),
+        (["verify"], "the following arguments are required: INDEX; see imgindex verify --help"),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_told_in_one_line(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("imgindex: ")
+    assert line.endswith(message)
+
+
+@pytest.mark.parametrize("command", [["search", "i", "a.jpg"], ["evaluate", "i"]])
+@pytest.mark.parametrize("flag", ["-k", "--k"])
+def test_k_has_one_name_or_the_other(command: list[str], flag: str) -> None:
+    assert parser().parse_args([*command, flag, "3"]).k == 3

@@ -400,6 +400,8 @@ class TestMeasures:
     def test_a_measure_that_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="measures has 'l3'; expected some of l1, l2, mse, cosine, ncc"):
             imgindex.evaluate(tmp_path, measures=["l1", "l3"])
+        with pytest.raises(UsageError, match="measures has 'euclidean'; did you mean 'l2'"):
+            imgindex.evaluate(tmp_path, measures=["euclidean"])
 
 
 class TestCommand:

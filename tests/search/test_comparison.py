@@ -307,6 +307,10 @@ class TestCommand:
         assert told.splitlines() == [
             f"imgindex: image {tmp_path / 'bad.jpg'}: not_an_image: no image format that Pillow reads"
         ]
+        code, _, told = run("a/00.png", tmp_path)
+        assert (code, told) == (
+            3, f"imgindex: image {tmp_path} is no file but a folder, or a pipe; name an image\n"
+        )  # fmt: skip
         code, _, told = run("a/00.png", "a/02.png", "--html", tmp_path / "no" / "page.html")
         assert code == 3
         assert "page.html: cannot be written: No such file or directory" in told

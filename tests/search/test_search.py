@@ -255,6 +255,12 @@ class TestManyQueries:
         assert (code, page.count("data:image/")) == (0, 6)
         assert "4 more queries are not shown" in page
 
+    def test_more_neighbors_than_images(self, photos: Path, search: Search) -> None:
+        code, _, told = search(photos / "a" / "00.png", "-k", 500)
+        images = len(list(photos.rglob("*.png")))
+        assert (code, told) == (0, [f"imgindex: -k is 500, but the index has only {images} images"])
+        assert search(photos / "a" / "00.png")[2] == []
+
 
 class TestExcludeSelf:
     @pytest.mark.parametrize("flags", [[], ["--exact"], ["--distinct"], ["--exact", "--distinct"]])
