@@ -103,7 +103,7 @@ def parser() -> CommandParser:
         "--format",
         required=True,
         choices=FORMATS,
-        help="; ".join(f"{name}: {text}" for name, text in FORMATS.items()),
+        help="; ".join(f"{name}: {format.text}" for name, format in FORMATS.items()),
     )
     export.add_argument("--generation", metavar="G", help="its name (default: the live one)")
     export.add_argument(
@@ -111,6 +111,10 @@ def parser() -> CommandParser:
         action="store_true",
         help="scale vectors to length 1, so that inner products are cosines",
     )
+    export.add_argument(
+        "--faiss_index", metavar="FACTORY", help="with --format faiss: the index, in the words of FAISS's "
+        "index factory, as HNSW32 or IVF256,Flat (default: Flat, which is exact)",
+    )  # fmt: skip
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(

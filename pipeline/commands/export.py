@@ -14,6 +14,7 @@ def run(known: argparse.Namespace) -> None:
         known.folder,
         generation=known.generation,
         normalize=known.normalize,
+        faiss_index=known.faiss_index,
     )
     print(
         printable(

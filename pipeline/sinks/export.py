@@ -10,7 +10,8 @@ from imgindex.io import filesystem
 from imgindex.runtime.progress import Progress, shown
 from imgindex.sinks.base import transfer
 from imgindex.sinks.folder import FolderSink
-from imgindex.sinks.formats import FORMATS, writer_of
+from imgindex.sinks.formats import writer_of
+from imgindex.sinks.options import ExportOptions
 from imgindex.sinks.source import opened
 
 
@@ -31,6 +32,7 @@ def export(
     *,
     generation: str | None = None,
     normalize: bool = False,
+    faiss_index: str | None = None,
 ) -> Exported:
     """Writes the vectors of a generation, with what describes their images, to a folder for other tools.
 
@@ -42,16 +44,18 @@ def export(
       folder: a new or empty folder, or one of an earlier export, which is replaced.
       generation: its name; the live one by default.
       normalize: scale vectors to length 1, so that inner products are cosines.
+      faiss_index: the index that FAISS is to make, in the words of its index factory; ``Flat`` by default.
 
     Raises:
-      UsageError: `format`, `generation` or `folder` does not fit.
+      UsageError: `format`, `generation` or `folder` does not fit, or `format` takes no such option.
+      MachineError: the library of `format` is not installed.
       OutputError: the index cannot be read, or `folder` not written.
       AfterPublishError: the export is complete, but what it replaced cannot be deleted.
     """
-    if format not in FORMATS:
-        raise UsageError(f"{format!r} is no format of an export; expected one of {', '.join(FORMATS)}")
+    options = ExportOptions(normalize, faiss_index)
+    write = writer_of(format, options)
     root = Output(str(output)).root
-    sink = FolderSink(str(folder), format, writer_of(format))
+    sink = FolderSink(str(folder), format, write)
     if filesystem.is_local(root) and sink.folder.is_relative_to(os.path.realpath(root)):
         raise UsageError(f"{sink.folder} lies in the index; name a folder outside of it")
     progress = Progress()

@@ -6,10 +6,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from imgindex.sinks.folder import NewFiles
+from imgindex.sinks.options import ExportOptions
 from imgindex.sinks.source import IMAGES, Source
 
 
-def write(files: NewFiles, source: Source) -> None:
+def write(files: NewFiles, source: Source, options: ExportOptions) -> None:
     """Writes ``img_emb/img_emb_0000.npy`` and ``metadata/metadata_0000.parquet`` for each shard.
 
     Row i of both is one image. An array is float32 [n, dims]. Readers pair files in the order of their names.

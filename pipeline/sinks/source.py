@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
-from imgindex.indexing.shard_files import FILES_OF_A_SHARD, MappedShard, map_shard
+from imgindex.indexing.shard_files import FILES_OF_A_SHARD, MappedShard, map_shard, read_basis
+from imgindex.models.pca import Basis
 from imgindex.runtime.progress import Progress
 from imgindex.runtime.resources import allow_open_files
 from imgindex.runtime.temporary_folder import TemporaryFolder
@@ -47,6 +48,7 @@ class Source:
 
     manifest: Manifest
     shards: tuple[MappedShard, ...]
+    basis: Basis
     normalize: bool  # whether vectors are scaled to length 1, where they have one
     progress: Progress
 
@@ -99,7 +101,7 @@ def opened(output: str, generation: str | None, *, normalize: bool, progress: Pr
                 )
                 for shard in manifest.shards
             )
-            return Source(manifest, shards, normalize, progress)
+            return Source(manifest, shards, read_basis(files[manifest.basis]), normalize, progress)
 
         yield open_generation(layout, generation, mapped)
 

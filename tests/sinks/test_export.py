@@ -25,6 +25,7 @@ from imgindex.generations.prune import prune
 from imgindex.runtime.progress import Progress
 from imgindex.sinks import source as sources
 from imgindex.sinks.formats import FORMATS, writer_of
+from imgindex.sinks.options import ExportOptions
 from imgindex.uris import name_of, uri_of
 
 OLD, NEW = "20260101T000000Z-00000001", "20260101T000000Z-00000002"
@@ -144,7 +145,7 @@ def test_the_description_names_the_recipe_and_every_file(output: str, tmp_path: 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_can_be_written_and_is_documented(name: str) -> None:
-    assert callable(writer_of(name))
+    assert callable(writer_of(name, ExportOptions()))
     assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 
 

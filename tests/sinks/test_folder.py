@@ -256,7 +256,7 @@ from pathlib import Path
 from imgindex import cli
 from imgindex.sinks import npy
 
-def write(files, source):
+def write(files, source, options):
     with files.open("half") as file:
         file.write(b"half")
     {}
