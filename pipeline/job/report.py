@@ -67,6 +67,7 @@ def report(plan: Plan, manifest: Manifest, recalls: Sequence[tuple[int, float]])
             recalls=recalls,
             examples=_examples(files[manifest.failures[0]]) if manifest.ledger.failed else (),
             sample=sample,
+            k=_K,
             quality=quality,
             before=_before(plan),
         )

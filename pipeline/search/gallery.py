@@ -14,6 +14,8 @@ from imgindex.search import page_frame
 from imgindex.search.page_frame import document, escaped, marked_up
 
 THUMBNAIL_SIDE = 160
+# Characters at the end of a name that are shown however narrow the page is.
+_KEPT = 10
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,18 @@ class Row:
     error: str = "No neighbors."
 
 
-def render(title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], more: str = "") -> str:
-    """Return a page that needs no other file, no network and no script; `more` stands below the rows.
+def render(
+    title: str, summary: Sequence[tuple[str, str]], rows: Sequence[Row], more: str = "", note: str = ""
+) -> str:
+    """Return a page that needs no other file, no network and no script.
+
+    The text `note` stands above the rows, and `more` below them.
 
     Everything given is text, never markup. A picture that cannot be read is shown as a
     placeholder with its caption.
     """
-    content = "\n".join(map(_row, rows)) or '<p class="none">Nothing to show.</p>'
+    above = f'<p class="note">{marked_up(note)}</p>' if note else ""
+    content = above + "\n".join(map(_row, rows)) or '<p class="none">Nothing to show.</p>'
     return document(title, summary, content, more=more)
 
 
@@ -79,15 +86,34 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(encoded.getvalue()).decode()}"
 
 
-def figure(source: str | None, caption: str, detail: str = "") -> str:
-    """Markup of a picture, given as a data URI, with its caption; of a placeholder where there is none."""
+def figure(
+    source: str | None, caption: str, detail: str = "", *, wrong: str = "", framed: bool = True
+) -> str:
+    """Markup of a picture, given as a data URI, with its caption; of a placeholder where there is none.
+
+    `wrong` are the words that mark an answer as wrong. Without a frame the caption stands alone.
+    """
+    picture = _picture(source, escaped(caption)) if framed else ""
+    mark = f'<b class="mark">{escaped(wrong)}</b>' if wrong else ""
     small = f"<small>{marked_up(detail)}</small>" if detail else ""
-    # A path reads best when it is broken after a slash.
-    name = f"<bdi>{escaped(caption).replace('/', '/<wbr>')}</bdi>"
+    kind = ' class="wrong"' if wrong else ""
     return (
-        f'<figure title="{escaped(caption)}">{_picture(source, escaped(caption))}'
-        f"<figcaption><span>{name}</span>{small}</figcaption></figure>"
+        f'<figure title="{escaped(caption)}"{kind}>{picture}'
+        f'<figcaption><span class="name">{_name(caption)}</span>{mark}{small}</figcaption></figure>'
     )
+
+
+def _name(path: str) -> str:
+    """Markup of a path: its folder above its file. Each is cut in its middle if the page is too narrow."""
+    folder, slash, file = path.rpartition("/")
+    return "".join(f"<span>{_line(part)}</span>" for part in (folder + slash, file) if part)
+
+
+def _line(text: str) -> str:
+    end = len(text) - _KEPT
+    # Only text of one direction, whose characters stand alone, may be cut anywhere.
+    parts = (text[:end], text[end:]) if text.isascii() and end > 0 else (text,)
+    return "".join(f"<bdi>{escaped(part)}</bdi>" for part in parts)
 
 
 def query_row(query: str, neighbors: Sequence[str], error: str = "No neighbors.") -> str:

@@ -27,12 +27,24 @@ def document(
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Markup of a table of texts, whose first row and first column are headings."""
-    heads = "".join(f'<th scope="col">{marked_up(text)}</th>' for text in rows[0])
+    """Markup of a table of texts, whose first row and first column are headings.
+
+    On a narrow page each row is a block of its own, in which every cell carries its column's heading.
+    """
+    names = rows[0]
+    words = [not any(row[column][:1] in _NUMBERS for row in rows[1:]) for column in range(len(names))]
+    sides = [' class="words"' if column else "" for column in words]
+    heads = "".join(
+        f'<th scope="col"{side}>{marked_up(text)}</th>' for text, side in zip(names, sides, strict=True)
+    )
     body = "".join(
-        f'<tr><th scope="row">{marked_up(first)}</th>'
-        f"{''.join(f'<td>{marked_up(text)}</td>' for text in rest)}</tr>"
-        for first, *rest in rows[1:]
+        f'<tr><th scope="row">{marked_up(row[0])}</th>'
+        + "".join(
+            f'<td data-label="{escaped(name)}"{side}>{marked_up(text)}</td>'
+            for name, text, side in zip(names[1:], row[1:], sides[1:], strict=True)
+        )
+        + "</tr>"
+        for row in rows[1:]
     )
     return f"<table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
 
@@ -49,11 +61,16 @@ def escaped(text: str) -> str:
     return escape(text.encode("utf-8", "replace").decode())
 
 
+# How a figure begins. Columns without any are text, which stands at the left.
+_NUMBERS = tuple("0123456789+-.")
+
 _STYLE = """
 :root { color-scheme: light dark; --page: #f6f5f2; --card: #fff; --ink: #1d2126; --soft: #68707a;
-  --line: #e2e0da; --frame: #eeece6; --accent: #2f6f6a; }
+  --line: #e2e0da; --frame: #eeece6; --accent: #2f6f6a;
+  --wrong: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --card: #1d2125; --ink: #e8e6e1;
-  --soft: #9aa3ad; --line: #2e3439; --frame: #262b30; --accent: #74c2b8; } }
+  --soft: #9aa3ad; --line: #2e3439; --frame: #262b30; --accent: #74c2b8;
+  --wrong: #ff8a80; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--page); color: var(--ink);
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
@@ -84,8 +101,12 @@ figure { margin: 0; min-width: 0; }
 .missing { border: 1px dashed var(--soft); color: var(--soft); font-size: 12px; padding: 8px;
   text-align: center; }
 figcaption { margin-top: 6px; font-size: 13px; line-height: 1.35; }
-figcaption span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 2;
-  overflow: hidden; overflow-wrap: anywhere; }
+.name, .name span { display: flex; min-width: 0; max-width: 100%; white-space: pre; }
+.name { flex-direction: column; }
+.name bdi { flex: none; overflow: hidden; text-overflow: ellipsis; max-width: 100%; }
+.name bdi:not(:last-child) { flex: 0 1 auto; min-width: 0; }
+.wrong .frame { outline: 3px solid var(--wrong); outline-offset: -3px; }
+.mark { display: block; color: var(--wrong); font-size: 12px; font-weight: 650; }
 small { display: block; color: var(--soft); font-size: 12px; font-variant-numeric: tabular-nums; }
 .pair { flex-wrap: wrap; }
 .pictures { display: flex; flex: 1 1 260px; gap: 16px; padding: 16px; }
@@ -96,9 +117,11 @@ table { width: 100%; border-collapse: collapse; font-variant-numeric: tabular-nu
 th, td { padding: 6px 8px; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 thead th { color: var(--soft); font-size: 12px; font-weight: 400; vertical-align: bottom;
   white-space: normal; }
-th:first-child { text-align: left; }
+th:first-child, .words { text-align: left; }
+td.words { white-space: normal; overflow-wrap: break-word; }
 td:last-child { color: var(--soft); }
 tbody tr:last-child > * { border-bottom: 0; }
+.note { max-width: 92ch; margin: 0 0 16px; color: var(--soft); }
 .none { margin: 0; padding: 16px; color: var(--soft); align-self: center; }
 @media (max-width: 640px) {
   header, main { padding-inline: 14px; }
@@ -108,6 +131,22 @@ tbody tr:last-child > * { border-bottom: 0; }
   .query .frame { flex: none; width: 112px; }
   .query figcaption { flex: 1; min-width: 0; margin: 0; }
   ol { grid-template-columns: repeat(auto-fill, minmax(92px, 1fr)); gap: 14px 10px; padding: 14px; }
+  figcaption { font-size: 12px; }
+  .scores { overflow-x: visible; }
+  thead { position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%); }
+  table, tbody { display: block; }
+  tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(88px, 1fr)); gap: 6px 12px;
+    padding: 8px 0; border-bottom: 1px solid var(--line); }
+  tbody tr:last-child { border-bottom: 0; }
+  tbody tr > th, tbody tr > td { padding: 0 !important; border: 0; text-align: left; white-space: normal;
+    overflow-wrap: anywhere; }
+  tbody th { grid-column: 1 / -1; font-weight: 650 !important; }
+  td.words { grid-column: 1 / -1; }
+  td::before { content: attr(data-label); display: block; color: var(--soft); font-size: 12px; }
+  tr:has(> :nth-child(2):last-child) { grid-template-columns: 1fr auto; }
+  tr:has(> :nth-child(2):last-child) > th { grid-column: auto; }
+  tr:has(> :nth-child(2):last-child) > td::before { display: none; }
+  td:has(bdi:empty), tbody th:has(bdi:empty) { display: none; }
 }
 """
 

@@ -40,7 +40,23 @@ def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str
         for result in results
     ]
     more = f"{counted(hidden, 'more query is', 'more queries are')} not shown" if hidden else ""
-    return gallery.render("Nearest images", facts, rows, more)
+    return gallery.render("Nearest images", facts, rows, more, _note(manifest, rows))
+
+
+def _note(manifest: Manifest, rows: Sequence[gallery.Row]) -> str:
+    """What cosines mean; and if indexed images are not where they were, where the page looked for them."""
+    pictures = [tile.image for row in rows for tile in row.neighbors]
+    if not pictures:
+        return ""
+    note = "A cosine of 1 means that two vectors point the same way, 0 that they have nothing in common."
+    missing = pictures.count(None)
+    if missing:
+        note += (
+            f" {missing:,} of {counted(len(pictures), 'neighbor')} cannot be shown: the images could not be "
+            f"read in {manifest.input_root}; if they have been moved, move them back or build again from "
+            "where they are now."
+        )
+    return note
 
 
 def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int = 0) -> None:
@@ -59,7 +75,15 @@ def comparison_page(root: str, manifest: Manifest, comparison: Comparison) -> st
         ("Vectors", counted(manifest.dims, "dimension")),
     ]
     pictures = (_compared(manifest, "a", comparison.a), _compared(manifest, "b", comparison.b))
-    return gallery.render_pair("Similarity of two images", facts, pictures, comparison_table(comparison))
+    ranked = "cosine" if manifest.metric == "angular" else "L2 distance"
+    more = (
+        f"Search ranks images by the {ranked} of their vectors. Pixels are the RGB values of both images at "
+        "one size, features are what the backbone gives for them, and vectors are the features as the index "
+        "holds them. The last column has what two equal images would get."
+    )
+    return gallery.render_pair(
+        "Similarity of two images", facts, pictures, comparison_table(comparison), more
+    )
 
 
 def write_comparison(path: Path, root: str, manifest: Manifest, comparison: Comparison) -> None:

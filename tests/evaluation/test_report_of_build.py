@@ -119,8 +119,7 @@ def test_a_refresh_says_what_has_changed(folder: Path) -> None:
     next((folder / "photos").glob("0*/00.png")).unlink()
     second = build(folder)
     page = page_of(folder)
-    assert "Changes" in page.headings()
-    assert f"Against generation {first['generation']}" in page.text
+    assert f"Changes are against generation {first['generation']}" in page.text
     assert "removed1" in page.text
     assert f"In the generation before it was {100 * first['precision']['p_at_k']:.2f} %" in page.text
     assert second["precision"]["images"] == IMAGES - 1

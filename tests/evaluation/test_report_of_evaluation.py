@@ -1,6 +1,8 @@
 """The page of an evaluation."""
 
+import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,9 +16,13 @@ from webpages import Page
 
 import imgindex
 from imgindex.cli import main
-from imgindex.evaluation.collection import Collection
+from imgindex.evaluation.collection import Collection, read_collection
 from imgindex.evaluation.evaluate import evaluate_in
+from imgindex.evaluation.quality import measure_quality
 from imgindex.evaluation.report.evaluation_page import evaluation_page
+from imgindex.evaluation.report.neighborhoods import Neighborhoods, look_around
+from imgindex.evaluation.report.pictures import Chosen, choose
+from imgindex.evaluation.results import Quality
 
 HOSTILE = "\"><script>alert(1)</script>&amp;<img src=x onerror='a'>"
 CHARTS = 5  # the ladder, three of the sweep, the histogram
@@ -72,6 +78,8 @@ def test_the_page_shows_all_that_was_found(evaluated: tuple[imgindex.Evaluation,
     assert len(page.named("image")) > 3  # on the map
     assert found.quality is not None
     assert f"{100 * found.quality.p_at_k.micro:.2f} %" in page.text
+    for term in ("P@4", "mAP@R", "recall@4", "over labels", "features", "ms, p95, p99", "pca.whiten"):
+        assert f"<dt><bdi>{term}</bdi></dt>" in page.markup  # what it means
     assert "24 queries" in page.text
     for rung in found.ladder:
         assert rung.method in page.text
@@ -117,8 +125,13 @@ def test_images_that_are_gone_are_placeholders(tmp_path: Path) -> None:
     page = page_of(tmp_path)
     assert not page.named("img")
     assert not page.named("image")
-    assert "12 pictures could not be read" in page.text
-    assert any("cannot be shown" in each.get("aria-label", "") for each in page.named("div"))
+    assert (
+        f"None of the 12 pictures can be shown: the images could not be read in {tmp_path / 'gone'}"
+        in page.text
+    )
+    # Their names stand there without gray boxes.
+    assert not any("cannot be shown" in each.get("aria-label", "") for each in page.named("div"))
+    assert any(each["title"] == "a/3.jpg" for each in page.named("figure"))
 
 
 def test_an_image_that_is_none_is_a_placeholder(photos: Path, tmp_path: Path) -> None:
@@ -130,7 +143,79 @@ def test_an_image_that_is_none_is_a_placeholder(photos: Path, tmp_path: Path) ->
     publish(tmp_path / "index", ["0.png", "1.png", "2.png"], root)
     page = page_of(tmp_path / "index")
     assert {image["alt"] for image in page.named("img")} == {"0.png"}
-    assert "2 pictures could not be read" in page.text
+    assert f"2 of 3 pictures cannot be shown: the images could not be read in {root}" in page.text
+    assert any("cannot be shown" in each.get("aria-label", "") for each in page.named("div"))
+
+
+def around(labels: str, codes: list[tuple[float, ...]], folder: Path) -> tuple[Neighborhoods, Quality | None]:
+    """Images whose vectors are as near to each other as their `codes` are, with a label each."""
+    uris = [f"{label}/{n}.jpg" for n, label in enumerate(labels)]
+    publish_features(folder, np.asarray(codes, np.float32), uris, dims=2)
+    images = read_collection(folder)
+    return look_around(images, 0, 2), measure_quality(images, np.arange(len(images)), 2, 0)
+
+
+def on_circle(*degrees: float) -> list[tuple[float, ...]]:
+    return [(math.cos(math.radians(each)), math.sin(math.radians(each)), 0.0) for each in degrees]
+
+
+def titles(chosen: Chosen) -> list[str]:
+    return [title for title, _ in chosen.galleries]
+
+
+def test_no_label_without_a_wrong_neighbor_is_among_the_worst(tmp_path: Path) -> None:
+    # Three images each of a, b and c; those of a lie apart, with one of them among those of c.
+    codes = on_circle(0, 1, 241, 120, 121, 122, 240, 240.5, 242)
+    chosen = choose(*around("aaabbbccc", codes, tmp_path), 0)
+    shown = titles(chosen)
+    assert [title.partition(" (")[0] for title in shown] == [
+        "Among the worst: a", "Among the worst: c", "Among the best: b",
+    ]  # fmt: skip
+    assert "100.00 %" in shown[-1]
+
+
+def test_nothing_is_among_the_worst_where_all_labels_are_alike(tmp_path: Path) -> None:
+    chosen = choose(*around("aaabbb", on_circle(0, 1, 2, 120, 121, 122), tmp_path), 0)
+    assert titles(chosen) == ["Some queries"]
+    assert "P@2 is 100.00 % for every label" in chosen.text
+
+
+def test_exactly_the_neighbors_that_count_are_shown_and_the_wrong_ones_are_marked(tmp_path: Path) -> None:
+    publish_features(
+        tmp_path,
+        np.asarray(on_circle(0, 1, 241, 120, 121, 122, 240, 240.5, 242), np.float32),
+        [f"{label}/{n}.jpg" for n, label in enumerate("aaabbbccc")],
+        dims=2,
+    )
+    found, images = evaluate_in(tmp_path, k=2, dims=[2])
+    page = Page(evaluation_page(found, images))
+    rows = page.markup.split('<section class="row">')[1:]
+    assert rows
+    for row in rows:
+        query, *neighbors = re.findall(r'<figure title="(./\d)\.jpg"( class="wrong")?>(.*?)</figure>', row)[
+            :3
+        ]
+        assert len(neighbors) == row.partition("</section>")[0].count("<li>") == 2
+        for title, wrong, content in neighbors:
+            assert bool(wrong) == ("other label" in content) == (title[0] != query[0][0])
+
+
+def test_measures_are_on_the_page(output: Path) -> None:
+    page = Page(evaluation_page(*evaluate_in(output, dims=[1], measures=["l1", "ncc"])))
+    page.assert_accessible()
+    assert "Similarity measures" in page.headings()
+    assert {"l1", "ncc"} <= set(re.findall(r'<th scope="row"><bdi>(\w+)</bdi>', page.markup))
+    assert "vectors" in page.text
+
+
+def test_every_cell_of_a_table_says_its_column_on_a_narrow_page(output: Path) -> None:
+    page = page_of(output)
+    assert {cell["data-label"] for cell in page.named("td")} >= {
+        "over queries",
+        "P@4",
+        "recall@10",
+        "pca.whiten",
+    }
 
 
 def test_the_page_is_bounded(photos: Path, tmp_path: Path) -> None:
@@ -152,7 +237,7 @@ def test_a_home_that_cannot_be_written_is_no_trouble(tmp_path: Path) -> None:
     code = (
         "from imgindex.evaluation.report import charts\n"
         "import sys; assert 'matplotlib' not in sys.modules\n"
-        "print(charts.line([1, 10], [0, 1], ('x', 'y'), 'alt')[:4])\n"
+        "print(charts.line([1, 10], [0, 1], ('x', 'y'), 'alt', top=1)[:4])\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
     environment = {**os.environ, "HOME": "/dev/null", "XDG_CONFIG_HOME": "/dev/null", "TMPDIR": str(tmp_path)}

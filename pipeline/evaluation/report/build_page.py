@@ -1,17 +1,20 @@
 """The page of a build: what it indexed, how long it took, and what a sample of the index looks like."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from imgindex.evaluation import tables
 from imgindex.evaluation.report import charts
-from imgindex.evaluation.report.fragments import STYLE, paragraph, section, table
+from imgindex.evaluation.report.fragments import STYLE, beside, paragraph, section, table
+from imgindex.evaluation.report.label_tables import label_tables
 from imgindex.evaluation.report.neighborhoods import look_around
 from imgindex.evaluation.report.pictures import choose, picture_sections
-from imgindex.evaluation.results import Quality
+from imgindex.evaluation.results import LabelQuality, Quality
 from imgindex.evaluation.sample import Sample
 from imgindex.generations.manifest import Manifest, SampledPrecision
 from imgindex.inputs.skipped import described
@@ -34,6 +37,7 @@ class Built:
     recalls: Sequence[tuple[int, float]]  # search_k, and the recall@10 with it
     examples: Sequence[Failure]  # some failures
     sample: Sample | None
+    k: int  # the neighbors of a query that count
     quality: Quality | None  # of the sample
     before: SampledPrecision | None  # of the generation before
 
@@ -57,8 +61,7 @@ def build_page(built: Built, images: int, seconds: float) -> str:
         text = "The index is not looked into: its shards are too large to be copied for that."
         parts.append(section("Queries and their neighbors", paragraph(text)))
     else:
-        labels = sorted(quality.per_label, key=lambda each: (each.p_at_k, each.label)) if quality else []
-        chosen = choose(look_around(built.sample, 0), [each.label for each in labels], images // 4)
+        chosen = choose(look_around(built.sample, 0, built.k), quality, images // 4)
         parts += picture_sections(chosen, images, seconds)
     parts += _seconds(manifest.timings)
     return document("What this build indexed", facts, "\n".join(parts), style=STYLE)
@@ -74,18 +77,24 @@ def _images(built: Built) -> Iterator[str]:
         ("copied from images of the same bytes", ledger.copied),
         ("reused from the store", ledger.reused),
     ]
-    parts = [table([("images", "number"), *((name, f"{count:,}") for name, count in counts)], "Images")]
-    if ledger.skipped:
-        parts.append(paragraph(f"Skipped: {described(ledger.skipped)}."))
-    yield section("Images", *parts)
+    tables = [_counts("images of this build", counts)]
+    text = (
+        "Every image that was listed is either indexed or failed. The features of indexed images were "
+        "computed now (embedded), copied, or taken from an earlier build."
+    )
     if built.manifest.previous:
-        changes = [
-            (name, f"{getattr(ledger, name):,}") for name in ("added", "changed", "removed", "unchanged")
-        ]
-        text = f"Against generation {built.manifest.previous}."
-        yield section("Changes", paragraph(text), table([("images", "number"), *changes], "Changes"))
+        text += f" Changes are against generation {built.manifest.previous}."
+        names = ("added", "changed", "removed", "unchanged")
+        tables.append(_counts("changes", [(name, getattr(ledger, name)) for name in names]))
+    if ledger.skipped:
+        text += f" Skipped: {described(ledger.skipped)}."
+    yield section("Images", paragraph(text), beside(*tables))
     if ledger.failed_by_reason:
         yield _failures(built)
+
+
+def _counts(heading: str, counts: Sequence[tuple[str, int]]) -> str:
+    return table([(heading, "number"), *((name, f"{count:,}") for name, count in counts)], heading)
 
 
 def _failures(built: Built) -> str:
@@ -96,8 +105,8 @@ def _failures(built: Built) -> str:
         example = examples.get(reason)
         told = (printable(example.uri), printable(example.message)[:_MESSAGE]) if example else ("", "")
         rows.append((reason, f"{count:,}", *told))
-    text = "`imgindex inspect OUT --failures` lists all of them."
-    return section("Failures", paragraph(text), table(rows, "Failures"))
+    command = f"imgindex inspect {shlex.quote(printable(built.root))} --failures"
+    return section("Failures", paragraph("This command lists all of them:", command), table(rows, "Failures"))
 
 
 def _index(built: Built) -> Iterator[str]:
@@ -108,57 +117,74 @@ def _index(built: Built) -> Iterator[str]:
         explained = (100 * np.cumsum(built.variances)).tolist()
         alt = f"Explained variance by dimensions: {explained[-1]:.1f} % with {len(explained)}"
         names = ("dimensions", "explained variance, %")
-        drawn.append(charts.line([*map(float, dims)], explained, names, alt, log=False))
+        drawn.append(charts.line([*map(float, dims)], explained, names, alt, top=100, log=False))
     if len(built.recalls) > 1:
         alt = "; ".join(f"search_k {k}: recall@10 {recall:.3f}" for k, recall in built.recalls)
         depths, recalls = zip(*built.recalls, strict=True)
         drawn.append(
-            charts.line([*map(float, depths)], recalls, ("search_k", "recall@10"), alt, manifest.search_k)
+            charts.line(
+                [*map(float, depths)],
+                recalls,
+                ("search_k", "recall@10"),
+                alt,
+                top=1,
+                marked=manifest.search_k,
+            )
         )
     queries = manifest.recall.queries
+    asked = f" ({counted(queries, 'query', 'queries')})" if queries is not None else ""
     text = (
-        f"{manifest.dims} dimensions explain {manifest.explained_variance_ratio:.1%} of the variance. "
-        f"With search_k {manifest.search_k}, recall@10 is {manifest.recall.recall:.3f}"
+        f"{counted(manifest.dims, 'dimension explains', 'dimensions explain')} "
+        f"{manifest.explained_variance_ratio:.1%} of the variance of the features, which is how much of the "
+        "differences between images the index keeps. recall@10 is "
+        "the share of the ten exact nearest images that the index finds, and search_k is how many candidates "
+        f"it looks at: more find more and take longer. With search_k {manifest.search_k}, recall@10 is "
+        f"{manifest.recall.recall:.3f}{asked}."
     )
-    text += f" ({counted(queries, 'query', 'queries')})." if queries is not None else "."
-    yield section("Index", paragraph(text), f'<div class="charts">{"".join(drawn)}</div>')
+    yield section("Index", paragraph(text), beside(*drawn))
 
 
 def _quality(built: Built) -> Iterator[str]:
     quality, sample = built.quality, built.sample
-    if quality is None or sample is None:
+    if sample is None:
+        return
+    if quality is None:
+        text = "Not measured: no two images share a label, which is the name of the folder that they lie in."
+        yield section("Quality by label", paragraph(text))
         return
     low, high = quality.p_at_k.interval
     text = (
-        f"P@{quality.k} is {tables.percent(quality.p_at_k.micro)} (95 % interval {100 * low:.1f} to "
-        f"{100 * high:.1f}), by exact search in {counted(len(sample), 'image')} with "
+        f"P@{quality.k} is the share of an image's {quality.k} nearest neighbors that have its label, which "
+        "is the name of its folder; files of the same bytes are left out. It is "
+        f"{tables.percent(quality.p_at_k.micro)} (95 % interval {100 * low:.1f} to {100 * high:.1f}), by "
+        f"exact search in {counted(len(sample), 'image')} with "
         f"{counted(quality.queries, 'query', 'queries')}."
     )
-    before = built.before
-    if before is not None:
-        text += f" In the generation before it was {tables.percent(before.p_at_k)}."
-    ordered = sorted(quality.per_label, key=lambda each: (each.p_at_k, each.label))
-    half = _ROWS // 2
-    shown = ordered if len(ordered) <= _ROWS else [*ordered[:half], *ordered[-half:]]
-    headings, *rows = tables.label_rows(shown, quality.k)
-    if before is not None:
-        headings = (*headings, "change, points")
-        rows = [
-            (*row, _change(before, each.label, each.p_at_k)) for row, each in zip(rows, shown, strict=True)
-        ]
-    more = (
-        f" {counted(len(ordered) - len(shown), 'label')} in between are not shown."
-        if shown != ordered
-        else ""
+    if built.before is not None:
+        text += f" In the generation before it was {tables.percent(built.before.p_at_k)}."
+    yield section(
+        "Quality by label", paragraph(text), label_tables(quality, partial(_with_change, built.before))
     )
-    yield section("Quality by label", paragraph(text + more), table([headings, *rows], "Labels"))
+
+
+def _with_change(
+    before: SampledPrecision | None, labels: Sequence[LabelQuality], rows: tables.Rows
+) -> tables.Rows:
+    """The rows of `labels`, below one of headings, with the change of each since the build before."""
+    if before is None:
+        return rows
+    changes = ["change, points", *(_change(before, each.label, each.p_at_k) for each in labels)]
+    return [(*row[:-1], change, row[-1]) for row, change in zip(rows, changes, strict=True)]
 
 
 def _change(before: SampledPrecision, label: str, now: float) -> str:
-    return f"{100 * (now - before.labels[label]):+.1f}" if label in before.labels else "-"
+    return f"{100 * (now - before.labels[label]):+z.1f}" if label in before.labels else "-"
 
 
 def _seconds(timings: Mapping[str, float]) -> Iterator[str]:
     rows = [("stage", "seconds"), *((stage, f"{value:,.1f}") for stage, value in timings.items())]
-    text = "Stages follow one another; engine is the part of embed that the backbone ran."
-    yield section("Time", paragraph(text), table(rows, "Time"))
+    text = (
+        "Stages follow one another. embed holds reading, decoding and the backbone; engine is the part of it "
+        "in which the backbone ran."
+    )
+    yield section("Time", paragraph(text), beside(table(rows, "Time")))

@@ -5,9 +5,8 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +21,17 @@ _COLORS = {
     "#030303": "var(--line)",
     "#040404": "var(--accent)",
     "#050505": "var(--second)",
+    # The colors of Okabe and Ito, which people with any color vision tell apart (Color Universal Design,
+    # 2008), without black and yellow, of which a dark or a light page would hide one.
+    "#060606": "var(--h1)",
+    "#070707": "var(--h2)",
+    "#080808": "var(--h3)",
+    "#090909": "var(--h4)",
+    "#0a0a0a": "var(--h5)",
+    "#0b0b0b": "var(--h6)",
 }
-INK, _SOFT, _LINE, _ACCENT, _SECOND = _COLORS
+_INK, _SOFT, _LINE, _ACCENT, _SECOND, *_HUES = _COLORS
+_SHAPES = "osD^vPX*<>h"
 
 _SETTINGS = {
     "svg.fonttype": "none",
@@ -36,7 +44,7 @@ _SETTINGS = {
     "font.size": 9,
     "grid.color": _LINE,
     "grid.linewidth": 0.8,
-    "text.color": INK,
+    "text.color": _INK,
     "xtick.color": _LINE,
     "ytick.color": _LINE,
     "xtick.labelcolor": _SOFT,
@@ -44,20 +52,13 @@ _SETTINGS = {
 }
 _SIZE = (4.4, 2.7)  # inches
 # Where the axes lie: left, bottom, width and height, as shares. To find out what fits takes long.
-_AXES = (0.14, 0.19, 0.83, 0.73)
+_AXES = (0.17, 0.19, 0.79, 0.71)
+# Of a chart with a legend at its right.
+_WIDE, _WIDE_AXES = (5.6, 3.2), (0.15, 0.16, 0.56, 0.78)
 
 
 # Points of a line that have marks, at most.
 _MARKED = 20
-
-
-@dataclass(frozen=True)
-class Point:
-    """A point of a chart with a name beside it."""
-
-    x: float
-    y: float
-    name: str
 
 
 def line(
@@ -65,14 +66,21 @@ def line(
     y: Sequence[float],
     names: tuple[str, str],
     alt: str,
+    *,
+    top: float,
     marked: float | None = None,
     log: bool = True,
 ) -> str:
-    """A line through points, with a mark where x is `marked`; `names` are those of the axes."""
+    """A line through points, with a mark where x is `marked`.
+
+    `names` are those of the axes, and `top` is the most that y can be.
+    """
 
     def draw(axes: Any) -> None:
         marker = "o" if len(x) <= _MARKED else None
-        axes.plot(x, y, color=_ACCENT, marker=marker, markersize=4, linewidth=1.8)
+        axes.plot(x, y, color=_ACCENT, marker=marker, markersize=4, linewidth=1.8, clip_on=False)
+        low = min(y)
+        axes.set_ylim(low - 0.05 * (top - low) if low < top else 0, top)
         if log:
             axes.set_xscale("log")
             # Few enough to stand side by side: what lies close to the one before has no tick of its own.
@@ -93,33 +101,72 @@ def line(
     return svg_of(draw, names, alt)
 
 
-def histogram(values: npt.NDArray[np.floating[Any]], names: tuple[str, str], alt: str) -> str:
-    """How many of `values` [n] lie in each of 40 bins."""
+def cosines(values: npt.NDArray[np.floating[Any]], names: tuple[str, str], alt: str) -> str:
+    """How many of the cosines `values` [n] lie in each of 40 bins, the last of which ends at 1."""
 
     def draw(axes: Any) -> None:
-        axes.hist(values, bins=40, color=_ACCENT)
+        low = min(float(values.min()), 0.95)
+        axes.hist(np.minimum(values, 1), bins=40, range=(low, 1), color=_ACCENT)
+        axes.set_xlim(low, 1)
         axes.grid(axis="y")
 
     return svg_of(draw, names, alt)
 
 
-def points(placed: Sequence[Point], names: tuple[str, str], alt: str) -> str:
-    """Points with their names; x, which is positive, on a logarithmic scale."""
+def recall_and_speed(
+    series: Mapping[str, Sequence[tuple[float, float]]], front: Sequence[tuple[float, float]], alt: str
+) -> str:
+    """Points of recall@10 and queries a second, a color and a shape for each of `series`, with their names.
+
+    A line joins the points of the Pareto `front`. The scale of recall is stretched near 1, where a small
+    difference counts: it is that of the logarithm of what is missed.
+    """
 
     def draw(axes: Any) -> None:
-        axes.set_xscale("log")
-        axes.margins(x=0.25, y=0.3)
-        axes.xaxis.set_major_formatter("{x:,g}")
-        for number, point in enumerate(sorted(placed, key=lambda each: each.x)):
-            above = number % 2 == 0  # so that neighbors of one height do not write over each other
-            axes.plot([point.x], [point.y], color=_ACCENT, marker="o", markersize=6)
-            axes.annotate(
-                point.name, (point.x, point.y), xytext=(0, 7 if above else -14), textcoords="offset points",
-                ha="center", fontsize=8.5,
-            )  # fmt: skip
+        axes.figure.set_size_inches(*_WIDE)
+        axes.set_position(_WIDE_AXES)
+        axes.set_yscale("log")
+        axes.set_xscale("function", functions=(_stretched, _shrunk))
+        low = min(recall for points in series.values() for recall, _ in points)
+        first = max([0.0, *(tick for tick in _RECALLS if tick < low)])
+        axes.set_xlim(first, 1)
+        shown = [tick for tick in _RECALLS if tick >= first]
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.minorticks_off()
+        if front:
+            axes.plot(*zip(*front, strict=True), color=_INK, linewidth=1, label="Pareto front")
+        for number, (name, points) in enumerate(series.items()):
+            axes.plot(
+                *zip(*points, strict=True),
+                color=_HUES[number % len(_HUES)],
+                marker=_SHAPES[number % len(_SHAPES)],
+                linestyle="",
+                markersize=6,
+                label=name,
+                clip_on=False,
+            )
+        speeds = [speed for points in series.values() for _, speed in points]
+        axes.set_ylim(min(speeds) / 1.5, max(speeds) * 1.5)
+        axes.yaxis.set_major_locator(_ticks_of_speed())
+        axes.yaxis.set_major_formatter("{x:,g}")
         axes.grid()
+        axes.legend(loc="center left", bbox_to_anchor=(1.02, 0.5), frameon=False)
 
-    return svg_of(draw, names, alt)
+    return svg_of(draw, ("recall@10", "queries a second"), alt)
+
+
+# Where recall has ticks.
+_RECALLS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 1.0)
+# What is missed is shown as at least this much, so that there is a place for a recall of 1.
+_LEAST_MISSED = 0.003
+
+
+def _stretched(recall: Any) -> Any:
+    return -np.log10(np.maximum(1 + _LEAST_MISSED - np.asarray(recall, float), 1e-6))
+
+
+def _shrunk(place: Any) -> Any:
+    return 1 + _LEAST_MISSED - 10 ** -np.asarray(place, float)
 
 
 def svg_of(draw: Callable[[Any], None], names: tuple[str, str], alt: str) -> str:
@@ -154,6 +201,12 @@ def _matplotlib() -> Iterator[Any]:
                 yield figure
     finally:
         logger.setLevel(level)
+
+
+def _ticks_of_speed() -> Any:
+    from matplotlib import ticker
+
+    return ticker.LogLocator(subs=(1, 2, 5))
 
 
 def _inlined(svg: str, alt: str) -> str:

@@ -6,8 +6,18 @@ from pathlib import Path
 from imgindex.evaluation import tables
 from imgindex.evaluation.collection import Images
 from imgindex.evaluation.report import charts
-from imgindex.evaluation.report.compare_chart import compare_chart
-from imgindex.evaluation.report.fragments import STYLE, details, items, paragraph, section, table
+from imgindex.evaluation.report.compare_chart import compare_chart, ladder_chart
+from imgindex.evaluation.report.fragments import (
+    STYLE,
+    beside,
+    details,
+    items,
+    paragraph,
+    section,
+    table,
+    terms,
+)
+from imgindex.evaluation.report.label_tables import label_tables
 from imgindex.evaluation.report.neighborhoods import look_around
 from imgindex.evaluation.report.pictures import choose, picture_sections
 from imgindex.evaluation.results import Evaluation
@@ -15,8 +25,6 @@ from imgindex.io.paths import write_text
 from imgindex.search.page_frame import document
 from imgindex.text import counted
 
-# Labels that are shown at once, from each end, and those that are shown at all.
-_LABELS, _MOST_LABELS = 8, 1000
 # Pictures in all; each takes some 5 KiB.
 _PICTURES, _PICTURES_OF_MAP = 250, 60
 _SECONDS = 20.0
@@ -29,13 +37,10 @@ def write_evaluation(path: Path, found: Evaluation, images: Images) -> None:
 
 def evaluation_page(found: Evaluation, images: Images) -> str:
     """A self-contained HTML page of an evaluation of `images`, with thumbnails of those that can be read."""
-    labels = (
-        sorted(found.quality.per_label, key=lambda each: (each.p_at_k, each.label)) if found.quality else []
-    )
-    chosen = choose(look_around(images, found.seed), [each.label for each in labels], _PICTURES_OF_MAP)
+    chosen = choose(look_around(images, found.seed, found.k), found.quality, _PICTURES_OF_MAP)
     pictures = picture_sections(chosen, _PICTURES, _SECONDS)
     parts = [*_quality(found), *pictures[:1], *_advice(found), *_ladder(found), *_sweep(found)]
-    parts += [*_unseen(found), *_compare(found), *pictures[1:]]
+    parts += [*_unseen(found), *_compare(found), *_measures(found), *pictures[1:]]
     facts = [
         ("Index", found.output),
         ("Generation", found.generation),
@@ -59,23 +64,30 @@ def _quality(found: Evaluation) -> Iterator[str]:
         facts.append(f"{counted(quality.single_image_labels, 'label')} with a single image left out")
     if quality.images_without_label:
         facts.append(f"{counted(quality.images_without_label, 'image')} without a label")
+    k = quality.k
     text = (
-        f"How well the images of a label find each other by exact search: {', '.join(facts)}. "
-        f"P@{quality.k} is the share of the {quality.k} nearest neighbors that have the query's label."
+        "How well the images of a label find each other, by exact search in the vectors: "
+        f"{', '.join(facts)}. A label is the name of the folder that an image lies in. The query itself and "
+        "files of the same bytes are left out."
     )
-    ordered = sorted(quality.per_label, key=lambda each: (each.p_at_k, each.label))
-    short = len(ordered) <= 2 * _LABELS
-    shown = ordered if short else [*ordered[:_LABELS], *ordered[-_LABELS:]]
-    parts = [
+    meanings = {
+        f"P@{k}": f"the share of a query's {k} nearest neighbors that have its label.",
+        "precision@1": "the same for the nearest neighbor alone.",
+        f"recall@{k}": f"the share of the label's other images that are among the {k} nearest. A label of "
+        f"more than {k} other images cannot reach 100 %.",
+        "mAP@R": "how far the label's other images come before all others: 100 % if no other image is nearer "
+        "than any of them.",
+        "over queries": "the mean of all queries. Its 95 % interval says how far chance may have moved it.",
+        "over labels": "the mean of the labels' own means, so that each label counts the same.",
+        "taken for": "the labels of the wrong neighbors, with their share of all neighbors.",
+    }
+    yield section(
+        "Quality by label",
         paragraph(text),
-        table(tables.mean_rows(quality), "Means"),
-        table(tables.label_rows(shown, quality.k), "Labels"),
-    ]
-    if not short:
-        between = ordered[_LABELS:-_LABELS][:_MOST_LABELS]
-        title = f"{counted(len(between), 'label')} in between"
-        parts.append(details(title, table(tables.label_rows(between, quality.k), title)))
-    yield section("Quality by label", *parts)
+        terms(meanings),
+        beside(table(tables.mean_rows(quality), "Means")),
+        label_tables(quality),
+    )
 
 
 def _advice(found: Evaluation) -> Iterator[str]:
@@ -86,26 +98,27 @@ def _advice(found: Evaluation) -> Iterator[str]:
 
 
 def _ladder(found: Evaluation) -> Iterator[str]:
-    timed = [
-        charts.Point(rung.ms_per_query, value, rung.method)
-        for rung in found.ladder
-        for value in [rung.recall_at_10]
-        if rung.ms_per_query and value is not None
-    ]
-    chart = ""
-    if timed:
-        alt = "; ".join(f"{point.name}: recall@10 {point.y:.3f} in {point.x:.3f} ms" for point in timed)
-        chart = charts.points(timed, ("milliseconds a query", "recall@10"), alt)
     text = (
-        f"Ways to search, with {counted(found.queries, 'query', 'queries')}; times are of single queries "
-        "on one thread. recall@10 is the share of the ten nearest images by features that a method finds."
+        "Four ways to search, from comparing everything to the index that imgindex search uses, with "
+        f"{counted(found.queries, 'query', 'queries')}. Times are of single queries on one thread."
     )
+    meanings = {
+        "features": "what the backbone gives for an image.",
+        f"PCA {found.dims}": f"the vectors of the index: the features, compressed to {found.dims} numbers by "
+        "principal component analysis.",
+        "exact": "compares the query with every image.",
+        "Annoy": "looks at a part of the images that its trees lead to; search_k says how large a part.",
+        "recall@10": "the share of the ten nearest images by features that a way to search finds, too.",
+        "ms, p95, p99": "the milliseconds that half of the queries, 95 % and 99 % of them take at most.",
+        "queries/s": "how many queries are answered in a second, one after the other.",
+        "build s, size": "the seconds to make it, and the bytes that a search needs.",
+    }
     notes = [f"{rung.method}: {rung.note}" for rung in found.ladder if rung.note]
     yield section(
         "The ladder",
         paragraph(text),
-        f'<div class="charts">{chart}</div>' if chart else "",
-        table(tables.ladder_rows(found), "The ladder"),
+        terms(meanings),
+        beside(ladder_chart(found.ladder), table(tables.ladder_rows(found), "The ladder")),
         items(notes) if notes else "",
     )
 
@@ -119,21 +132,29 @@ def _sweep(found: Evaluation) -> Iterator[str]:
         precisions = [100 * point.p_at_k for point in points if point.p_at_k is not None]
         if precisions:
             best = f"P@{found.k} by dimensions, at best {max(precisions):.1f} %"
-            drawn.append(charts.line(dims, precisions, (name, f"P@{found.k}, %"), best, float(found.dims)))
-        for values, what in (
-            ([point.recall_at_10 for point in points], "recall@10"),
-            ([100 * point.explained_variance for point in points], "explained variance, %"),
+            drawn.append(
+                charts.line(dims, precisions, (name, f"P@{found.k}, %"), best, top=100, marked=found.dims)
+            )
+        for values, what, top in (
+            ([point.recall_at_10 for point in points], "recall@10", 1),
+            ([100 * point.explained_variance for point in points], "explained variance, %", 100),
         ):
             alt = f"{what} by dimensions, {values[0]:.4g} to {values[-1]:.4g}"
-            drawn.append(charts.line(dims, values, (name, what), alt, float(found.dims)))
+            drawn.append(charts.line(dims, values, (name, what), alt, top=top, marked=found.dims))
     text = (
         f"Exact search with other PCA settings, with {counted(found.queries, 'query', 'queries')}: other "
-        "numbers of dimensions, and vectors that are whitened in part."
+        "numbers of dimensions, and vectors that are whitened."
     )
+    meanings = {
+        "variance": "the explained variance: how much of the differences between the features is kept.",
+        "pca.whiten": "0 leaves the dimensions as they are, 1 gives all the same variance (whitened), and a "
+        "number between goes a part of the way.",
+    }
     yield section(
         "Dimensions and whitening",
         paragraph(text),
-        f'<div class="charts">{"".join(drawn)}</div>' if drawn else "",
+        terms(meanings),
+        beside(*drawn),
         table(tables.sweep_rows(found), "Dimensions and whitening"),
     )
 
@@ -146,9 +167,10 @@ def _unseen(found: Evaluation) -> Iterator[str]:
     yield section(
         "Recall of unseen queries",
         paragraph(
-            f"Annoy finds {unseen.recall:.3f} of the ten nearest vectors of images that are not in the index "
-            f"(95 % interval {low:.3f} to {high:.3f}, {counted(unseen.queries, 'query', 'queries')}), and "
-            f"{unseen.seen:.3f} of images that are."
+            "Queries are easier for an index that holds them. Here some images were held out, and searched "
+            f"for in an index of the others. Annoy finds {unseen.recall:.3f} of the ten nearest vectors of "
+            f"images that are not in the index (95 % interval {low:.3f} to {high:.3f}, "
+            f"{counted(unseen.queries, 'query', 'queries')}), and {unseen.seen:.3f} of images that are."
         ),
     )
 
@@ -160,11 +182,44 @@ def _compare(found: Evaluation) -> Iterator[str]:
         f"Indexes of several libraries in the vectors of {found.dims} dimensions, on one thread. Those with "
         "a * are on the Pareto front: no other one has as much recall and is as quick."
     )
+    meanings = {
+        "recall@10": "here, the share of the ten nearest vectors, by exact search, that an index finds.",
+        "build, search": "settings, in the library's own words.",
+        "memory": "the most that the process had, with the library and the vectors.",
+    }
     notes = tables.compare_notes(found)
+    rows = tables.compare_rows(found)
+    best = [rows[0], *(row for row in rows[1:] if "*" in row)]
     yield section(
         "Libraries",
         paragraph(text),
-        f'<div class="charts">{compare_chart(found.compare)}</div>',
-        table(tables.compare_rows(found), "Libraries"),
+        terms(meanings),
+        beside(compare_chart(found.compare), table(best, "The Pareto front")),
+        details(f"All {counted(len(rows) - 1, 'row')}", table(rows, "Libraries")),
+        items(notes) if notes else "",
+    )
+
+
+def _measures(found: Evaluation) -> Iterator[str]:
+    if not found.measures:
+        return
+    text = (
+        f"P@{found.k} of exact search among a sample of the images, by each measure: on raw pixels, on "
+        "features, and on vectors. ms is the median of single queries."
+    )
+    meanings = {
+        "l1": "the sum of the absolute differences.",
+        "l2": "the square root of the sum of the squared differences.",
+        "mse": "the mean of the squared differences.",
+        "cosine": "the cosine of the angle between two vectors.",
+        "ncc": "normalized cross-correlation: the cosine after each vector's mean is taken away.",
+    }
+    used = {each.measure for each in found.measures}
+    notes = [f"{each.measure} on {each.on}: {each.note}" for each in found.measures if each.note]
+    yield section(
+        "Similarity measures",
+        paragraph(text),
+        terms({name: meaning for name, meaning in meanings.items() if name in used}),
+        beside(table(tables.measure_rows(found), "Similarity measures")),
         items(notes) if notes else "",
     )

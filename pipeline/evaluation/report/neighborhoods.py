@@ -13,8 +13,8 @@ from imgindex.models.similarity import cosine_similarity
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
-SHOWN_NEIGHBORS = 6
-_RANKS = 10
+# Neighbors of a query that are shown, at most.
+_MOST_SHOWN = 12
 _SAMPLE = 1000
 _PAIRS = 8
 _ON_MAP = 600
@@ -46,8 +46,13 @@ class Neighborhoods:
 
     collection: Images
     queries: Items  # [q]
-    answers: Items  # [q, ranks], -1 where there are no more
-    cosines: Float32  # [q, ranks]
+    answers: Items  # [q, shown], -1 where there are no more
+    cosines: Float32  # [q, shown]
+
+    @property
+    def shown(self) -> int:
+        """How many neighbors of a query are shown."""
+        return self.answers.shape[1]
 
     @property
     def nearest(self) -> Float32:
@@ -68,10 +73,10 @@ class Neighborhoods:
         return list(found.values())
 
     def of_label(self, label: str, count: int) -> list[Query]:
-        """Queries of a label: those first whose neighbors have it least."""
+        """Queries of a label, those with the fewest right neighbors first."""
         number = self.collection.label_names.index(label)
         rows = np.flatnonzero(self.collection.labels[self.queries] == number)
-        answers = self.answers[rows, :SHOWN_NEIGHBORS]
+        answers = self.answers[rows]
         hits = ((self.collection.labels[answers] == number) & (answers >= 0)).sum(axis=1)
         return [self._query(int(row)) for row in rows[np.argsort(hits, kind="stable")][:count]]
 
@@ -80,7 +85,7 @@ class Neighborhoods:
         rows = np.unique(np.linspace(0, len(self.queries) - 1, min(count, len(self.queries))).astype(int))
         return [self._query(int(row)) for row in rows]
 
-    def _query(self, row: int, most: int = SHOWN_NEIGHBORS) -> Query:
+    def _query(self, row: int, most: int = _MOST_SHOWN) -> Query:
         kept = np.flatnonzero(self.answers[row] >= 0)[:most]
         return Query(
             int(self.queries[row]),
@@ -110,14 +115,14 @@ def _spread(places: Float32, most: int) -> tuple[int, ...]:
     return tuple(sorted(best.values(), key=lambda row: float(offsets[row]))[:most])
 
 
-def look_around(collection: Images, seed: int) -> Neighborhoods:
-    """Finds the images nearest to each of a sample that `seed` draws."""
+def look_around(collection: Images, seed: int, k: int) -> Neighborhoods:
+    """Finds the `k` images nearest to each of a sample that `seed` draws; 12 at most."""
     count = len(collection)
     queries = np.arange(count)
     if count > _SAMPLE:
         queries = np.sort(np.random.default_rng(seed).choice(count, _SAMPLE, replace=False))
     vectors = collection.vectors
-    answers = search_vectors(collection, vectors, queries, min(_RANKS, count))
+    answers = search_vectors(collection, vectors, queries, min(k, _MOST_SHOWN, count))
     cosines = np.stack(
         [
             cosine_similarity(vectors[row], vectors[query : query + 1])[0]
