@@ -52,7 +52,7 @@ class Neighborhoods:
     @property
     def shown(self) -> int:
         """How many neighbors of a query are shown."""
-        return self.answers.shape[1]
+        return int(self.answers.shape[1])
 
     @property
     def nearest(self) -> Float32:

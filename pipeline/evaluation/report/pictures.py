@@ -20,6 +20,9 @@ _WORST, _BEST, _OF_EACH = 4, 2, 2
 # Queries that are shown of images without labels, or where no label is worse than another.
 _ANY = 8
 
+# Titles, and the queries below each.
+Galleries = list[tuple[str, Sequence[Query]]]
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -27,7 +30,7 @@ class Chosen:
 
     around: Neighborhoods
     text: str  # which queries the galleries show
-    galleries: Sequence[tuple[str, Sequence[Query]]]  # a title, and queries
+    galleries: Galleries
     pairs: Sequence[Query]
     map: Map | None
 
@@ -51,10 +54,8 @@ def choose(around: Neighborhoods, quality: Quality | None, most_pictures: int) -
     return Chosen(around, text, galleries, around.pairs(), around.map(most_pictures))
 
 
-def _galleries_of(
-    around: Neighborhoods, quality: Quality | None
-) -> tuple[str, list[tuple[str, Sequence[Query]]]]:
-    any_of_them = [("Some queries", around.some(_ANY))]
+def _galleries_of(around: Neighborhoods, quality: Quality | None) -> tuple[str, Galleries]:
+    any_of_them: Galleries = [("Some queries", around.some(_ANY))]
     if quality is None:
         return "", any_of_them
     name = f"P@{quality.k}"
@@ -67,7 +68,7 @@ def _galleries_of(
         )
     worst = [each for each in labels if each.p_at_k < labels[-1].p_at_k][:_WORST]
     best = [each for each in labels if each.p_at_k > worst[-1].p_at_k][-_BEST:]
-    galleries: list[tuple[str, Sequence[Query]]] = []
+    galleries: Galleries = []
     for title, chosen, count in (("Among the worst", worst, _OF_EACH), ("Among the best", best, 1)):
         for each in chosen:
             like = shares[each.p_at_k]
