@@ -14,7 +14,7 @@ demo: $(VENV)/installed
 
 # The JSON Schemas that editors and other programs read, made of the code.
 schemas: $(VENV)/installed
-	for of in config manifest; do $(BIN)/python -m imgindex.schemas $$of > pipeline/schemas/$$of.schema.json; done
+	for of in config manifest evaluation; do $(BIN)/python -m imgindex.schemas $$of > pipeline/schemas/$$of.schema.json; done
 
 # Workers take whole files of tests, so that what a file sets up is set up once. A test that crashes its worker fails by
 # its name, and no new worker is started: with --dist=loadfile, a run that starts one may never end.

@@ -62,3 +62,22 @@ def bootstrap_interval(values: Values, seed: int, share: float = 0.95) -> tuple[
         means.append(values[drawn].mean(axis=1))
     low, high = np.quantile(np.concatenate(means), [(1 - share) / 2, (1 + share) / 2])
     return float(low), float(high)
+
+
+_QUANTILE = 1.959964  # of the normal distribution, at 97.5 %
+
+
+def mean_interval(shares: Values, seed: int) -> tuple[float, float]:
+    """The 95 % interval of the mean of `shares` [n], each from 0 to 1.
+
+    It is that of `bootstrap_interval`. Where all shares are the same, a bootstrap has no width, as if nothing
+    were uncertain. There it is the interval of n trials of that share (Wilson, Probable Inference, the Law of
+    Succession, and Statistical Inference, 1927).
+    """
+    if (shares != shares[0]).any():
+        return bootstrap_interval(shares, seed)
+    share, count, square = float(shares[0]), len(shares), _QUANTILE**2
+    middle = share + square / (2 * count)
+    width = _QUANTILE * ((share * (1 - share) + square / (4 * count)) / count) ** 0.5
+    low, high = ((middle + sign * width) / (1 + square / count) for sign in (-1, 1))
+    return max(0.0, min(low, share)), min(1.0, max(high, share))

@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 import yaml
 from hypothesis import given
 from jsonschema import Draft202012Validator
+from outputs import publish_features
 from test_config import CHANGES, CONFIGS, DEFAULTS, sections
 
+from imgindex.cli import main
 from imgindex.config import parse_config
 from imgindex.errors import UsageError
 from imgindex.generations import manifest as manifests
@@ -211,3 +214,32 @@ def test_a_manifest_is_written_as_it_was_read() -> None:
         assert set(before) <= set(after)
         assert after["config"] == before["config"]
         assert manifests.encode(manifests.decode(written, path.parent.name)) == written
+
+
+@pytest.fixture(scope="module")
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("evaluation")
+    rows = np.random.default_rng(0).random((60, 8), np.float32)
+    publish_features(folder / "index", rows, [f"{n % 3}/{n}.jpg" for n in range(60)])
+    written = folder / "found.json"
+    flags = ["--measures", "l1", "--compare", "annoy", "--json", str(written)]
+    assert main(["evaluate", str(folder / "index"), *flags]) == 0
+    return json.loads(written.read_text())
+
+
+def test_what_evaluate_writes_is_valid_and_has_every_key(evaluation: Any) -> None:
+    assert valid("evaluation", evaluation)
+    assert set(evaluation) == set(shipped("evaluation")["properties"])
+    assert all(
+        evaluation[key] for key in ("quality", "ladder", "sweep", "unseen_recall", "compare", "measures")
+    )
+
+
+@pytest.mark.parametrize("key", ["generator", "quality", "ladder", "advice"])
+def test_an_evaluation_without_a_key_is_not_valid(key: str, evaluation: Any) -> None:
+    assert not valid("evaluation", {name: value for name, value in evaluation.items() if name != key})
+
+
+def test_the_docs_list_every_key_of_an_evaluation() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "evaluate.md").read_text()
+    assert [key for key in shipped("evaluation")["properties"] if f"`{key}`" not in text] == []

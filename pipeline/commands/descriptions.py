@@ -7,11 +7,8 @@ from imgindex.generations.manifest import Ledger, Manifest, RecordedSpec
 from imgindex.inputs.skipped import described
 from imgindex.io import filesystem
 from imgindex.models.backbones import PIXELS
+from imgindex.models.pca import WHITENED_IMAGES
 from imgindex.text import counted, human_bytes, printable
-
-# Images that a whitened dimension must have been fitted to. On 600 photos whitening cost half a point of P@4
-# at 30 images a dimension, 5 at 12, 10 at 6 and 14 at 4.
-_WHITENED_IMAGES = 30
 
 
 def describe_generation(output: str, manifest: Manifest) -> str:
@@ -55,6 +52,8 @@ def _of_model(spec: RecordedSpec) -> str:
 
 def _recall(manifest: Manifest) -> str:
     recall = manifest.recall
+    if recall.distinct is not None and recall.distinct < 2:
+        return "not measured: too few images, for there is nothing that one image could find"
     text = f"{recall.recall:.3f} at {recall.k}, with search_k {manifest.search_k}"
     if recall.distinct is not None:  # older builds measured it with copies, too
         text += f", of {recall.queries} of {recall.distinct} distinct images"
@@ -73,11 +72,11 @@ def _whitening(manifest: Manifest) -> str:
     text = f"dimension {dims} is scaled {pca.scale_ratio:.1f} times as much as dimension 1"
     if pca.cut:
         text += f"; {pca.cut} more were cut, as they hold only the rounding of float16"
-    if images < _WHITENED_IMAGES:
+    if images < WHITENED_IMAGES:
         text += (
             f". WARNING: it amplifies noise, for the basis was fitted to {images:.1f} images a dimension "
-            f"and needs {_WHITENED_IMAGES}; set pca.dims to at most "
-            f"{max(1, pca.fitted_images // _WHITENED_IMAGES)}, or pca.whiten to false"
+            f"and needs {WHITENED_IMAGES}; set pca.dims to at most "
+            f"{max(1, pca.fitted_images // WHITENED_IMAGES)}, or pca.whiten to false"
         )
     return text
 

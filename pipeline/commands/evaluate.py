@@ -2,9 +2,9 @@
 
 import argparse
 import json
-from dataclasses import asdict
 
 from imgindex.evaluation.evaluate import DIMS, evaluate_in
+from imgindex.evaluation.results import as_json
 from imgindex.evaluation.tables import as_text
 from imgindex.io.asked_files import check_asked_files
 from imgindex.io.paths import write_text
@@ -26,8 +26,7 @@ def run(known: argparse.Namespace) -> None:
     )
     print(encodable(as_text(found)))
     if known.json:
-        marked = {"generator": "imgindex"} | asdict(found)
-        text = json.dumps(marked, indent=2, ensure_ascii=True, allow_nan=False)
+        text = json.dumps(as_json(found), indent=2, ensure_ascii=True, allow_nan=False)
         write_text(known.json, f"{text}\n")
     if known.html:
         # Only a page needs what draws its charts.

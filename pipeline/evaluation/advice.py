@@ -1,14 +1,24 @@
 """Which settings would be better, by what the sweep and the recall of unseen queries show."""
 
-from collections.abc import Iterator, Sequence
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
+from imgindex.config import Config
 from imgindex.evaluation.collection import Collection
-from imgindex.evaluation.results import Advice, SweepPoint, UnseenRecall
+from imgindex.evaluation.index_size import Sizes
+from imgindex.evaluation.results import Advice, Quality, SweepPoint, UnseenRecall
+from imgindex.models.pca import WHITENED_IMAGES
 from imgindex.models.retrieval_metrics import bootstrap_interval
+from imgindex.text import human_bytes
 
+Float32 = npt.NDArray[np.float32]
 Values = npt.NDArray[np.float64]
 # A point of the sweep with the P@k of every judged query, which is None without labels.
 Judged = tuple[SweepPoint, Values]
@@ -17,29 +27,45 @@ Points = Sequence[tuple[SweepPoint, Values | None]]
 # A smaller index may cost this much of P@k; a larger or another one must gain this much. In P@k, from 0 to 1.
 _TOLERATED = 0.002
 _WORTH = 0.002
+# A smaller index is worth a new build if it shrinks by this share.
+_SHRINKS = 0.05
+# Fewer queries cannot tell settings apart: half a point is less than one query of them.
+LEAST_QUERIES = 100
 
 # As the config takes them.
 _MOST_TREES = 10_000
 
 
 def advise(
-    collection: Collection,
-    points: Points,
-    unseen: UnseenRecall | None,
-    k: int,
-    seed: int,
+    collection: Collection, points: Points, vectors: Float32, unseen: UnseenRecall | None, k: int, seed: int
 ) -> tuple[Advice, ...]:
     """What to change in the config; nothing where nothing is gained.
 
     A change of P@k counts where the 95 % interval of the difference, query by query, lies on one side of
-    zero.
+    zero. `vectors` [n, dims] are those of the sweep, with the most dimensions. Whether the figures allow for
+    advice on PCA settings, `why_none` says.
     """
     settings: tuple[Advice, ...] = ()
     now = _now(collection, points)
     if now is not None and not collection.manifest.settings.pca.whiten:
         judged = [(point, each) for point, each in points if each is not None]
-        settings = (*_dims(judged, now, k, seed), *_whitening(judged, now, k, seed))
+        sizes = Sizes(collection, vectors)
+        settings = (
+            *_dims(collection, judged, now, sizes, k, seed),
+            *_whitening(collection, judged, now, k, seed),
+        )
     return (*settings, *_recall(collection, unseen))
+
+
+def why_none(quality: Quality | None) -> str:
+    """Why no PCA setting can be advised; nothing if one can be."""
+    if quality is None:
+        return "there are no labels to compare settings by"
+    if quality.queries < LEAST_QUERIES:
+        return f"comparing settings takes at least {LEAST_QUERIES} queries, and there are {quality.queries}"
+    if quality.k > quality.median_others:
+        return f"k is {quality.k}, which is too large for these labels; choose a smaller --k"
+    return ""
 
 
 def _now(collection: Collection, points: Points) -> Judged | None:
@@ -50,7 +76,9 @@ def _now(collection: Collection, points: Points) -> Judged | None:
     return None
 
 
-def _dims(points: Sequence[Judged], now: Judged, k: int, seed: int) -> Iterator[Advice]:
+def _dims(
+    collection: Collection, points: Sequence[Judged], now: Judged, sizes: Sizes, k: int, seed: int
+) -> Iterator[Advice]:
     unwhitened = [(point, judged) for point, judged in points if point.whiten == 0]
     smaller = [
         (point, judged)
@@ -63,35 +91,47 @@ def _dims(points: Sequence[Judged], now: Judged, k: int, seed: int) -> Iterator[
         if point.dims > now[0].dims and _is_better(judged, now[1], seed)
     ]
     for point, judged in larger[:1] or smaller[:1]:
-        gain = float((judged - now[1]).mean())
-        yield Advice(
-            "pca.dims",
-            str(point.dims),
-            f"pca.dims: {point.dims}: {_points(gain)} of P@{k}, {_memory(point.bytes, now[0].bytes)}",
-        )
+        before, after = sizes.of(now[0].dims), sizes.of(point.dims)
+        change = after / before - 1
+        if point.dims > now[0].dims or change <= -_SHRINKS:
+            yield _advice(
+                collection,
+                "pca.dims",
+                str(point.dims),
+                f"{_gain(judged, now[1], k, seed)}, recall@10 {point.recall_at_10:.3f} (now "
+                f"{now[0].recall_at_10:.3f}), {abs(change):.0%} {'less' if change < 0 else 'more'} to hold: "
+                f"{human_bytes(after)} of Annoy files and metadata (now {human_bytes(before)})",
+            )
 
 
-def _whitening(points: Sequence[Judged], now: Judged, k: int, seed: int) -> Iterator[Advice]:
+def _whitening(
+    collection: Collection, points: Sequence[Judged], now: Judged, k: int, seed: int
+) -> Iterator[Advice]:
     better = [
-        (float((judged - now[1]).mean()), point)
+        (float((judged - now[1]).mean()), point, judged)
         for point, judged in points
-        if point.whiten and _is_better(judged, now[1], seed)
+        if point.whiten
+        and len(collection) >= WHITENED_IMAGES * point.dims  # a build would warn of it
+        and _is_better(judged, now[1], seed)
     ]
-    for gain, point in sorted(better, key=lambda each: -each[0])[:1]:
-        value = f"{point.whiten:g}"
-        yield Advice("pca.whiten", value, f"pca.whiten: {value}: {_points(gain)} of P@{k}, at the same cost")
+    for _, point, judged in sorted(better, key=lambda each: -each[0])[:1]:
+        text = f"{_gain(judged, now[1], k, seed)}, at the same cost"
+        yield _advice(collection, "pca.whiten", f"{point.whiten:g}", text)
 
 
 def _recall(collection: Collection, unseen: UnseenRecall | None) -> Iterator[Advice]:
     wanted = collection.manifest.settings.publish.min_recall
     now = max(shard.trees for shard in collection.manifest.shards)
     trees = min(2 * now, _MOST_TREES)
-    if unseen is not None and wanted is not None and unseen.interval[1] < wanted and trees > now:
-        yield Advice(
+    if unseen is None or unseen.queries < LEAST_QUERIES or wanted is None:
+        return
+    if unseen.interval[1] < wanted and trees > now:
+        yield _advice(
+            collection,
             "index.trees",
             str(trees),
-            f"index.trees: {trees}: recall@10 is {unseen.recall:.3f} for images that are not in the index, "
-            f"and publish.min_recall is {wanted:g}; more trees find more, in a larger file",
+            f"recall@10 is {unseen.recall:.3f} for images that are not in the index, and publish.min_recall "
+            f"is {wanted:g}; more trees find more, in a larger file",
         )
 
 
@@ -100,10 +140,39 @@ def _is_better(judged: Values, now: Values, seed: int) -> bool:
     return float(difference.mean()) >= _WORTH and bootstrap_interval(difference, seed)[0] > 0
 
 
-def _points(gain: float) -> str:
-    return f"{100 * gain:+.1f} points"
+def _gain(judged: Values, now: Values, k: int, seed: int) -> str:
+    difference = 100 * (judged - now)
+    low, high = bootstrap_interval(difference, seed)
+    return f"{difference.mean():+.1f} points of P@{k} (95 % interval {low:+.1f} to {high:+.1f})"
 
 
-def _memory(size: int, now: int) -> str:
-    change = size / now - 1
-    return f"{abs(change):.0%} {'less' if change < 0 else 'more'} memory"
+def _advice(collection: Collection, setting: str, value: str, text: str) -> Advice:
+    manifest = collection.manifest
+    changed = _changed(manifest.config) | {setting: value}
+    words = ["imgindex", "build", "--input", manifest.settings.input, "--output", collection.output.root]
+    words += [word for key, text in changed.items() for word in ("--set", f"{key}={text}")]
+    return Advice(setting, value, f"{setting}: {value}: {text}", shlex.join(words))
+
+
+def _changed(config: Mapping[str, Any]) -> dict[str, str]:
+    """What a build's config has changed of the defaults, as `--set` takes it."""
+    # Through JSON, so that tuples are lists, as in the config.
+    defaults = json.loads(json.dumps(asdict(Config())))
+    return {
+        f"{section}.{key}": _as_yaml(value)
+        for section, values in defaults.items()
+        if isinstance(values, dict)
+        for key, value in config.get(section, {}).items()
+        if key in values and value != values[key]
+    }
+
+
+def _as_yaml(value: Any) -> str:
+    """A value as it may stand on a command line: a plain text where YAML reads it as that."""
+    if isinstance(value, str):
+        try:
+            if yaml.safe_load(value) == value:
+                return value
+        except yaml.YAMLError:
+            pass
+    return json.dumps(value)

@@ -8,13 +8,14 @@ import numpy as np
 from tqdm import tqdm
 
 from imgindex.errors import UsageError
-from imgindex.evaluation.advice import advise
+from imgindex.evaluation.advice import advise, why_none
 from imgindex.evaluation.collection import Collection, read_collection
 from imgindex.evaluation.comparison import ASKED, SECONDS, Comparison, Limits, families_named
 from imgindex.evaluation.feature_search import search_features
 from imgindex.evaluation.ladder import Ladder
+from imgindex.evaluation.notes import TOO_FEW, notes_on
 from imgindex.evaluation.quality import measure_quality
-from imgindex.evaluation.results import Evaluation
+from imgindex.evaluation.results import Advice, Evaluation, Rung
 from imgindex.evaluation.sampling import some_of
 from imgindex.evaluation.similarity_measures import MOST_IMAGES, rank_by_measures
 from imgindex.evaluation.sweep import WHITENINGS, sweep
@@ -118,19 +119,29 @@ def evaluate_in(
         queries = some_of(np.arange(len(collection)), sample or usual, seed)
         quality = measure_quality(collection, queries, k, seed)
         bar.update()
-        wide = max([collection.manifest.dims, *dims])
-        features = search_features(collection, queries, max(k, RECALL_K), wide)
-        bar.update()
         unseen = measure_unseen(collection, seed)
         bar.update()
-        ladder = Ladder(collection, queries, features, k).rungs(unseen.build_seconds if unseen else None)
-        bar.update()
+        ladder: tuple[Rung, ...] = ()
         points = []
-        for point in sweep(collection, queries, features, k, dims):
-            points.append(point)
+        notes = [TOO_FEW]
+        advice: tuple[Advice, ...] = ()
+        no_advice = "there are too few images"
+        if len(collection.sha256) > 1:
+            wide = max([collection.manifest.dims, *dims])
+            features = search_features(collection, queries, max(k, RECALL_K), wide)
             bar.update()
+            ladder = Ladder(collection, queries, features, k).rungs(unseen.build_seconds if unseen else None)
+            bar.update()
+            for point in sweep(collection, queries, features, k, dims):
+                points.append(point)
+                bar.update()
+            asked = () if dims is DIMS else dims
+            tried = [point for point, _ in points]
+            notes = [*notes_on(collection, quality, tried, asked, features.basis.dims)]
+            no_advice = why_none(quality)
+            trusted = [] if no_advice else points
+            advice = advise(collection, trusted, features.vectors, unseen, k, seed)
         ranked = rank_by_measures(collection, measures, sample or MOST_IMAGES, k, seed) if measures else ()
-        advice = advise(collection, points, unseen, k, seed)
         comparison = Comparison(collection, some_of(queries, ASKED, seed), families, Limits(compare_seconds))
         bar.total = steps + len(comparison.trials)
         compared = comparison.run(bar.update)
@@ -150,7 +161,9 @@ def evaluate_in(
         ladder=ladder,
         sweep=tuple(point for point, _ in points),
         unseen_recall=unseen,
+        notes=tuple(notes),
         advice=advice,
+        no_advice=no_advice,
         compare=compared,
         measures=tuple(ranked),
     )

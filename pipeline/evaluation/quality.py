@@ -10,7 +10,7 @@ from imgindex.evaluation.results import Confusion, LabelQuality, Mean, Quality
 from imgindex.models.blocked_search import scores
 from imgindex.models.retrieval_metrics import (
     average_precision_at_r,
-    bootstrap_interval,
+    mean_interval,
     precision_at,
     recall_at,
 )
@@ -62,15 +62,18 @@ def measure_quality(collection: Images, queries: Items, k: int, seed: int) -> Qu
     images = np.bincount(collection.labels[collection.labels != NO_LABEL])
     confused = _Confusions(collection.label_names, np.concatenate(pairs, axis=1))
     distinct = _distinct_by_label(collection)
+    reachable = np.minimum(k, totals)
+    best = (float(reachable.mean() / k), 1.0, float((reachable / totals).mean()), 1.0)
     return Quality(
         k=k,
         queries=len(judged),
         labels=int((distinct > 1).sum()),
         single_image_labels=int((distinct == 1).sum()),
         images_without_label=int((collection.labels == NO_LABEL).sum()),
+        median_others=float(np.median(totals)),
         **{
-            name: Mean(float(values.mean()), float(macro.mean()), bootstrap_interval(values, seed))
-            for name, values, macro in zip(_MEASURES, measured, means.T, strict=True)
+            name: Mean(float(values.mean()), float(macro.mean()), mean_interval(values, seed), most)
+            for name, values, macro, most in zip(_MEASURES, measured, means.T, best, strict=True)
         },
         per_label=tuple(
             LabelQuality(

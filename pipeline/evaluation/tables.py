@@ -5,6 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from imgindex.evaluation.results import Evaluation, LabelQuality, Mean, Quality
 from imgindex.text import counted, human_bytes, printable
 
+NO_LABELS = (
+    "No two images share a label. A label is the name of the folder below the input that an image lies in; "
+    "an image right in the input has none. Sort the images into folders, one for each label, and build "
+    "again: images that only moved are not embedded again."
+)
+
 # Labels that are shown, from each end.
 _LABELS = 5
 
@@ -21,33 +27,63 @@ def _lines(found: Evaluation) -> Iterator[str]:
         f"{counted(found.queries, 'query', 'queries')}, seed {found.seed}"
     )
     yield from _quality(found)
-    yield from _ladder(found)
-    yield from _sweep(found)
+    if found.ladder:
+        yield from _ladder(found)
+        yield from _sweep(found)
     if found.unseen_recall is not None:
         unseen = found.unseen_recall
         low, high = unseen.interval
         yield ""
         queries = counted(unseen.queries, "query", "queries")
         yield (
-            f"Recall@10 of Annoy for images that are not in the index: {unseen.recall:.3f} ({low:.3f} to "
-            f"{high:.3f}, {queries}); for those that are: {unseen.seen:.3f}"
+            f"Recall of unseen queries: {unseen.recall:.3f} (95 % interval {low:.3f} to {high:.3f}, "
+            f"{queries}); of images in the index: {unseen.seen:.3f}"
         )
+        yield "  the share of the ten nearest vectors, by exact search in the same vectors, that Annoy finds;"
+        yield "  unseen are images that are not in the index"
     if found.compare:
         yield from _compare(found)
     yield from _measures(found)
+    if found.notes:
+        yield ""
+        yield "Before you rely on these figures"
+        yield from (f"  {printable(note)}" for note in found.notes)
     yield ""
-    if found.advice:
-        yield "Advice"
-        yield from (f"  {advice.text}" for advice in found.advice)
-    else:
-        yield "Advice: none of the settings that were tried gains anything."
+    yield from _advice(found)
+
+
+def _advice(found: Evaluation) -> Iterator[str]:
+    if not found.advice:
+        yield f"Advice: {none_advised(found)}"
+        return
+    yield "Advice"
+    for advice in found.advice:
+        yield f"  {advice.text}"
+        yield f"    {printable(advice.command)}"
+    yield f"  {APPLYING}"
+    if found.no_advice:
+        yield f"  No advice on PCA settings, because {found.no_advice}."
+
+
+APPLYING = (
+    "The command takes features from the store: no image is embedded again. If your builds have a config "
+    "file, change the line in that file as well, or the next build undoes it. If they have flags for Beam, "
+    "add those flags."
+)
+
+
+def none_advised(found: Evaluation) -> str:
+    """Why there is no advice, as a sentence."""
+    if found.no_advice:
+        return f"none, because {found.no_advice}."
+    return "none of the settings that were tried gains anything."
 
 
 def _quality(found: Evaluation) -> Iterator[str]:
     quality = found.quality
     yield ""
     if quality is None:
-        yield "Quality by label: not measured, for no two images share a label (the name of their folder)."
+        yield f"Quality by label: not measured. {NO_LABELS}"
         return
     facts = [counted(quality.labels, "label"), counted(quality.queries, "query", "queries")]
     if quality.single_image_labels:
@@ -56,6 +92,8 @@ def _quality(found: Evaluation) -> Iterator[str]:
         facts.append(f"{counted(quality.images_without_label, 'image')} without a label")
     yield f"Quality by label: {', '.join(facts)}"
     yield from _table(*mean_rows(quality))
+    yield "  micro: the mean of all queries; macro: the mean of the labels' own means"
+    yield "  at most: what a perfect search would reach with these labels and this k"
     ordered = sorted(quality.per_label, key=lambda each: (each.p_at_k, each.label))
     shown = ordered if len(ordered) <= 2 * _LABELS else [*ordered[:_LABELS], *ordered[-_LABELS:]]
     yield ""
@@ -68,6 +106,7 @@ def _ladder(found: Evaluation) -> Iterator[str]:
     yield ""
     yield "Ladder: ways to search, one query at a time on one thread"
     yield from _table(*ladder_rows(found))
+    yield "  recall@10: the share of the ten nearest images by features that a method finds"
     for rung in found.ladder:
         if rung.note:
             yield f"  {rung.method}: {rung.note}"
@@ -99,14 +138,17 @@ def mean_rows(quality: Quality) -> Rows:
         ("mAP@R", quality.map_at_r),
         (f"recall@{k}", quality.recall_at_k),
     ]
-    rows = [(name, percent(each.micro), _range(each.interval), percent(each.macro)) for name, each in means]
-    return [("", "over queries", "95 % interval", "over labels"), *rows]
+    rows = [
+        (name, percent(each.micro), _range(each.interval), percent(each.macro), percent(each.best))
+        for name, each in means
+    ]
+    return [("", "micro", "95 % interval", "macro", "at most"), *rows]
 
 
 def label_rows(labels: Sequence[LabelQuality], k: int) -> Rows:
     """The quality of some labels, below a row of headings."""
     return [
-        ("label, worst first", "images", f"P@{k}", "taken for"),
+        ("label, worst first", "images", f"P@{k}", "confused with"),
         *(
             (
                 printable(each.label),

@@ -14,7 +14,7 @@ from imgindex.evaluation.results import UnseenRecall
 from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import ShardIndex
-from imgindex.models.retrieval_metrics import bootstrap_interval
+from imgindex.models.retrieval_metrics import mean_interval
 from imgindex.runtime.temporary_folder import TemporaryFolder
 
 Items = npt.NDArray[np.int64]
@@ -62,7 +62,7 @@ def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
     return UnseenRecall(
         queries=len(queries),
         recall=float(each.mean()),
-        interval=bootstrap_interval(each, seed),
+        interval=mean_interval(each, seed),
         seen=recall.recall,
         seen_queries=recall.queries,
         build_seconds=seconds,

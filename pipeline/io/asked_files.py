@@ -14,7 +14,8 @@ from imgindex.io.filesystem import is_local
 
 # What imgindex writes near the beginning of each page, and of each JSON file.
 PAGE_MARK = '<meta name="generator" content="imgindex">'
-JSON_MARK = '"generator": "imgindex"'
+JSON_GENERATOR = {"generator": "imgindex"}
+_JSON_MARK = '"generator": "imgindex"'
 _BEGINNING = 1024
 
 
@@ -30,7 +31,7 @@ def check_asked_files(index: str, *, page: Path | None = None, json: Path | None
     """
     if page is not None and json is not None and os.path.realpath(page) == os.path.realpath(json):
         raise UsageError(f"{page} is given both for the page and for the JSON file; choose two names")
-    for path, kind, mark in ((page, "page", PAGE_MARK), (json, "JSON file", JSON_MARK)):
+    for path, kind, mark in ((page, "page", PAGE_MARK), (json, "JSON file", _JSON_MARK)):
         if path is None:
             continue
         if is_local(index) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(index)):

@@ -1,4 +1,4 @@
-"""The JSON Schemas of a config and of a manifest: for editors, and for programs that read manifests.
+"""The JSON Schemas of a config, a manifest and an evaluation: for editors, and for programs that read them.
 
 They lie in this folder as files. ``python -m imgindex.schemas config`` prints one as the code has it.
 """
@@ -7,7 +7,9 @@ from typing import Any
 
 from imgindex.config import Config
 from imgindex.config.json_schema import json_schema
+from imgindex.evaluation.results import Evaluation
 from imgindex.generations.manifest import SCHEMA_VERSION, Manifest
+from imgindex.io.asked_files import JSON_GENERATOR
 
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -38,4 +40,19 @@ def manifest_schema() -> dict[str, Any]:
     }
 
 
-SCHEMAS = {"config": config_schema, "manifest": manifest_schema}
+def evaluation_schema() -> dict[str, Any]:
+    """The JSON Schema of what ``imgindex evaluate --json`` writes."""
+    schema = json_schema(Evaluation)
+    marked = {
+        key: {"const": value, "description": "The program that wrote the file."}
+        for key, value in JSON_GENERATOR.items()
+    }
+    return {
+        "$schema": _DIALECT,
+        **schema,
+        "properties": marked | schema["properties"],
+        "required": [*marked, *schema["required"]],
+    }
+
+
+SCHEMAS = {"config": config_schema, "manifest": manifest_schema, "evaluation": evaluation_schema}

@@ -1,4 +1,4 @@
-"""Prints a JSON Schema: ``python -m imgindex.schemas config``, or ``manifest``."""
+"""Prints a JSON Schema: ``python -m imgindex.schemas config``, ``manifest`` or ``evaluation``."""
 
 import argparse
 import json

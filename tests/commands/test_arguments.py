@@ -65,7 +65,7 @@ def test_help_loads_no_library() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "i", "--htm", "x"], "evaluate does not know the argument '--htm'; did you mean --html?"),
+        (["evaluate", "i", "--htm", "x"], "does not know the argument '--htm'; did you mean --html?"),
         (["evaluate", "i", "--measure", "l1"], "the argument '--measure'; did you mean --measures?"),
         (["evaluate", "i", "--kk=3"], "the argument '--kk=3'; did you mean --k?"),
         (["export", "i", "d", "--format", "npy", "--normalise"], "'--normalise'; did you mean --normalize?"),

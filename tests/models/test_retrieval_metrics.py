@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ir_measures import AP, P, Qrel, R, ScoredDoc
+from scipy.stats import binomtest
 
 from imgindex.models.retrieval_metrics import (
     average_precision_at_r,
     bootstrap_interval,
+    mean_interval,
     precision_at,
     recall_at,
 )
@@ -63,3 +65,17 @@ def test_the_interval_is_about_as_wide_as_theory_says() -> None:
 
 def test_values_that_are_all_the_same_have_an_interval_of_no_width() -> None:
     assert bootstrap_interval(np.full(10, 0.25), seed=3) == (0.25, 0.25)
+
+
+@pytest.mark.parametrize("count", [1, 2, 12, 500])
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_the_interval_of_equal_shares_is_that_of_wilson(count: int, share: float) -> None:
+    wilson = binomtest(round(share * count), count).proportion_ci(method="wilson")
+    found = mean_interval(np.full(count, share), seed=0)
+    assert found == pytest.approx((wilson.low, wilson.high), abs=1e-7)
+    assert found[0] <= share <= found[1]
+
+
+def test_the_interval_of_other_shares_is_that_of_the_bootstrap() -> None:
+    shares = np.array([0.0, 0.25, 1.0, 1.0])
+    assert mean_interval(shares, seed=3) == bootstrap_interval(shares, seed=3)
