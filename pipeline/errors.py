@@ -57,6 +57,12 @@ class MachineError(ImgindexError):
     """This machine, or what is installed on it, cannot build an index."""
 
 
+class RecipeChangedError(ImgindexError):
+    """The vectors of two generations cannot be compared, for they were not made in the same way."""
+
+    exit_code = 4
+
+
 class AfterPublishError(ImgindexError):
     """The new generation is live, but what was to follow has failed."""
 

@@ -115,6 +115,9 @@ def parser() -> CommandParser:
         "--faiss_index", metavar="FACTORY", help="with --format faiss: the index, in the words of FAISS's "
         "index factory, as HNSW32 or IVF256,Flat (default: Flat, which is exact)",
     )  # fmt: skip
+    export.add_argument(
+        "--since", metavar="G", help="with --format vertex: write only what has changed since this generation"
+    )
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(

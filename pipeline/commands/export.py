@@ -15,10 +15,12 @@ def run(known: argparse.Namespace) -> None:
         generation=known.generation,
         normalize=known.normalize,
         faiss_index=known.faiss_index,
+        since=known.since,
     )
+    removed = "" if exported.removed is None else f", and {counted(exported.removed, 'id')} to delete"
     print(
         printable(
             f"{exported.folder} holds {counted(exported.images, 'vector')} of "
-            f"{counted(exported.dims, 'dimension')}, of generation {exported.generation}"
+            f"{counted(exported.dims, 'dimension')}, of generation {exported.generation}{removed}"
         )
     )

@@ -21,8 +21,9 @@ class Exported:
 
     folder: str
     generation: str
-    images: int
+    images: int  # whose vectors the folder holds
     dims: int
+    removed: int | None = None  # ids that a target is to delete; None where an export is not one of changes
 
 
 def export(
@@ -33,6 +34,7 @@ def export(
     generation: str | None = None,
     normalize: bool = False,
     faiss_index: str | None = None,
+    since: str | None = None,
 ) -> Exported:
     """Writes the vectors of a generation, with what describes their images, to a folder for other tools.
 
@@ -45,14 +47,16 @@ def export(
       generation: its name; the live one by default.
       normalize: scale vectors to length 1, so that inner products are cosines.
       faiss_index: the index that FAISS is to make, in the words of its index factory; ``Flat`` by default.
+      since: a generation, of the same recipe: write only what has changed since that, and what is gone.
 
     Raises:
       UsageError: `format`, `generation` or `folder` does not fit, or `format` takes no such option.
       MachineError: the library of `format` is not installed.
+      RecipeChangedError: the vectors of generation `since` were made in another way.
       OutputError: the index cannot be read, or `folder` not written.
       AfterPublishError: the export is complete, but what it replaced cannot be deleted.
     """
-    options = ExportOptions(normalize, faiss_index)
+    options = ExportOptions(normalize, faiss_index, since)
     write = writer_of(format, options)
     root = Output(str(output)).root
     sink = FolderSink(str(folder), format, write)
@@ -64,5 +68,5 @@ def export(
         opened(root, generation, normalize=normalize, progress=progress) as source,
     ):
         transfer(source, sink)
-        manifest = source.manifest
-    return Exported(str(sink.folder), manifest.generation, manifest.items, manifest.dims)
+    said = sink.description
+    return Exported(str(sink.folder), said["generation"], said["images"], said["dims"], said.get("removed"))

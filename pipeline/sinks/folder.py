@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from io import BufferedIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from imgindex.errors import OutputError, UsageError
 from imgindex.io import filesystem
@@ -39,6 +39,8 @@ class NewFiles:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self.written: list[WrittenFile] = []
+        # What the description says beside, or in place of, what it says of every format.
+        self.facts: dict[str, object] = {}
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
@@ -93,6 +95,7 @@ class FolderSink:
         self._partial = self._beside("partial")
         self._replaced = self._beside("replaced")
         self._files: list[WrittenFile] = []
+        self.description: dict[str, Any] = {}  # of what `create` has written
         self._lock: int | None = None
 
     def _beside(self, state: str) -> Path:
@@ -139,12 +142,12 @@ class FolderSink:
             self._lock = _lock(self._partial)
             files = NewFiles(self._partial)
             self._write(files, source)
-            description = self._describe(source, files.written)
+            self.description = self._describe(source, files)
             with files.open(DESCRIPTION) as file:
-                file.write(seal(description))
+                file.write(seal(self.description))
             self._files = files.written
 
-    def _describe(self, source: Source, files: list[WrittenFile]) -> dict[str, object]:
+    def _describe(self, source: Source, files: NewFiles) -> dict[str, Any]:
         manifest = source.manifest
         return {
             "schema_version": _SCHEMA_VERSION,
@@ -157,7 +160,8 @@ class FolderSink:
             "dims": manifest.dims,
             "images": manifest.items,
             "normalized": source.normalize,
-            "files": [asdict(file) for file in files],
+            **files.facts,
+            "files": [asdict(file) for file in files.written],
         }
 
     def verify(self) -> None:

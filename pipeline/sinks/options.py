@@ -10,6 +10,7 @@ class ExportOptions:
 
     normalize: bool = False  # scale vectors to length 1
     faiss_index: str | None = None  # a string for FAISS's index factory
+    since: str | None = None  # the generation that a target holds already
 
     def given(self) -> Iterator[str]:
         """The names of the flags that are given."""

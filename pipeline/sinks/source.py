@@ -46,6 +46,7 @@ class Batch:
 class Source:
     """An opened generation. Whatever is published or pruned meanwhile, it can be read to its end."""
 
+    output: str  # the index's directory
     manifest: Manifest
     shards: tuple[MappedShard, ...]
     basis: Basis
@@ -63,15 +64,18 @@ class Source:
         Raises DamagedError.
         """
         self.progress.expect(self.manifest.items)
-        for number, shard in enumerate(self.shards):
-            start = 0
-            for images in shard.rows(_BATCH_ROWS):
-                vectors = np.ascontiguousarray(shard.vectors[start : start + len(images)])
-                yield Batch(
-                    number, images.select(IMAGES.names), _scaled(vectors) if self.normalize else vectors
-                )
-                start += len(images)
-                self.progress.advance(len(images))
+        for number in range(len(self.shards)):
+            yield from self.of_shard(number, _BATCH_ROWS)
+
+    def of_shard(self, number: int, most: int) -> Iterator[Batch]:
+        """The rows of a shard, at most `most` at a time, in the order of their uris. Raises DamagedError."""
+        shard = self.shards[number]
+        start = 0
+        for images in shard.rows(most):
+            vectors = np.ascontiguousarray(shard.vectors[start : start + len(images)])
+            yield Batch(number, images.select(IMAGES.names), _scaled(vectors) if self.normalize else vectors)
+            start += len(images)
+            self.progress.advance(len(images))
 
 
 @contextlib.contextmanager
@@ -101,7 +105,7 @@ def opened(output: str, generation: str | None, *, normalize: bool, progress: Pr
                 )
                 for shard in manifest.shards
             )
-            return Source(manifest, shards, read_basis(files[manifest.basis]), normalize, progress)
+            return Source(output, manifest, shards, read_basis(files[manifest.basis]), normalize, progress)
 
         yield open_generation(layout, generation, mapped)
 
