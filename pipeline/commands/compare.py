@@ -4,10 +4,12 @@ import argparse
 import json
 from dataclasses import asdict
 
+from imgindex.generations.manifest import Manifest
 from imgindex.io.asked_files import check_asked_files
 from imgindex.runtime.standard_streams import encodable
-from imgindex.search.comparison import Comparison, compare_in, comparison_table
+from imgindex.search.comparison import Comparison, compare_in, comparison_table, what_ranks
 from imgindex.search.pages import write_comparison
+from imgindex.search.results import one_dimension
 from imgindex.text import printable
 
 
@@ -18,12 +20,12 @@ def run(known: argparse.Namespace) -> None:
     if known.json:
         print(encodable(json.dumps(asdict(comparison), indent=2, ensure_ascii=False)))
     else:
-        print(_text(comparison))
+        print(_text(comparison, manifest))
     if known.html:
         write_comparison(known.html, known.output, manifest, comparison)
 
 
-def _text(comparison: Comparison) -> str:
+def _text(comparison: Comparison, manifest: Manifest) -> str:
     images = [
         f"{letter}  {printable(image.name)}" for letter, image in (("a", comparison.a), ("b", comparison.b))
     ]
@@ -35,4 +37,5 @@ def _text(comparison: Comparison) -> str:
         for letter, image in (("a", comparison.a), ("b", comparison.b))
         if not image.has_feature
     ]
-    return "\n".join([*images, "", *lines, *without])
+    about = [what_ranks(manifest.metric), *one_dimension(manifest.dims, manifest.metric)]
+    return "\n".join([*images, "", *lines, *without, "", *about])

@@ -14,7 +14,7 @@ from imgindex.runtime.standard_streams import encodable
 from imgindex.search.index import Index
 from imgindex.search.pages import write_page
 from imgindex.search.queries import Found, each_in, is_several
-from imgindex.search.results import Result, as_json, describe_error, result_table
+from imgindex.search.results import Result, as_json, describe_error, one_dimension, result_table
 from imgindex.text import counted, printable
 
 # Pictures of a page; each takes some 6 KiB of it.
@@ -32,6 +32,8 @@ def run(known: argparse.Namespace) -> None:
     if known.k is not None and known.k > len(index):
         text = f"imgindex: -k is {known.k}, but the index has only {counted(len(index), 'image')}"
         print(text, file=sys.stderr)
+    for warning in one_dimension(index.facts.dims, index.facts.metric):
+        print(f"imgindex: {warning}", file=sys.stderr)
     results = index.search_each(
         _queries(known.images, index),
         _NEIGHBORS if known.k is None else known.k,

@@ -14,6 +14,7 @@ from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.indexing.shard_files import read_basis, read_digests
 from imgindex.models import decoder_pool
+from imgindex.models.ann.protocol import Metric
 from imgindex.models.batches import embed_all
 from imgindex.models.measures import MEASURES, measure_scores
 from imgindex.models.pca import Basis, normalize
@@ -150,11 +151,20 @@ def _scores(rows: npt.NDArray[Any]) -> Scores:
 def comparison_table(comparison: Comparison) -> list[list[str]]:
     """Rows of texts, the first of which names the columns; the last column has what equal images have."""
     height, width = comparison.image_size
-    rows = [["measure", f"pixels {width}x{height}", "features", "vectors", "equal images"]]
+    rows = [["measure", f"pixels {width}x{height}", "features", "vectors", "if equal"]]
     for name, measure in MEASURES.items():
         scores = (kind[name] for kind in (comparison.pixels, comparison.features, comparison.vectors))
         rows.append([measure.title, *map(_shown, scores), "0" if measure.is_distance else "1"])
     return rows
+
+
+def what_ranks(metric: Metric) -> str:
+    """Which of the scores a search goes by, in two sentences."""
+    name, better = ("cosine", "more") if metric == "angular" else ("L2", "less")
+    return (
+        f"A search ranks by the {name} of the vectors, where {better} is nearer: look at that one first. "
+        "Compare it with that of other pairs of images, in the same column."
+    )
 
 
 def _shown(score: float | None) -> str:

@@ -88,3 +88,10 @@ def result_table(results: Sequence[Result], metric: str) -> str:
         lines = ["  ".join(cells) for cells in zip(*padded, paths, strict=True)]
         blocks.append("\n".join([printable(result.query), *lines]))
     return "\n\n".join(blocks)
+
+
+def one_dimension(dims: int, metric: str) -> list[str]:
+    """A warning where cosines of vectors say nothing, as in the index of a single image."""
+    if dims > 1 or metric != "angular":
+        return []
+    return ["the index's vectors have one dimension, in which every cosine is 1 or -1; index more images"]

@@ -269,11 +269,14 @@ class TestCommand:
         assert (code, told) == (0, "")
         lines = printed.splitlines()
         assert lines[:3] == ["a  a/00.png", "b  b/gray.png", ""]
-        assert lines[3].split() == ["measure", "pixels", "32x32", "features", "vectors", "equal", "images"]
-        assert [line.split()[0] for line in lines[4:]] == ["L1", "L2", "MSE", "cosine", "NCC"]
-        assert [line.split()[-1] for line in lines[4:]] == ["0", "0", "0", "1", "1"]
-        assert lines[-1].split()[1] == "undefined"
-        assert len({len(line) for line in lines[3:]}) == 1
+        assert lines[3].split() == ["measure", "pixels", "32x32", "features", "vectors", "if", "equal"]
+        assert [line.split()[0] for line in lines[4:9]] == ["L1", "L2", "MSE", "cosine", "NCC"]
+        assert [line.split()[-1] for line in lines[4:9]] == ["0", "0", "0", "1", "1"]
+        assert lines[8].split()[1] == "undefined"
+        assert len({len(line) for line in lines[3:9]}) == 1
+        assert lines[9] == ""
+        assert lines[10].startswith("A search ranks by the cosine of the vectors, where more is nearer")
+        assert len(lines) == 11
 
     def test_json(self, run: Run, output: Path, photos: Path) -> None:
         code, printed, _ = run("a/00.png", photos / "b" / "gray.png", "--json")
@@ -295,7 +298,7 @@ class TestCommand:
         shown = Text(page)
         assert [picture["alt"] for picture in shown.pictures] == ["a/00.png", "b/03.png"]
         assert all((picture["src"] or "").startswith("data:image/") for picture in shown.pictures)
-        rows = [line.split() for line in printed.splitlines()[4:]]
+        rows = [line.split() for line in printed.splitlines()[4:9]]
         assert shown.cells[5:] == [cell for row in rows for cell in row]
         assert "default-src 'none'" in page
         assert "<script" not in page

@@ -255,6 +255,17 @@ class TestManyQueries:
         assert (code, page.count("data:image/")) == (0, 6)
         assert "4 more queries are not shown" in page
 
+    def test_an_index_of_one_dimension_tells_nothing_apart(
+        self, tmp_path: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        flags = [word for value in [*QUICK, "pca.dims=1"] for word in ("--set", value)]
+        folder = tmp_path / "photos"
+        shutil.copytree(photos, folder)
+        assert main(["build", "--input", str(folder), "--output", str(tmp_path / "index"), *flags]) == 0
+        capsys.readouterr()
+        assert main(["search", str(tmp_path / "index"), str(folder / "a" / "00.png"), "-k", "1"]) == 0
+        assert "have one dimension, in which every cosine is 1 or -1" in capsys.readouterr().err
+
     def test_more_neighbors_than_images(self, photos: Path, search: Search) -> None:
         code, _, told = search(photos / "a" / "00.png", "-k", 500)
         images = len(list(photos.rglob("*.png")))
