@@ -211,7 +211,7 @@ def test_measures_are_on_the_page(output: Path) -> None:
 def test_every_cell_of_a_table_says_its_column_on_a_narrow_page(output: Path) -> None:
     page = page_of(output)
     assert {cell["data-label"] for cell in page.named("td")} >= {
-        "over queries",
+        "micro",
         "P@4",
         "recall@10",
         "pca.whiten",
