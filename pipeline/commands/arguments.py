@@ -116,6 +116,13 @@ def parser() -> CommandParser:
         "index factory, as HNSW32 or IVF256,Flat (default: Flat, which is exact)",
     )  # fmt: skip
     export.add_argument(
+        "--images", metavar="N", type=int, help="with --format projector: how many images at most "
+        "(default: 10,000)",
+    )  # fmt: skip
+    export.add_argument(
+        "--seed", metavar="N", type=int, help="with --images: draws them, where there are more (default: 0)"
+    )
+    export.add_argument(
         "--since", metavar="G", help="with --format vertex: write only what has changed since this generation"
     )
 

@@ -15,6 +15,8 @@ def run(known: argparse.Namespace) -> None:
         generation=known.generation,
         normalize=known.normalize,
         faiss_index=known.faiss_index,
+        images=known.images,
+        seed=known.seed,
         since=known.since,
     )
     removed = "" if exported.removed is None else f", and {counted(exported.removed, 'id')} to delete"

@@ -34,6 +34,8 @@ def export(
     generation: str | None = None,
     normalize: bool = False,
     faiss_index: str | None = None,
+    images: int | None = None,
+    seed: int | None = None,
     since: str | None = None,
 ) -> Exported:
     """Writes the vectors of a generation, with what describes their images, to a folder for other tools.
@@ -47,6 +49,8 @@ def export(
       generation: its name; the live one by default.
       normalize: scale vectors to length 1, so that inner products are cosines.
       faiss_index: the index that FAISS is to make, in the words of its index factory; ``Flat`` by default.
+      images: how many images at most; the rest is left out.
+      seed: draws them, where there are more; 0 by default.
       since: a generation, of the same recipe: write only what has changed since that, and what is gone.
 
     Raises:
@@ -56,7 +60,7 @@ def export(
       OutputError: the index cannot be read, or `folder` not written.
       AfterPublishError: the export is complete, but what it replaced cannot be deleted.
     """
-    options = ExportOptions(normalize, faiss_index, since)
+    options = ExportOptions(normalize, faiss_index, images, seed, since)
     write = writer_of(format, options)
     root = Output(str(output)).root
     sink = FolderSink(str(folder), format, write)

@@ -34,6 +34,10 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             ("faiss_index",),
             "faiss",
         ),
+        "projector": Format(
+            "vectors, labels and thumbnails for TensorBoard's embedding projector",
+            ("normalize", "images", "seed"),
+        ),
         "vertex": Format(
             "lines of JSON for Vertex AI Vector Search, of all images or of what has changed",
             ("normalize", "since"),

@@ -10,6 +10,8 @@ class ExportOptions:
 
     normalize: bool = False  # scale vectors to length 1
     faiss_index: str | None = None  # a string for FAISS's index factory
+    images: int | None = None  # how many at most
+    seed: int | None = None  # draws them
     since: str | None = None  # the generation that a target holds already
 
     def given(self) -> Iterator[str]:

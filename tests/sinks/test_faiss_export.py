@@ -128,10 +128,12 @@ def test_an_index_that_faiss_cannot_make(factory: str, reason: str, output: Path
 def test_a_flag_of_another_format(output: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["export", str(output), str(tmp_path / "out"), "--format"]
     assert main([*command, "npy", "--faiss_index", "Flat"]) == 2
-    assert main([*command, "faiss", "--normalize"]) == 2
     assert capsys.readouterr().err == (
         "imgindex: the format npy does not take --faiss_index; these formats do: faiss\n"
-        "imgindex: the format faiss does not take --normalize; these formats do: npy\n"
+    )
+    assert main([*command, "faiss", "--normalize"]) == 2
+    assert capsys.readouterr().err.startswith(
+        "imgindex: the format faiss does not take --normalize; these formats do: npy, "
     )
 
 
