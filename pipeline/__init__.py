@@ -2,8 +2,9 @@
 
 ``imgindex.build(config, options)`` builds or refreshes one, ``imgindex.Index.open(output).search(images)``
 asks it, ``imgindex.compare(output, a, b)`` compares two images, ``imgindex.export(output, format, folder)``
-writes it for other tools; the transforms are for pipelines of one's own. Names load their modules when they
-are first used, so that importing the package loads neither Beam nor TensorFlow.
+writes it for other tools, ``imgindex.push(output, database, uri)`` puts it into a vector database; the
+transforms are for pipelines of one's own. Names load their modules when they are first used, so that
+importing the package loads neither Beam nor TensorFlow.
 """
 
 import importlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from imgindex.search.comparison import Comparison, compare
     from imgindex.search.index import Index
     from imgindex.search.results import Neighbor, QueryError, Result
+    from imgindex.sinks.databases.push import push
     from imgindex.sinks.export import export
 
 __all__ = [
@@ -69,6 +71,7 @@ __all__ = [
     "evaluate",
     "export",
     "load_config",
+    "push",
     "refresh",
     "submit",
 ]
@@ -98,6 +101,7 @@ _MODULES = {
     "search.comparison": ["Comparison", "compare"],
     "search.index": ["Index"],
     "search.results": ["Neighbor", "QueryError", "Result"],
+    "sinks.databases.push": ["push"],
     "sinks.export": ["export"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

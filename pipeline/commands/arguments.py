@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import shipped
+from imgindex.sinks.databases.names import DEFAULT_NAME
+from imgindex.sinks.databases.targets import TARGETS
 from imgindex.sinks.formats import FORMATS
 from imgindex.text import printable
 
@@ -126,6 +128,8 @@ def parser() -> CommandParser:
         "--since", metavar="G", help="with --format vertex: write only what has changed since this generation"
     )
 
+    _add_push(upkeep("push", "Put an index into a vector database, and switch its clients to it at once."))
+
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(
         "output", metavar="OUT", nargs="?", help="where the index would lie (default: the current directory)"
@@ -173,7 +177,9 @@ def _add_build(build: argparse.ArgumentParser) -> None:
 
 
 def _add_search(search: argparse.ArgumentParser) -> None:
-    search.add_argument("output", metavar="INDEX", help="the index's directory")
+    search.add_argument(
+        "output", metavar="INDEX|URI", help="the index's directory; with --from, where the database is"
+    )
     search.add_argument(
         "images", metavar="IMAGE", nargs="+", help="an image to search for, or a directory, a quoted glob, a "
         ".tar, or a .txt, .csv or .parquet file of paths: each of its images",
@@ -191,7 +197,49 @@ def _add_search(search: argparse.ArgumentParser) -> None:
         "--exclude_self", action="store_true", help="leave out the indexed image that the query is, by its "
         "path or its bytes, and its copies",
     )  # fmt: skip
+    search.add_argument(
+        "--from", dest="from_database", choices=TARGETS, help="search what `imgindex push` has put there; "
+        "--exact, --distinct and --exclude_self do not go with it",
+    )  # fmt: skip
+    _add_collection(search)
+    search.add_argument(
+        "--index",
+        metavar="OUT",
+        help="with --from: the index's directory (default: where it was pushed from)",
+    )
     _add_model_and_formats(search)
+
+
+def _add_push(push: argparse.ArgumentParser) -> None:
+    push.epilog = (
+        "Exit codes: 0 done, or nothing to do; 2 bad usage; 3 the index or the database is in trouble; 4 the "
+        "collection was refused. After any but 0 clients see what they saw before."
+    )
+    push.add_argument("uri", metavar="URI", help="where the database is, without a password")
+    push.add_argument(
+        "--to", required=True, choices=TARGETS,
+        help="; ".join(f"{name}: {text}" for name, text in TARGETS.items()),
+    )  # fmt: skip
+    _add_collection(push)
+    push.add_argument(
+        "--keep", metavar="N", type=_whole_number, help="then delete the collections of all but the N newest "
+        "generations; never the live one, nor what imgindex did not make (default: delete none)",
+    )  # fmt: skip
+    push.add_argument("--generation", metavar="G", help="its name (default: the live one)")
+    push.add_argument(
+        "--batch_rows",
+        metavar="N",
+        type=_whole_number,
+        help="rows of a request (default: what makes some 4 MiB)",
+    )
+    push.add_argument("--dry_run", action="store_true", help="print what would be done; write nothing")
+
+
+def _add_collection(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--collection", metavar="NAME", default=DEFAULT_NAME, help="the name that clients ask a database "
+        f"for: an alias, or a view (default: {DEFAULT_NAME})",
+    )  # fmt: skip
 
 
 def _add_compare(compare: argparse.ArgumentParser) -> None:

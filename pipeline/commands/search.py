@@ -1,13 +1,16 @@
 """The command `imgindex search`: prints answers as they are found, and says which queries have none."""
 
 import argparse
+import contextlib
 import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from imgindex.config import ImagesConfig
-from imgindex.errors import InputError
+from imgindex.errors import InputError, UsageError
+from imgindex.generations.manifest import Manifest
 from imgindex.inputs.skipped import described, most_frequent
 from imgindex.io.asked_files import check_asked_files
 from imgindex.runtime.standard_streams import encodable
@@ -16,6 +19,9 @@ from imgindex.search.pages import write_page
 from imgindex.search.queries import Found, each_in, is_several
 from imgindex.search.results import Result, as_json, describe_error, one_dimension, result_table
 from imgindex.text import counted, printable
+
+if TYPE_CHECKING:
+    from imgindex.sinks.databases.index import DatabaseIndex
 
 # Pictures of a page; each takes some 6 KiB of it.
 _MAX_PICTURES = 5000
@@ -27,20 +33,49 @@ def run(known: argparse.Namespace) -> None:
 
     Raises InputError at the end where a query has no answer.
     """
-    check_asked_files(known.output, page=known.html)
-    index = Index.open(known.output, model=known.model)
-    if known.k is not None and known.k > len(index):
-        text = f"imgindex: -k is {known.k}, but the index has only {counted(len(index), 'image')}"
-        print(text, file=sys.stderr)
-    for warning in one_dimension(index.facts.dims, index.facts.metric):
-        print(f"imgindex: {warning}", file=sys.stderr)
-    results = index.search_each(
-        _queries(known.images, index),
-        _NEIGHBORS if known.k is None else known.k,
-        exact=known.exact,
-        distinct=known.distinct,
-        exclude_self=known.exclude_self,
-    )
+    with contextlib.ExitStack() as stack:
+        index: Index | DatabaseIndex
+        k = _NEIGHBORS if known.k is None else known.k
+        if known.from_database:
+            index = stack.enter_context(_in_database(known))
+            results = index.search_each(_queries(known.images, index.facts), k)
+        else:
+            if known.index is not None:
+                raise UsageError("--index says where the index of a database lies; it needs --from")
+            check_asked_files(known.output, page=known.html)
+            index = Index.open(known.output, model=known.model)
+            results = index.search_each(
+                _queries(known.images, index.facts),
+                k,
+                exact=known.exact,
+                distinct=known.distinct,
+                exclude_self=known.exclude_self,
+            )
+        if known.k is not None and known.k > index.facts.items:
+            images = counted(index.facts.items, "image")
+            print(f"imgindex: -k is {known.k}, but the index has only {images}", file=sys.stderr)
+        for warning in one_dimension(index.facts.dims, index.facts.metric):
+            print(f"imgindex: {warning}", file=sys.stderr)
+        _show(known, index, results)
+
+
+@contextlib.contextmanager
+def _in_database(known: argparse.Namespace) -> Iterator["DatabaseIndex"]:
+    """What `--from` names."""
+    from imgindex.sinks.databases.index import DatabaseIndex
+    from imgindex.sinks.databases.targets import connected
+
+    for flag in ("exact", "distinct", "exclude_self"):
+        if getattr(known, flag):
+            raise UsageError(f"--{flag} is for the files of an index; leave it out with --from")
+    with contextlib.closing(connected(known.from_database, known.output)) as database:
+        index = DatabaseIndex.open(database, known.collection, output=known.index, model=known.model)
+        check_asked_files(index.output.root, page=known.html)
+        yield index
+
+
+def _show(known: argparse.Namespace, index: "Index | DatabaseIndex", results: Iterator[Result]) -> None:
+    """Prints each result as it comes, and writes the page."""
     show = _JsonPrinter() if known.json else _TablePrinter(index.facts.metric)
     one_alone = len(known.images) == 1 and not is_several(known.images[0])
     on_page: list[Result] = []
@@ -65,8 +100,8 @@ def run(known: argparse.Namespace) -> None:
         raise InputError(message if one_alone else several)
 
 
-def _queries(sources: Sequence[str], index: Index) -> Iterator[str | Found]:
-    indexed = index.facts.settings.images.extensions
+def _queries(sources: Sequence[str], manifest: Manifest) -> Iterator[str | Found]:
+    indexed = manifest.settings.images.extensions
     extensions = sorted({*ImagesConfig.extensions, *indexed})
     for source in sources:
         skipped: Counter[str] = Counter()

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -14,15 +14,59 @@ from imgindex.generations.layout import Output, current_name, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.models import decoder_pool
 from imgindex.models.engines.loading import refuse_after_fork
+from imgindex.models.engines.protocol import Engine
 from imgindex.models.pca import Basis
 from imgindex.models.preprocess import decode
 from imgindex.runtime.resources import available_cores
-from imgindex.search.open_generation import OpenGeneration, Vectors, Wanted
-from imgindex.search.queries import Found, Loaded, Query, check_query, each_query, image_path, load
+from imgindex.search.open_generation import OpenGeneration, Wanted
+from imgindex.search.queries import Found, Loaded, Query, Recipe, check_query, each_query, image_path, load
+from imgindex.search.query_vectors import Vectors
 from imgindex.search.results import Result, describe_error
 
 # Queries that are embedded and searched together. The pixels of twice as many are held: 20 MiB as a rule.
 _BATCH = 64
+
+
+class Answering(Protocol):
+    """What answers queries that are loaded as its recipe says."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """How queries are decoded."""
+
+    @property
+    def engine(self) -> Engine:
+        """What embeds them."""
+
+    def answers(self, loaded: Sequence[Loaded], wanted: Wanted) -> list[Result]:
+        """The result of each of `loaded`. Raises UsageError for a vector that does not fit."""
+
+
+def answer_each(opened: Answering, images: Iterable[Query | Found], wanted: Wanted) -> Iterator[Result]:
+    """What `opened` answers to any number of queries, in their order; see `Index.search_each`."""
+    refuse_after_fork()
+    queries = iter(images)
+    cores = available_cores()
+    pool = decoder_pool.acquire(cores)
+    try:
+        with ThreadPoolExecutor(cores, "decode") as threads:
+
+            def take() -> list[Future[Loaded]]:
+                batch = list(islice(queries, _BATCH))
+                for query in batch:
+                    if not isinstance(query, Found):
+                        check_query(query)
+                return [threads.submit(load, query, opened.recipe, pool.decode) for query in batch]
+
+            loading = take()
+            if loading:
+                _ = opened.engine  # it loads while the first are decoded
+            while loading:
+                following = take()
+                yield from opened.answers([query.result() for query in loading], wanted)
+                loading = following
+    finally:
+        decoder_pool.release()
 
 
 class Index:
@@ -73,6 +117,11 @@ class Index:
     def output(self) -> Output:
         """Where the index lies."""
         return self._opened.output
+
+    @property
+    def place(self) -> str:
+        """Where it lies, for people."""
+        return self.output.root
 
     @property
     def manifest(self) -> dict[str, Any]:
@@ -150,30 +199,7 @@ class Index:
           UsageError: `k` or an array does not fit.
           WorkerError: the processes that decode do not start.
         """
-        opened, wanted = self._opened, Wanted(k, exact, distinct, exclude_self)
-        refuse_after_fork()
-        queries = iter(images)
-        cores = available_cores()
-        pool = decoder_pool.acquire(cores)
-        try:
-            with ThreadPoolExecutor(cores, "decode") as threads:
-
-                def take() -> list[Future[Loaded]]:
-                    batch = list(islice(queries, _BATCH))
-                    for query in batch:
-                        if not isinstance(query, Found):
-                            check_query(query)
-                    return [threads.submit(load, query, opened.recipe, pool.decode) for query in batch]
-
-                loading = take()
-                if loading:
-                    _ = opened.engine  # it loads while the first are decoded
-                while loading:
-                    following = take()
-                    yield from opened.answers([query.result() for query in loading], wanted)
-                    loading = following
-        finally:
-            decoder_pool.release()
+        return answer_each(self._opened, images, Wanted(k, exact, distinct, exclude_self))
 
     def search_vectors(
         self,

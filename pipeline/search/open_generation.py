@@ -20,17 +20,14 @@ from imgindex.io.paths import absolute
 from imgindex.models.ann.protocol import SearchSettings
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import first_items
-from imgindex.models.batches import embed_all
 from imgindex.models.engines.protocol import Engine
-from imgindex.models.pca import normalize
 from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.runtime.resources import allow_open_files, available_cores
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.search.queries import Loaded, Recipe, own_uris
 from imgindex.search.query_engine import query_engine
-from imgindex.search.results import Neighbor, QueryError, Result
-
-Vectors = npt.NDArray[np.float32]
+from imgindex.search.query_vectors import Vectors, vectors_of
+from imgindex.search.results import Neighbor, Result
 
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
@@ -96,7 +93,7 @@ class OpenGeneration:
 
         Raises UsageError for a vector that does not fit, and where it is not known what to leave out.
         """
-        vectors, errors = self._vectors_of(loaded)
+        vectors, errors = vectors_of(loaded, self.manifest.dims, self.basis, lambda: self.engine)
         asked = [number for number in range(len(loaded)) if number not in errors]
         left_out = self._themselves([loaded[n] for n in asked]) if wanted.exclude_self else None
         found = iter(self.neighbors(vectors[asked], wanted, left_out))
@@ -104,32 +101,6 @@ class OpenGeneration:
             Result(query.name, (), errors[n]) if n in errors else Result(query.name, next(found))
             for n, query in enumerate(loaded)
         ]
-
-    def _vectors_of(self, loaded: Sequence[Loaded]) -> tuple[Vectors, dict[int, QueryError]]:
-        """Vectors [n, dims] of queries, and by their number the errors of those that have none."""
-        vectors = np.zeros((len(loaded), self.manifest.dims), np.float32)
-        errors: dict[int, QueryError] = {}
-        images: dict[int, npt.NDArray[Any]] = {}
-        for n, query in enumerate(loaded):
-            value = query.value
-            if isinstance(value, QueryError):
-                errors[n] = value
-            elif value.ndim == 3:
-                images[n] = value
-            elif value.shape == vectors.shape[1:] and np.isfinite(value).all():
-                vectors[n] = value
-            else:
-                raise UsageError(
-                    f"a query vector must be {vectors.shape[1]} finite values, got {value.shape}"
-                )
-        if images:
-            numbers = list(images)
-            features, valid = normalize(embed_all(self.engine, np.stack(list(images.values()))))
-            for place in np.flatnonzero(~valid).tolist():
-                message = "its feature is zero or not finite, as an all-black image's may be"
-                errors[numbers[place]] = QueryError("embed", "no_direction", message)
-            vectors[numbers] = self.basis.project(features)
-        return vectors, errors
 
     def _themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
         """For each query the contents of the indexed images that it is: by its bytes, or by its path."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from imgindex.errors import OutputError
 from imgindex.generations.manifest import Manifest
@@ -10,22 +11,36 @@ from imgindex.io.paths import write_text
 from imgindex.runtime.standard_streams import quiet_libraries
 from imgindex.search import gallery
 from imgindex.search.comparison import ComparedImage, Comparison, comparison_table
-from imgindex.search.index import Index
 from imgindex.search.results import Neighbor, Result, describe_error
 from imgindex.text import counted
 from imgindex.uris import name_of
 
 
-def result_page(index: Index, results: Sequence[Result], hidden: int = 0) -> str:
+class Searched(Protocol):
+    """What has been searched."""
+
+    @property
+    def facts(self) -> Manifest:
+        """The manifest of the generation."""
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+
+    def image_path(self, uri: str) -> str:
+        """Where an image lay when the index was built. Raises OutputError."""
+
+
+def result_page(index: Searched, results: Sequence[Result], hidden: int = 0) -> str:
     """A self-contained HTML page of queries, which are paths, and their neighbors as thumbnails.
 
     It says that `hidden` more queries are not on it.
     """
     manifest = index.facts
     facts = [
-        ("Index", str(index.output.root)),
+        ("Index", index.place),
         ("Generation", manifest.generation),
-        ("Images", f"{len(index):,}"),
+        ("Images", f"{manifest.items:,}"),
         ("Backbone", manifest.spec.backbone),
         ("Vectors", f"{counted(manifest.dims, 'dimension')}, {manifest.metric}"),
     ]
@@ -59,7 +74,7 @@ def _note(manifest: Manifest, rows: Sequence[gallery.Row]) -> str:
     return note
 
 
-def write_page(path: Path, index: Index, results: Sequence[Result], hidden: int = 0) -> None:
+def write_page(path: Path, index: Searched, results: Sequence[Result], hidden: int = 0) -> None:
     """Writes `result_page` to a file. Raises OutputError."""
     with quiet_libraries():
         page = result_page(index, results, hidden)
@@ -98,7 +113,7 @@ def _compared(manifest: Manifest, letter: str, image: ComparedImage) -> gallery.
     return gallery.Tile(file, image.name, letter)
 
 
-def _tile(index: Index, neighbor: Neighbor) -> gallery.Tile:
+def _tile(index: Searched, neighbor: Neighbor) -> gallery.Tile:
     details = [str(neighbor.rank)]
     if index.facts.metric != "angular":
         details.append(f"distance {neighbor.distance:.4f}")

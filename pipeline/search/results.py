@@ -22,9 +22,10 @@ class Neighbor:
     sha256: str
     width: int
     height: int
-    shard: int
-    item: int  # its number in the shard
-    copies: int  # other images in the index whose files have the same bytes
+    # Of what comes from a database, the rest is not known.
+    shard: int | None
+    item: int | None  # its number in the shard
+    copies: int | None  # other images in the index whose files have the same bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def result_table(results: Sequence[Result], metric: str) -> str:
         if metric != "angular":
             columns.append(("distance", [f"{n.distance:.4f}" for n in result.neighbors]))
         columns.append(("cosine", [f"{n.similarity:.3f}" for n in result.neighbors]))
-        columns.append(("copies", [f"{n.copies}" for n in result.neighbors]))
+        if all(n.copies is not None for n in result.neighbors):
+            columns.append(("copies", [f"{n.copies}" for n in result.neighbors]))
         padded = []
         for name, values in columns:
             width = max(map(len, [name, *values]))

@@ -30,7 +30,7 @@ IMAGES = pa.schema(
 )
 
 # Rows that are in memory at once: of 2048 dimensions 32 MiB.
-_BATCH_ROWS = 4096
+BATCH_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Source:
         """
         self.progress.expect(self.manifest.items)
         for number in range(len(self.shards)):
-            yield from self.of_shard(number, _BATCH_ROWS)
+            yield from self.of_shard(number, BATCH_ROWS)
 
     def of_shard(self, number: int, most: int) -> Iterator[Batch]:
         """The rows of a shard, at most `most` at a time, in the order of their uris. Raises DamagedError."""

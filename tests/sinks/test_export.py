@@ -122,7 +122,7 @@ class TestNpy:
         self, rows: int, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         whole, whole_vectors = read(Path(imgindex.export(output, "npy", tmp_path / "whole").folder))
-        monkeypatch.setattr(sources, "_BATCH_ROWS", rows)
+        monkeypatch.setattr(sources, "BATCH_ROWS", rows)
         with sources.opened(output, None, normalize=False, progress=Progress()) as source:
             assert {len(batch.vectors) for batch in source.batches()} <= set(range(1, rows + 1))
         images, vectors = read(Path(imgindex.export(output, "npy", tmp_path / "out").folder))

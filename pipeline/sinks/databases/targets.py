@@ -1,0 +1,57 @@
+"""The databases that `imgindex push` writes to, a line each."""
+
+import importlib
+import re
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from imgindex.errors import MachineError, UsageError
+
+if TYPE_CHECKING:
+    from imgindex.sinks.databases.protocol import Database
+
+# The module of this package that has the target's name speaks to it, by its function `connect`. The extra of
+# imgindex with its client has that name, too.
+TARGETS = {
+    "qdrant": "Qdrant by its address, or a folder of its local mode (key: QDRANT_API_KEY)",
+}
+
+_SECRETS = re.compile(r"(?i)(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=")
+
+
+def connected(target: str, uri: str) -> "Database":
+    """Connects to the database `target` at `uri`; its module is loaded only now.
+
+    Raises:
+      UsageError: there is no such target, or `uri` is none of its, or holds a password.
+      MachineError: its client is not installed.
+      OutputError: it does not answer, or refuses the credentials.
+    """
+    if target not in TARGETS:
+        raise UsageError(f"{target!r} is no database to push to; expected one of {', '.join(TARGETS)}")
+    _refuse_secrets(target, uri)
+    try:
+        module = importlib.import_module(f"imgindex.sinks.databases.{target}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("imgindex"):
+            raise
+        raise MachineError(
+            f"{target} needs the extra {target}: pip install 'imgindex[{target}]' ({error.name} is missing)"
+        ) from error
+    database: Database = module.connect(uri)
+    return database
+
+
+def _refuse_secrets(target: str, uri: str) -> None:
+    """Raises UsageError, which does not repeat it, for a URI with a password: others see command lines."""
+    try:
+        parts = urlsplit(uri)
+        secret = parts.password is not None or _SECRETS.search(uri)
+    except ValueError as error:
+        raise UsageError(f"the address of {target} cannot be read: {error}") from error
+    if secret:
+        variable = TARGETS[target].rpartition(" ")[2].rstrip(")")
+        raise UsageError(
+            f"the address of {target} holds a password or a key, which logs and other users may see; leave "
+            f"it out and set the environment variable {variable}"
+        )

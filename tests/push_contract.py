@@ -1,0 +1,339 @@
+"""What a push does, whichever the database; the tests of each inherit it and say how to look into theirs."""
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from vector_outputs import publish_vectors
+
+import imgindex
+from imgindex.errors import UsageError
+from imgindex.models.ann.protocol import Metric
+from imgindex.sinks.databases import targets
+from imgindex.sinks.databases.protocol import Database
+from imgindex.uris import uri_of
+
+COUNT, DIMS = 60, 6
+VECTORS = np.random.default_rng(3).normal(size=(COUNT, DIMS)).astype(np.float32)
+
+
+def generation(number: int) -> str:
+    return f"20260101T000000Z-{number:08x}"
+
+
+def collection(number: int, name: str = "photos") -> str:
+    return f"{name}_20260101T000000Z_{number:08x}"
+
+
+class Target(Protocol):
+    """A database, seen by its own client and not by imgindex."""
+
+    to: str
+    uri: str
+
+    def rows(self, name: str) -> dict[str, tuple[str | None, str, int, int, list[float]]]:
+        """All rows of a collection or alias: label, sha256, width, height and vector, by uri."""
+
+    def nearest(self, name: str, vector: npt.NDArray[np.float32], k: int, metric: Metric) -> list[str]:
+        """The uris of the nearest."""
+
+    def collections(self) -> set[str]:
+        """All collections."""
+
+    def leads_to(self, name: str) -> str | None:
+        """The collection of an alias."""
+
+    def make(self, name: str) -> None:
+        """Makes a collection that is none of imgindex's."""
+
+    def alias(self, name: str, collection: str) -> None:
+        """Makes an alias."""
+
+
+@dataclass
+class Faults:
+    """Stands before the methods of a database, each of whose calls may be made to fail."""
+
+    before: Callable[[str], None]
+
+    def on(self, database: Database) -> Database:
+        before = self.before
+
+        class Faulty:
+            def __getattr__(self, name: str) -> Any:
+                found = getattr(database, name)
+                if not callable(found) or name in ("told", "close"):
+                    return found
+
+                def call(*arguments: Any, **named: Any) -> Any:
+                    before(name)
+                    return found(*arguments, **named)
+
+                return call
+
+        return Faulty()  # type: ignore[return-value]
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]], None]:
+    """Has `before` called with the name of each method of the database that is called."""
+    connect = targets.connected
+
+    def install(before: Callable[[str], None]) -> None:
+        monkeypatch.setattr(
+            "imgindex.sinks.databases.push.connected",
+            lambda to, uri: Faults(before).on(connect(to, uri)),
+        )
+
+    return install
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing is cleaned up."""
+
+
+class PushContract:
+    """Inherited by the tests of each database, which have a fixture `target`."""
+
+    @pytest.fixture
+    def output(self, tmp_path: Path) -> str:
+        return str(tmp_path / "index")
+
+    def publish(
+        self, output: str, number: int, count: int = COUNT, metric: Metric = "angular", shards: int = 1
+    ) -> None:
+        """Publishes a generation whose images all lie in a folder, and so have a label, of its number."""
+        uris = [f"g{number}/{n:02}.jpg" for n in range(count)]
+        publish_vectors(
+            output, generation(number), uris, VECTORS[:count] + number, shards=shards, metric=metric
+        )
+
+    def push(self, output: str, target: Target, **options: Any) -> Any:
+        return imgindex.push(output, target.to, target.uri, **{"collection": "photos", **options})
+
+    def whole(self, target: Target, number: int, count: int = COUNT) -> bool:
+        """Whether the alias leads to the whole of a generation, each image once."""
+        rows = target.rows("photos")
+        return sorted(rows) == [f"g{number}/{n:02}.jpg" for n in range(count)]
+
+    @pytest.mark.parametrize("metric", ["angular", "euclidean"])
+    def test_it_holds_and_finds_what_the_index_holds(
+        self, metric: Metric, output: str, target: Target
+    ) -> None:
+        self.publish(output, 1, metric=metric, shards=3)
+        pushed = self.push(output, target)
+        assert (pushed.pushed, pushed.images, pushed.dims, pushed.before) == (True, COUNT, DIMS, None)
+        assert pushed.collection == target.leads_to("photos") == collection(1)
+        rows = target.rows("photos")
+        assert len(rows) == COUNT
+        scaled = target.to == "qdrant" and metric == "angular"  # which keeps vectors at length 1
+        for n, (uri, (label, sha256, width, height, vector)) in enumerate(sorted(rows.items())):
+            expected = VECTORS[n] + 1
+            expected = expected / np.linalg.norm(expected) if scaled else expected
+            assert (uri, label, sha256, width, height) == (f"g1/{n:02}.jpg", "g1", f"{n:064x}", 5, 6)
+            assert vector == pytest.approx(expected.tolist(), rel=1e-6)
+        stored = (VECTORS + 1).astype(np.float64)
+        if metric == "angular":
+            stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+        for n in range(0, COUNT, 7):
+            exact = np.argsort(((stored - stored[n]) ** 2).sum(axis=1), kind="stable")[:10]
+            found = target.nearest("photos", VECTORS[n] + 1, 10, metric)
+            assert found == [f"g1/{place:02}.jpg" for place in exact]
+
+    @pytest.mark.parametrize("batch_rows", [1, 7, 4096])
+    def test_the_size_of_requests_changes_nothing(self, batch_rows: int, output: str, target: Target) -> None:
+        self.publish(output, 1, 20)
+        self.push(output, target, batch_rows=batch_rows)
+        assert self.whole(target, 1, 20)
+
+    def test_the_same_generation_again_does_nothing(
+        self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        self.publish(output, 1)
+        self.push(output, target)
+        calls: list[str] = []
+        faults(calls.append)
+        again = self.push(output, target, keep=1)
+        assert not again.pushed
+        assert not {"create", "insert", "finish", "switch", "drop"} & set(calls)
+        assert self.whole(target, 1)
+
+    def test_an_older_one_comes_back_without_being_written_again(
+        self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        for number in (1, 2):
+            self.publish(output, number)
+            self.push(output, target)
+        assert self.whole(target, 2)
+        calls: list[str] = []
+        faults(calls.append)
+        back = self.push(output, target, generation=generation(1))
+        assert (back.pushed, back.before) == (True, collection(2))
+        assert "switch" in calls
+        assert not {"create", "insert", "drop"} & set(calls)
+        assert self.whole(target, 1)
+
+    def test_older_ones_are_deleted_but_for_so_many_and_what_is_live(
+        self, output: str, target: Target
+    ) -> None:
+        for number in (1, 2, 3, 4):
+            self.publish(output, number, 12)
+            self.push(output, target)
+        pushed = self.push(output, target, keep=3)
+        assert pushed.dropped == (collection(1),)
+        assert target.collections() == {collection(n) for n in (2, 3, 4)}
+        self.push(output, target, generation=generation(2), keep=1)
+        assert target.collections() == {collection(n) for n in (2, 4)}
+        assert self.whole(target, 2, 12)
+
+    def test_what_imgindex_did_not_make_stays(self, output: str, target: Target) -> None:
+        theirs = {"photos_old", "photosx", collection(1, "other"), collection(0)}
+        for name in theirs:
+            target.make(name)
+        for number in (1, 2):
+            self.publish(output, number, 12)
+            self.push(output, target, keep=1)
+        assert target.collections() == theirs | {collection(2)}
+
+    def test_another_name_is_another_index(self, output: str, target: Target) -> None:
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        self.push(output, target, collection="photos_b")
+        self.publish(output, 2, 12)
+        self.push(output, target, keep=1)
+        assert target.collections() == {collection(2), collection(1, "photos_b")}
+        assert target.leads_to("photos_b") == collection(1, "photos_b")
+
+    def test_a_name_that_others_have_is_refused(self, output: str, target: Target) -> None:
+        self.publish(output, 1, 12)
+        target.make("photos")
+        with pytest.raises(UsageError, match=r"has a .* photos.*choose another --collection"):
+            self.push(output, target)
+        target.make("theirs")
+        target.alias("animals", "theirs")
+        with pytest.raises(UsageError, match="which imgindex did not make; choose another --collection"):
+            self.push(output, target, collection="animals")
+        target.make(collection(1, "birds"))
+        with pytest.raises(UsageError, match="which imgindex did not make; choose another --collection"):
+            self.push(output, target, collection="birds")
+        assert target.collections() == {"photos", "theirs", collection(1, "birds")}
+
+    def test_killed_at_any_call_it_leaves_what_was_and_the_next_push_is_whole(
+        self,
+        output: str,
+        target: Target,
+        faults: Callable[[Callable[[str], None]], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("imgindex.sinks.databases.sink.DatabaseSink.discard", lambda sink: None)
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        number = 1
+        killed_in: set[str] = set()
+        for place in range(100):
+            number += 1
+            self.publish(output, number, 12)
+            left = place
+
+            def before(name: str) -> None:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    killed_in.add(name)
+                    raise Killed
+
+            faults(before)
+            try:
+                self.push(output, target, keep=2, batch_rows=4)
+            except Killed:
+                done = target.leads_to("photos") == collection(number)
+                assert not done or "drop" in killed_in or "live" in killed_in
+                assert self.whole(target, number if done else number - 1, 12)
+            else:
+                break
+            faults(lambda name: None)
+            self.push(output, target, keep=2, batch_rows=4)
+            assert self.whole(target, number, 12)
+        assert {"create", "insert", "finish", "count", "fetch", "search", "switch", "drop"} <= killed_in
+        assert self.whole(target, number, 12)
+        assert target.collections() == {collection(number), collection(number - 1)}
+
+    def test_what_a_killed_push_has_left_goes_with_the_next_that_prunes(
+        self,
+        output: str,
+        target: Target,
+        faults: Callable[[Callable[[str], None]], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        self.publish(output, 2, 12)
+        calls: list[str] = []
+
+        def before(name: str) -> None:
+            calls.append(name)
+            if calls.count("insert") == 2:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr("imgindex.sinks.databases.sink.DatabaseSink.discard", lambda sink: None)
+            faults(before)
+            with pytest.raises(Killed):
+                self.push(output, target, batch_rows=4)
+        faults(lambda name: None)
+        self.publish(output, 3, 8)
+        self.push(output, target, keep=2)
+        assert target.collections() == {collection(1), collection(3)}
+        assert self.whole(target, 3, 8)
+
+    def test_readers_see_one_generation_or_the_next(self, output: str, target: Target) -> None:
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        seen: set[str] = set()
+        faults: list[object] = []
+        ended = threading.Event()
+
+        def read() -> None:
+            while not ended.is_set():
+                try:
+                    found = target.nearest("photos", VECTORS[0], 10, "angular")
+                    labels = {uri.partition("/")[0] for uri in found}
+                    if len(found) != 10 or len(labels) != 1:
+                        faults.append(found)
+                    seen.update(labels)
+                except Exception as error:
+                    faults.append(error)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            for number in range(2, 7):
+                self.publish(output, number, 12)
+                self.push(output, target, keep=2)
+        finally:
+            ended.set()
+            reader.join()
+        assert faults == []
+        assert {"g1", "g6"} <= seen | {"g6"}
+        assert target.collections() == {collection(5), collection(6)}
+
+    def test_any_names_and_copies(self, output: str, target: Target) -> None:
+        names = [
+            b"caf\xe9.jpg",
+            b"\xff/\xfe.jpg",
+            "猫 '\"\\.jpg".encode(),
+            b"a/b.jpg",
+            b"c/b.jpg",
+            b"x\n\t.jpg",
+        ]
+        uris = [uri_of(os.fsdecode(name)) for name in names]
+        vectors = VECTORS[[0, 1, 2, 3, 3, 4]]
+        publish_vectors(output, generation(1), uris, vectors)
+        self.push(output, target)
+        assert sorted(target.rows("photos")) == sorted(uris)
