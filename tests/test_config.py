@@ -33,7 +33,9 @@ images:
   truncated: fail
 pca: {dims: 150, whiten: false, refit: auto}
 index: {metric: angular, trees: 40, items_per_shard: 1000000, seed: 0, target_recall: 0.95, memory: auto}
-publish: {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, check_live: 4294967296}
+publish:
+  {max_failure_rate: 0.05, max_shrink: 0.5, min_recall: 0.9, max_precision_drop: null,
+   check_live: 4294967296}
 report: {enabled: true, images: 200, seconds: 10}
 """
 
@@ -46,7 +48,7 @@ images:
    color_profile: ignore, truncated: accept}
 pca: {dims: 0.9, whiten: true, refit: never}
 index: {metric: euclidean, trees: 7, items_per_shard: 50, seed: 3, target_recall: 1, memory: 4294967296}
-publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5, check_live: 0}
+publish: {max_failure_rate: 0, max_shrink: 0.25, min_recall: 0.5, max_precision_drop: 0.02, check_live: 0}
 report: {enabled: false, images: 5, seconds: 1}
 """
 

@@ -161,7 +161,8 @@ def _add_build(build: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     build.add_argument(
         "--force", metavar="CHECK", action="append", default=[], help="publish although this check "
-        "refuses: ledger, files, max_failure_rate, max_shrink or min_recall; may be repeated",
+        "refuses: ledger, files, max_failure_rate, max_shrink, min_recall or max_precision_drop; may be "
+        "repeated",
     )  # fmt: skip
     build.add_argument(
         "--retry_failed", action="store_true", help="also try images whose bytes have failed before, as "

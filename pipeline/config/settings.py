@@ -315,6 +315,13 @@ class PublishConfig(_Settings):
     min_recall: Annotated[
         Share, Field(description="The least recall@10 of distinct images against exact search.")
     ] = 0.9
+    max_precision_drop: Annotated[
+        Share | None,
+        Field(
+            description="By how much P@4 by label, from 0 to 1, may be less than in the live generation. "
+            "null: it is not compared."
+        ),
+    ] = None
     check_live: Annotated[
         int,
         Field(

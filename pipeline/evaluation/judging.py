@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import threadpool_limits
 
-from imgindex.evaluation.collection import NO_LABEL, Collection
+from imgindex.evaluation.collection import NO_LABEL, Collection, Images
 from imgindex.evaluation.quality import relevant_counts
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.blocked_search import scores, unit_rows
@@ -34,7 +34,7 @@ class Timing:
     per_second: float
 
 
-def precisions(collection: Collection, queries: Items, answers: Items, k: int) -> Values | None:
+def precisions(collection: Images, queries: Items, answers: Items, k: int) -> Values | None:
     """P@k of each of `queries` whose label has another image; None where there is none.
 
     `answers` [queries, ranks] are images, the nearest first; -1 where there are no more.

@@ -7,9 +7,11 @@ from imgindex.generations.failure_lists import FailureList
 from imgindex.generations.manifest import Ledger
 from imgindex.inputs.skipped import EXCLUDED_FILES, EXCLUDED_FOLDERS, HIDDEN_FILES, HIDDEN_FOLDERS, described
 from imgindex.io import filesystem, written_files
-from imgindex.job.description import Finished
+from imgindex.job.description import Finished, manifest_of
 from imgindex.job.plan import Plan
+from imgindex.job.precision_check import precision_change
 from imgindex.models.ann.recall import RECALL_K
+from imgindex.text import counted, printable
 
 
 def path_of(plan: Plan, failures: Sequence[FailureList]) -> str:
@@ -21,8 +23,10 @@ def path_of(plan: Plan, failures: Sequence[FailureList]) -> str:
 def refusal(finished: Finished) -> str | None:
     """The first refusal, naming its check and the figures; None where all checks pass or are forced."""
     for name, check in CHECKS.items():
+        if name in finished.plan.force:
+            continue
         message = check(finished)
-        if message is not None and name not in finished.plan.force:
+        if message is not None:
             return f"check {name}: {message}"
     return None
 
@@ -102,6 +106,29 @@ def _min_recall(finished: Finished) -> str | None:
     )
 
 
+def _max_precision_drop(finished: Finished) -> str | None:
+    limit, previous = finished.plan.config.publish.max_precision_drop, finished.plan.previous
+    if limit is None or previous is None:
+        return None
+    change = precision_change(finished.plan.output, previous.name, manifest_of(finished))
+    if change is None or change.fall <= limit or change.interval[1] >= 0:
+        return None
+    low, high = (abs(end) for end in reversed(change.interval))
+    worst = ", ".join(
+        f"{printable(each.label)} ({each.before:.3f} to {each.after:.3f}, "
+        f"{counted(each.queries, 'query', 'queries')})"
+        for each in change.worst
+    )
+    enough = math.ceil(100 * change.fall) / 100
+    return (
+        f"P@{change.k} by label is {change.after:.4f} where the live generation has {change.before:.4f}, by "
+        f"{change.queries} images that both have; it falls by {change.fall:.4f} (95 % interval {low:.4f} to "
+        f"{high:.4f}), more than publish.max_precision_drop={limit} allows, and most for {worst}; has the "
+        "backbone, pca or what is in these folders changed? If it was meant to, go on with --set "
+        f"publish.max_precision_drop={enough} or --force max_precision_drop"
+    )
+
+
 # By the names that `--force` takes, in the order in which they refuse.
 CHECKS: dict[str, Callable[[Finished], str | None]] = {
     "ledger": _ledger,
@@ -109,4 +136,5 @@ CHECKS: dict[str, Callable[[Finished], str | None]] = {
     "max_failure_rate": _max_failure_rate,
     "max_shrink": _max_shrink,
     "min_recall": _min_recall,
+    "max_precision_drop": _max_precision_drop,
 }

@@ -60,6 +60,8 @@ class Finished:
     basis: WrittenBasis
     failures: Sequence[FailureList]
     tuned: Tuned
+    counters: Counters
+    verdict: Verdict  # why the basis is new, or the one before
 
 
 def digest_of_failures(counters: Counters) -> str:
@@ -106,8 +108,8 @@ def search_recalls(shards: Sequence[ShardSummary]) -> list[tuple[int, float]]:
     return [(step["search_k"], recall) for step, recall in zip(SEARCHES, _mean_recalls(shards), strict=True)]
 
 
-def manifest_of(finished: Finished, counters: Counters, verdict: Verdict) -> Manifest:
-    """The manifest of a generation. `verdict` is why its basis is new, or the one before."""
+def manifest_of(finished: Finished) -> Manifest:
+    """The manifest of a generation."""
     plan, basis, shards, failures = finished.plan, finished.basis, finished.shards, finished.failures
     files = [basis.file, *(listed.file for listed in failures)]
     files += [file for shard in shards for file in (shard.index, shard.metadata)]
@@ -126,7 +128,7 @@ def manifest_of(finished: Finished, counters: Counters, verdict: Verdict) -> Man
         feature_dim=basis.feature_dim,
         dims=basis.dims,
         explained_variance_ratio=basis.explained_variance_ratio,
-        pca=_pca(finished, verdict),
+        pca=_pca(finished),
         metric=plan.config.index.metric,
         search_k=finished.tuned.search_k,
         recall=MeasuredRecall(
@@ -141,21 +143,21 @@ def manifest_of(finished: Finished, counters: Counters, verdict: Verdict) -> Man
         ),
         basis=basis.file.path,
         failures=tuple(listed.file.path for listed in failures),
-        failures_digest=digest_of_failures(counters),
+        failures_digest=digest_of_failures(finished.counters),
         files=tuple(sorted(files, key=lambda file: file.path)),
         libraries=library_versions(),
-        timings=timings(plan, counters, basis, shards),
+        timings=timings(plan, finished.counters, basis, shards),
     )
 
 
-def _pca(finished: Finished, verdict: Verdict) -> RecordedPca:
+def _pca(finished: Finished) -> RecordedPca:
     plan, basis, previous = finished.plan, finished.basis, finished.plan.previous
-    if verdict.refit or previous is None:
+    if finished.verdict.refit or previous is None:
         fitted_in, fitted_images = plan.generation, finished.ledger.indexed
     else:
         fitted_in, fitted_images = previous.fitted_in, previous.fitted_images
     return RecordedPca(
-        **asdict(verdict),
+        **asdict(finished.verdict),
         fitted_in=fitted_in,
         fitted_images=fitted_images,
         cut=basis.cut,

@@ -80,12 +80,12 @@ def finish(
         _write_outcome(plan, {"error": InputError.__name__, "message": message})
         return
     tuned = tune(shards, plan.config.index.target_recall)
-    finished = Finished(plan, ledger, shards, bases[0], failures, tuned)
+    finished = Finished(plan, ledger, shards, bases[0], failures, tuned, counters, verdicts[0])
     refused = refusal(finished)
     if refused is not None:
         _write_outcome(plan, {"error": PublishRefusedError.__name__, "message": refused})
         return
-    manifest = manifest_of(finished, counters, verdicts[0])
+    manifest = manifest_of(finished)
     reported = report(plan, manifest, search_recalls(shards))
     if reported.file is not None:
         files = sorted([*manifest.files, reported.file], key=lambda file: file.path)
