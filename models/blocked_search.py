@@ -19,15 +19,29 @@ def scores(queries: Float32, rows: Float32, metric: Metric) -> Float32:
     For the angular metric it is the cosine, 0 for a zero vector; for the euclidean one the squared distance
     with a minus sign.
     """
-    found: Float32
-    if metric == "angular":
-        found = unit_rows(queries) @ unit_rows(rows).T
+    return Scorer(queries, metric).scores(rows)
+
+
+class Scorer:
+    """Queries that are compared with one block of rows after the other."""
+
+    def __init__(self, queries: Float32, metric: Metric) -> None:
+        """Of `queries` [m, dims]."""
+        self._is_angular = metric == "angular"
+        self._queries = unit_rows(queries) if self._is_angular else queries
+        self._squares = np.einsum("ij,ij->i", queries, queries)[:, np.newaxis]
+
+    def scores(self, rows: Float32) -> Float32:
+        """As the function of this name: [m, n] for `rows` [n, dims]."""
+        found: Float32
+        if self._is_angular:
+            found = self._queries @ unit_rows(rows).T
+            return found
+        found = self._queries @ rows.T
+        found *= 2
+        found -= np.einsum("ij,ij->i", rows, rows)
+        found -= self._squares
         return found
-    found = queries @ rows.T
-    found *= 2
-    found -= np.einsum("ij,ij->i", rows, rows)
-    found -= np.einsum("ij,ij->i", queries, queries)[:, np.newaxis]
-    return found
 
 
 def unit_rows(rows: Float32) -> Float32:

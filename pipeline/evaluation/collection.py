@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from imgindex.errors import DamagedError, MismatchError, OutputError
+from imgindex.evaluation.stacked_rows import StackedRows
 from imgindex.features import feature_store
 from imgindex.generations.layout import Output, files_of, open_generation
 from imgindex.generations.manifest import Manifest
@@ -63,7 +64,7 @@ class Images(Protocol):
         """The digest of each content."""
 
     @property
-    def vectors(self) -> Float32:
+    def vectors(self) -> Float32 | StackedRows:
         """The vectors [n, dims], as the index holds them."""
 
     def __len__(self) -> int:
@@ -95,9 +96,9 @@ class Collection:
         return np.concatenate([[0], np.cumsum([len(shard.vectors) for shard in self.shards])])
 
     @cached_property
-    def vectors(self) -> Float32:
-        """The vectors [n, dims], as the index holds them."""
-        return np.concatenate([shard.vectors for shard in self.shards])
+    def vectors(self) -> StackedRows:
+        """The vectors [n, dims], as the index holds them: mapped files."""
+        return StackedRows([shard.vectors for shard in self.shards])
 
     @cached_property
     def _images(self) -> tuple[Items, Items]:

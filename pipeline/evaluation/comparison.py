@@ -23,6 +23,7 @@ from imgindex.evaluation.feature_search import search_vectors
 from imgindex.evaluation.judging import recalls
 from imgindex.evaluation.pareto import pareto_front
 from imgindex.evaluation.results import Candidate
+from imgindex.evaluation.stacked_rows import StackedRows
 from imgindex.models.ann.families import FAMILIES, Family, Trial
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.runtime.resources import available_memory
@@ -89,7 +90,7 @@ class Comparison:
         exact = search_vectors(collection, collection.vectors, queries, RECALL_K)
         rows: list[Candidate] = []
         with TemporaryFolder() as folder:
-            arrays: dict[str, npt.NDArray[Any]] = {
+            arrays: dict[str, npt.NDArray[Any] | StackedRows] = {
                 "vectors": collection.vectors,
                 "queries": collection.vectors[queries],
                 "contents": collection.contents,
@@ -98,7 +99,7 @@ class Comparison:
             }
             paths = {name: str(Path(folder, f"{name}.npy")) for name in arrays}
             for name, array in arrays.items():
-                np.save(paths[name], array)
+                _save(paths[name], array)
             for name, family, trial in self.trials:
                 if importlib.util.find_spec(family.package.partition(".")[0]) is None:
                     if all(row.family != name for row in rows):
@@ -149,6 +150,16 @@ class Comparison:
             unmeasured = dict(searches[len(rows)]) if 0 < len(rows) < len(searches) else {}
             rows.append(Candidate(name, family.library, dict(build), unmeasured, note=note))
         return rows
+
+
+def _save(path: str, array: npt.NDArray[Any] | StackedRows) -> None:
+    if isinstance(array, np.ndarray):
+        np.save(path, array)
+        return
+    saved = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=array.shape)
+    ends = np.cumsum([len(part) for part in array.parts])
+    for part, rows in zip(array.parts, np.split(saved, ends[:-1]), strict=True):
+        rows[:] = part
 
 
 def _missing(name: str, family: Family) -> Candidate:

@@ -18,7 +18,7 @@ from imgindex.evaluation.quality import measure_quality
 from imgindex.evaluation.results import Advice, Evaluation, Rung
 from imgindex.evaluation.sampling import some_of
 from imgindex.evaluation.similarity_measures import MOST_IMAGES, rank_by_measures
-from imgindex.evaluation.sweep import WHITENINGS, sweep
+from imgindex.evaluation.sweep import WHITENINGS, sweep, time_points
 from imgindex.evaluation.unseen import measure_unseen
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.measures import ALSO_CALLED, MEASURES
@@ -141,6 +141,7 @@ def evaluate_in(
             no_advice = why_none(quality)
             trusted = [] if no_advice else points
             advice = advise(collection, trusted, features.vectors, unseen, k, seed)
+            points = time_points(collection, queries, features, k, points)  # the last to need the vectors
         ranked = rank_by_measures(collection, measures, sample or MOST_IMAGES, k, seed) if measures else ()
         comparison = Comparison(collection, some_of(queries, ASKED, seed), families, Limits(compare_seconds))
         bar.total = steps + len(comparison.trials)

@@ -1,12 +1,14 @@
 """Exact search in the features, and a PCA of them: two passes over the store, whatever its size."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from imgindex.evaluation.collection import Collection, Images
-from imgindex.models.blocked_search import Nearest, scores
+from imgindex.evaluation.stacked_rows import StackedRows
+from imgindex.models.blocked_search import Nearest, Scorer
 from imgindex.models.moments import Moments
 from imgindex.models.pca import Basis, above_noise, fit_basis
 
@@ -17,6 +19,8 @@ Items = npt.NDArray[np.int64]
 _FITTED_ROWS = 100_000
 # Scores that are held at once: 128 MiB.
 _SCORES = 1 << 25
+# Vectors that are copied at once: of 200 dimensions 52 MiB.
+_BLOCK_ROWS = 1 << 16
 # Features of this many bytes, as float32, are kept for the measurement of single queries.
 _KEPT_BYTES = 1 << 29
 
@@ -56,30 +60,37 @@ def search_features(collection: Collection, queries: Items, ranks: int, wide: in
     vectors = np.empty((count, basis.dims), np.float32)
     nearest = Nearest(collection.contents[queries], ranks)
     step = max(1, _SCORES // len(queries))
+    scorer = Scorer(asked, "angular")
     for images, features in collection.feature_blocks():
         vectors[images] = basis.project(features)
         for start in range(0, len(images), step):
             part = images[start : start + step]
-            found = scores(asked, features[start : start + step].astype(np.float32), "angular")
+            found = scorer.scores(features[start : start + step].astype(np.float32))
             nearest.offer(found, part, collection.contents[part])
     whitened = max(1, above_noise(moments, basis.explained_variance, basis.components))
     return FeatureSearch(nearest.rows, asked, basis, vectors, whitened, rows)
 
 
 def search_vectors(
-    collection: Images, vectors: Float32, queries: Items, ranks: int, among: Items | None = None
+    collection: Images,
+    vectors: Float32 | StackedRows,
+    queries: Items,
+    ranks: int,
+    among: Items | None = None,
+    changed: Callable[[Float32], Float32] = np.asarray,
 ) -> Items:
     """The images [queries, ranks] whose `vectors` [n, dims] are nearest to those of `queries`.
 
     It is an exact search, with the index's metric. Copies of a query are left out. `among` are the images
-    that are searched; None: all.
+    that are searched; None: all. `changed` gives the rows that are compared, of at most 65,536 of `vectors`.
     """
-    among = np.arange(len(vectors)) if among is None else among
     nearest = Nearest(collection.contents[queries], ranks)
-    step = max(1, _SCORES // len(queries))
-    asked = vectors[queries]
-    for start in range(0, len(among), step):
-        part = among[start : start + step]
-        found = scores(asked, vectors[part], collection.manifest.metric)
+    step = min(max(1, _SCORES // len(queries)), _BLOCK_ROWS)
+    scorer = Scorer(changed(vectors[queries]), collection.manifest.metric)
+    count = len(vectors) if among is None else len(among)
+    for start in range(0, count, step):
+        block = slice(start, min(start + step, count))
+        part = np.arange(block.start, block.stop) if among is None else among[block]
+        found = scorer.scores(changed(vectors[block if among is None else part]))
         nearest.offer(found, part, collection.contents[part])
     return nearest.rows

@@ -1,7 +1,7 @@
 """How good given answers are: by label, and against the exact ones; and how long single queries take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,6 @@ from threadpoolctl import threadpool_limits
 from imgindex.evaluation.collection import NO_LABEL, Collection, Images
 from imgindex.evaluation.quality import relevant_counts
 from imgindex.models.ann.protocol import Metric
-from imgindex.models.blocked_search import scores, unit_rows
 from imgindex.models.retrieval_metrics import precision_at
 
 Float32 = npt.NDArray[np.float32]
@@ -73,13 +72,23 @@ def time_queries(search: Callable[[Float32], object], queries: Float32) -> Timin
     return Timing(p50, p95, p99, 1 / float(np.mean(seconds)))
 
 
-def time_exact(rows: Float32, queries: Float32, metric: Metric, ranks: int) -> Timing:
-    """Times single queries by brute force: a product with all `rows` [n, dims], then the best `ranks`."""
-    if metric == "angular":
-        rows = unit_rows(rows)
+def time_exact(parts: Sequence[Float32], queries: Float32, metric: Metric, ranks: int) -> Timing:
+    """Times single queries by brute force: a product with all rows, then the best `ranks`.
+
+    `parts` [n, dims] are the rows, one array below the other. They are not copied.
+    """
+    found = np.empty(sum(len(part) for part in parts), np.float32)
+    pieces = np.split(found, np.cumsum([len(part) for part in parts])[:-1])
+    squares = np.concatenate([np.einsum("ij,ij->i", part, part) for part in parts])
+    # The score of a row is its product with the query, times a number, less another.
+    factor = 1 / np.sqrt(np.where(squares > 0, squares, 1)) if metric == "angular" else np.float32(2)
 
     def search(query: Float32) -> Items:
-        found = rows @ query if metric == "angular" else scores(query[np.newaxis], rows, metric)[0]
+        for part, piece in zip(parts, pieces, strict=True):
+            np.matmul(part, query, out=piece)
+        np.multiply(found, factor, out=found)
+        if metric == "euclidean":
+            np.subtract(found, squares, out=found)
         best = np.argpartition(-found, min(ranks, len(found) - 1))[:ranks]
         return best[np.argsort(-found[best])]
 

@@ -53,7 +53,7 @@ class Ladder:
             "exact, features",
             dims,
             self.features.answers,
-            None if rows is None else time_exact(rows, self.features.queries, "angular", self.ranks),
+            None if rows is None else time_exact([rows], self.features.queries, "angular", self.ranks),
             0.0,
             len(self.collection) * dims * 4,
         )
@@ -64,7 +64,7 @@ class Ladder:
             f"exact, PCA {manifest.dims}",
             manifest.dims,
             search_vectors(self.collection, vectors, self.queries, self.ranks),
-            time_exact(vectors, vectors[self.queries], manifest.metric, self.ranks),
+            time_exact(vectors.parts, vectors[self.queries], manifest.metric, self.ranks),
             manifest.timings.get("pca"),
             vectors.nbytes,
         )

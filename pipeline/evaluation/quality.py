@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from imgindex.evaluation.collection import NO_LABEL, Images
 from imgindex.evaluation.results import Confusion, LabelQuality, Mean, Quality
-from imgindex.models.blocked_search import scores
+from imgindex.models.blocked_search import Scorer
 from imgindex.models.retrieval_metrics import (
     average_precision_at_r,
     mean_interval,
@@ -20,6 +20,8 @@ Values = npt.NDArray[np.float64]
 
 # Scores that are held at once: 128 MiB.
 _SCORES = 1 << 25
+# Vectors that are copied at once: of 150 dimensions 39 MiB.
+_BLOCK_ROWS = 1 << 16
 _CONFUSIONS = 3
 
 
@@ -97,7 +99,10 @@ def _rankings(collection: Images, queries: Items, totals: Items, k: int) -> Iter
     step = max(1, _SCORES // len(vectors))
     for start in range(0, len(queries), step):
         part = slice(start, min(start + step, len(queries)))
-        found = scores(vectors[queries[part]], vectors, collection.manifest.metric)
+        scorer = Scorer(vectors[queries[part]], collection.manifest.metric)
+        found = np.empty((part.stop - part.start, len(vectors)), np.float32)
+        for first in range(0, len(vectors), _BLOCK_ROWS):
+            found[:, first : first + _BLOCK_ROWS] = scorer.scores(vectors[first : first + _BLOCK_ROWS])
         found[contents[queries[part], np.newaxis] == contents] = -np.inf
         ranks = min(max(k, int(totals[part].max())), len(vectors))
         nearest = np.argpartition(-found, ranks - 1, axis=1)[:, :ranks]

@@ -98,7 +98,7 @@ class Neighborhoods:
         if self.collection.manifest.dims < 2 or len(self.queries) < 3:
             return None
         images = self.queries[:: -(-len(self.queries) // _ON_MAP)]
-        places = self.collection.vectors[images, :2]
+        places = self.collection.vectors[images][:, :2]
         low, high = np.quantile(places, [0.01, 0.99], axis=0)
         places = np.clip((places - low) / np.maximum(high - low, np.finfo(np.float32).tiny), 0, 1)
         return Map(images, places, _spread(places, most_pictures))
