@@ -38,7 +38,7 @@ def table(rows: Sequence[Sequence[str]]) -> str:
         f'<th scope="col"{side}>{marked_up(text)}</th>' for text, side in zip(names, sides, strict=True)
     )
     body = "".join(
-        f'<tr><th scope="row">{marked_up(row[0])}</th>'
+        f'<tr><th scope="row" data-label="{escaped(names[0])}">{marked_up(row[0])}</th>'
         + "".join(
             f'<td data-label="{escaped(name)}"{side}>{marked_up(text)}</td>'
             for name, text, side in zip(names[1:], row[1:], sides[1:], strict=True)
@@ -142,10 +142,11 @@ tbody tr:last-child > * { border-bottom: 0; }
     overflow-wrap: anywhere; }
   tbody th { grid-column: 1 / -1; font-weight: 650 !important; }
   td.words { grid-column: 1 / -1; }
-  td::before { content: attr(data-label); display: block; color: var(--soft); font-size: 12px; }
+  td::before, tbody th::before { content: attr(data-label); display: block; color: var(--soft);
+    font-size: 12px; font-weight: 400; }
   tr:has(> :nth-child(2):last-child) { grid-template-columns: 1fr auto; }
   tr:has(> :nth-child(2):last-child) > th { grid-column: auto; }
-  tr:has(> :nth-child(2):last-child) > td::before { display: none; }
+  tr:has(> :nth-child(2):last-child) > *::before { display: none; }
   td:has(bdi:empty), tbody th:has(bdi:empty) { display: none; }
 }
 """

@@ -20,6 +20,7 @@ from imgindex.evaluation.collection import Collection, read_collection
 from imgindex.evaluation.evaluate import evaluate_in
 from imgindex.evaluation.quality import measure_quality
 from imgindex.evaluation.report.evaluation_page import evaluation_page
+from imgindex.evaluation.report.map_section import map_section
 from imgindex.evaluation.report.neighborhoods import Neighborhoods, look_around
 from imgindex.evaluation.report.pictures import Chosen, choose
 from imgindex.evaluation.results import Quality
@@ -200,11 +201,28 @@ def test_exactly_the_neighbors_that_count_are_shown_and_the_wrong_ones_are_marke
             assert bool(wrong) == ("other label" in content) == (title[0] != query[0][0])
 
 
+def test_no_picture_hides_a_point_of_the_map_and_no_two_labels_look_alike(tmp_path: Path) -> None:
+    labels = "abcdefghijkl"
+    publish(tmp_path, [f"{labels[n % 12]}/{n}.jpg" for n in range(36)])
+    images = read_collection(tmp_path)
+    near = look_around(images, 0, 2)
+    shown = near.map(3)
+    assert shown is not None
+    drawn = map_section(near, shown, dict.fromkeys(range(36), "data:image/jpeg;base64,"))
+    marks = drawn.partition('<svg class="map"')[2]
+    assert marks.count("<path") == len(shown.images) == 36
+    assert 0 < marks.rindex("<image") < marks.index("<path")
+    legend = re.findall(r'<path (class="h." d="[^"]*")', drawn.partition('<svg class="map"')[0])
+    assert len(legend) == len(set(legend)) == 11  # ten labels, and all others
+
+
 def test_measures_are_on_the_page(output: Path) -> None:
     page = Page(evaluation_page(*evaluate_in(output, dims=[1], measures=["l1", "ncc"])))
     page.assert_accessible()
     assert "Similarity measures" in page.headings()
-    assert {"l1", "ncc"} <= set(re.findall(r'<th scope="row"><bdi>(\w+)</bdi>', page.markup))
+    assert {"l1", "ncc"} <= set(
+        re.findall(r'<th scope="row" data-label="measure"><bdi>(\w+)</bdi>', page.markup)
+    )
     assert "vectors" in page.text
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from imgindex.models import plugins
 from imgindex.search.gallery import THUMBNAIL_SIDE, Row, Tile, render, thumbnail
+from imgindex.search.page_frame import table
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\n&amp; {title} \u202egpj.צילום"
 
@@ -84,6 +85,27 @@ def test_an_unreadable_image_is_a_placeholder_with_its_caption(image: bytes | No
 
 def test_a_name_that_is_not_utf8_can_be_written() -> None:
     assert render("\udcff", [], [Row(Tile(None, "\udcff.jpg"), [])]).encode("utf-8")
+
+
+def test_a_name_is_cut_in_its_middle_so_that_label_and_number_stay() -> None:
+    page = render("Title", [], [Row(Tile(None, "animals/of the sea/dolphin/image_of_one_0013.jpg"), [])])
+    (name,) = re.findall(r'<span class="name">(.*?)</span></span>', page)
+    folder, file = (re.findall("<bdi>(.*?)</bdi>", line) for line in name.split("</span>"))
+    assert "".join(folder) == "animals/of the sea/dolphin/"
+    assert (folder[-1], file) == ("a/dolphin/", ["image_of_on", "e_0013.jpg"])
+
+
+@pytest.mark.parametrize("name", ["short.jpg", "עוד שם של תמונה ארוך מאוד.jpg", "e\u0301" * 20])
+def test_a_name_that_is_short_or_not_ascii_is_never_cut(name: str) -> None:
+    assert f"<bdi>{name}</bdi>" in render("Title", [], [Row(Tile(None, name), [])])
+
+
+def test_a_column_of_text_stands_left_and_every_cell_says_its_column() -> None:
+    page = table([["name", "P@4", "taken for"], ["a", "-", ""], ["b", "90.00 %", "a 10%"]])
+    assert page.count('class="words"') == 4  # two headings, two cells
+    assert re.findall(r'<td data-label="([^"]*)"( class="words")?>', page) == [
+        ("P@4", ""), ("taken for", ' class="words"'),
+    ] * 2  # fmt: skip
 
 
 def test_an_empty_gallery_says_so() -> None:

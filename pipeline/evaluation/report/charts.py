@@ -95,7 +95,7 @@ def line(
             axes.minorticks_off()
         if marked is not None:
             axes.axvline(marked, color=_SECOND, linewidth=1.2, linestyle=(0, (4, 3)))
-            axes.text(marked, 1.02, "now", color=_SECOND, ha="center", transform=axes.get_xaxis_transform())
+            axes.text(marked, 1.05, "now", color=_SECOND, ha="center", transform=axes.get_xaxis_transform())
         axes.grid(axis="y")
 
     return svg_of(draw, names, alt)

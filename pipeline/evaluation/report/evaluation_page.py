@@ -10,6 +10,7 @@ from imgindex.evaluation.report.compare_chart import compare_chart, ladder_chart
 from imgindex.evaluation.report.fragments import (
     STYLE,
     beside,
+    broad,
     details,
     items,
     paragraph,
@@ -118,7 +119,10 @@ def _ladder(found: Evaluation) -> Iterator[str]:
         "The ladder",
         paragraph(text),
         terms(meanings),
-        beside(ladder_chart(found.ladder), table(tables.ladder_rows(found), "The ladder")),
+        beside(
+            broad(ladder_chart(found.ladder), "Recall and speed of the ladder"),
+            table(tables.ladder_rows(found), "The ladder"),
+        ),
         items(notes) if notes else "",
     )
 
@@ -194,7 +198,10 @@ def _compare(found: Evaluation) -> Iterator[str]:
         "Libraries",
         paragraph(text),
         terms(meanings),
-        beside(compare_chart(found.compare), table(best, "The Pareto front")),
+        beside(
+            broad(compare_chart(found.compare), "Recall and speed of the libraries"),
+            table(best, "The Pareto front"),
+        ),
         details(f"All {counted(len(rows) - 1, 'row')}", table(rows, "Libraries")),
         items(notes) if notes else "",
     )

@@ -28,6 +28,14 @@ def beside(*content: str) -> str:
     return f'<div class="beside">{"".join(content)}</div>' if any(content) else ""
 
 
+def broad(chart: str, caption: str) -> str:
+    """Markup of a chart with a legend, which scrolls where the page is too narrow for it."""
+    label = escaped(caption)
+    return (
+        f'<div class="broad" role="region" aria-label="{label}" tabindex="0">{chart}</div>' if chart else ""
+    )
+
+
 def details(summary: str, content: str) -> str:
     """Markup of what is shown when it is asked for."""
     return f"<details><summary>{escaped(summary)}</summary>{content}</details>"
@@ -65,7 +73,8 @@ code { color: var(--ink); font-size: 13px; overflow-wrap: anywhere; }
 .beside > .wide { flex: 1 1 auto; margin: 0; }
 .beside > .wide:only-child { max-width: min(900px, 100%); }
 .beside > .chart { flex: 1 1 300px; }
-.beside > .chart:has(+ .wide) { flex-basis: 420px; }
+.broad { flex: 1 1 420px; min-width: 0; max-width: 640px; overflow-x: auto; }
+.broad .chart { width: 100%; min-width: 480px; }
 .wide { min-width: min(340px, 100%); max-width: 100%; overflow-x: auto;
   margin: 0 0 14px; padding: 4px 10px; background: var(--card);
   border: 1px solid var(--line); border-radius: 12px; }
