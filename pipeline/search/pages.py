@@ -10,7 +10,7 @@ from imgindex.inputs.tar_members import read_image
 from imgindex.io.paths import write_text
 from imgindex.runtime.standard_streams import quiet_libraries
 from imgindex.search import gallery
-from imgindex.search.comparison import ComparedImage, Comparison, comparison_table
+from imgindex.search.comparison import ComparedImage, Comparison, comparison_table, what_ranks
 from imgindex.search.results import Neighbor, Result, describe_error
 from imgindex.text import counted
 from imgindex.uris import name_of
@@ -90,11 +90,10 @@ def comparison_page(root: str, manifest: Manifest, comparison: Comparison) -> st
         ("Vectors", counted(manifest.dims, "dimension")),
     ]
     pictures = (_compared(manifest, "a", comparison.a), _compared(manifest, "b", comparison.b))
-    ranked = "cosine" if manifest.metric == "angular" else "L2 distance"
     more = (
-        f"Search ranks images by the {ranked} of their vectors. Pixels are the RGB values of both images at "
-        "one size, features are what the backbone gives for them, and vectors are the features as the index "
-        "holds them. The last column has what two equal images would get."
+        f"{what_ranks(manifest.metric)} Pixels are the RGB values of both images at one size. Features are "
+        "what the backbone gives for them. Vectors are the features as the index holds them. The last column "
+        "has what two equal images would get."
     )
     return gallery.render_pair(
         "Similarity of two images", facts, pictures, comparison_table(comparison), more

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from imgindex.evaluation.report.evaluation_page import evaluation_page
 from imgindex.evaluation.report.map_section import map_section
 from imgindex.evaluation.report.neighborhoods import Neighborhoods, look_around
 from imgindex.evaluation.report.pictures import Chosen, choose
-from imgindex.evaluation.results import Quality
+from imgindex.evaluation.results import Advice, Quality
 
 HOSTILE = "\"><script>alert(1)</script>&amp;<img src=x onerror='a'>"
 CHARTS = 5  # the ladder, three of the sweep, the histogram
@@ -70,7 +71,8 @@ def test_the_page_shows_all_that_was_found(evaluated: tuple[imgindex.Evaluation,
     page.assert_self_contained()
     page.assert_accessible()
     assert page.headings() == [
-        "Quality by label", "Queries and their neighbors", "Advice", "The ladder",
+        "Quality by label", "Before you rely on these figures", "Queries and their neighbors", "Advice",
+        "The ladder",
         "Dimensions and whitening", "Recall of unseen queries", "How near the nearest are",
         "Closest pairs", "Map",
     ]  # fmt: skip
@@ -79,11 +81,21 @@ def test_the_page_shows_all_that_was_found(evaluated: tuple[imgindex.Evaluation,
     assert len(page.named("image")) > 3  # on the map
     assert found.quality is not None
     assert f"{100 * found.quality.p_at_k.micro:.2f} %" in page.text
-    for term in ("P@4", "mAP@R", "recall@4", "over labels", "features", "ms, p95, p99", "pca.whiten"):
+    for term in ("P@4", "mAP@R", "recall@4", "macro", "at most", "features", "ms, p95, p99", "pca.whiten"):
         assert f"<dt><bdi>{term}</bdi></dt>" in page.markup  # what it means
     assert "24 queries" in page.text
     for rung in found.ladder:
         assert rung.method in page.text
+    assert found.notes
+    assert all(note in page.text for note in found.notes)
+
+
+def test_advice_stands_there_with_its_command(evaluated: tuple[imgindex.Evaluation, Collection]) -> None:
+    found, images = evaluated
+    advice = Advice("pca.dims", "2", "pca.dims: 2: half", "imgindex build --set x=2")
+    page = Page(evaluation_page(replace(found, advice=(advice,), no_advice=""), images))
+    assert advice.text in page.text
+    assert f"<code>{advice.command}</code>" in page.markup
 
 
 def test_the_same_evaluation_gives_the_same_page(evaluated: tuple[imgindex.Evaluation, Collection]) -> None:
@@ -117,7 +129,7 @@ def test_next_to_nothing_has_a_page(count: int, tmp_path: Path) -> None:
 def test_a_collection_without_labels_says_so(tmp_path: Path) -> None:
     publish(tmp_path, [f"{n}.jpg" for n in range(12)])
     page = page_of(tmp_path)
-    assert "no two images share a label" in page.text
+    assert "No two images share a label" in page.text
     assert "Some queries" in page.text
 
 
@@ -230,6 +242,7 @@ def test_every_cell_of_a_table_says_its_column_on_a_narrow_page(output: Path) ->
     page = page_of(output)
     assert {cell["data-label"] for cell in page.named("td")} >= {
         "micro",
+        "at most",
         "P@4",
         "recall@10",
         "pca.whiten",

@@ -149,8 +149,7 @@ def _quality(built: Built) -> Iterator[str]:
     if sample is None:
         return
     if quality is None:
-        text = "Not measured: no two images share a label, which is the name of the folder that they lie in."
-        yield section("Quality by label", paragraph(text))
+        yield section("Quality by label", paragraph(f"Not measured. {tables.NO_LABELS}"))
         return
     low, high = quality.p_at_k.interval
     text = (

@@ -24,7 +24,7 @@ from imgindex.evaluation.report.pictures import choose, picture_sections
 from imgindex.evaluation.results import Evaluation
 from imgindex.io.paths import write_text
 from imgindex.search.page_frame import document
-from imgindex.text import counted
+from imgindex.text import counted, printable
 
 # Pictures in all; each takes some 5 KiB.
 _PICTURES, _PICTURES_OF_MAP = 250, 60
@@ -40,7 +40,9 @@ def evaluation_page(found: Evaluation, images: Images) -> str:
     """A self-contained HTML page of an evaluation of `images`, with thumbnails of those that can be read."""
     chosen = choose(look_around(images, found.seed, found.k), found.quality, _PICTURES_OF_MAP)
     pictures = picture_sections(chosen, _PICTURES, _SECONDS)
-    parts = [*_quality(found), *pictures[:1], *_advice(found), *_ladder(found), *_sweep(found)]
+    parts = [*_quality(found), *_notes(found), *pictures[:1], *_advice(found)]
+    if found.ladder:
+        parts += [*_ladder(found), *_sweep(found)]
     parts += [*_unseen(found), *_compare(found), *_measures(found), *pictures[1:]]
     facts = [
         ("Index", found.output),
@@ -57,8 +59,7 @@ def evaluation_page(found: Evaluation, images: Images) -> str:
 def _quality(found: Evaluation) -> Iterator[str]:
     quality = found.quality
     if quality is None:
-        text = "Not measured: no two images share a label, which is the name of the folder that they lie in."
-        yield section("Quality by label", paragraph(text))
+        yield section("Quality by label", paragraph(f"Not measured. {tables.NO_LABELS}"))
         return
     facts = [counted(quality.queries, "query", "queries"), counted(quality.labels, "label")]
     if quality.single_image_labels:
@@ -74,13 +75,13 @@ def _quality(found: Evaluation) -> Iterator[str]:
     meanings = {
         f"P@{k}": f"the share of a query's {k} nearest neighbors that have its label.",
         "precision@1": "the same for the nearest neighbor alone.",
-        f"recall@{k}": f"the share of the label's other images that are among the {k} nearest. A label of "
-        f"more than {k} other images cannot reach 100 %.",
+        f"recall@{k}": f"the share of the label's other images that are among the {k} nearest.",
         "mAP@R": "how far the label's other images come before all others: 100 % if no other image is nearer "
         "than any of them.",
-        "over queries": "the mean of all queries. Its 95 % interval says how far chance may have moved it.",
-        "over labels": "the mean of the labels' own means, so that each label counts the same.",
-        "taken for": "the labels of the wrong neighbors, with their share of all neighbors.",
+        "micro": "the mean of all queries. Its 95 % interval says how far chance may have moved it.",
+        "macro": "the mean of the labels' own means, so that each label counts the same.",
+        "at most": f"what a perfect search would reach with these labels and a k of {k}.",
+        "confused with": "the labels of the wrong neighbors, with their share of all neighbors.",
     }
     yield section(
         "Quality by label",
@@ -91,11 +92,22 @@ def _quality(found: Evaluation) -> Iterator[str]:
     )
 
 
+def _notes(found: Evaluation) -> Iterator[str]:
+    if found.notes:
+        yield section("Before you rely on these figures", items(found.notes))
+
+
 def _advice(found: Evaluation) -> Iterator[str]:
-    if found.advice:
-        yield section("Advice", items([advice.text for advice in found.advice]))
-    else:
-        yield section("Advice", paragraph("None of the settings that were tried gains anything."))
+    if not found.advice:
+        why = tables.none_advised(found)
+        yield section("Advice", paragraph(why[0].upper() + why[1:]))
+        return
+    without = f" No advice on PCA settings, because {found.no_advice}." if found.no_advice else ""
+    yield section(
+        "Advice",
+        *(paragraph(f"{advice.text}:", printable(advice.command)) for advice in found.advice),
+        paragraph(tables.APPLYING + without),
+    )
 
 
 def _ladder(found: Evaluation) -> Iterator[str]:
