@@ -118,7 +118,7 @@ def parser() -> CommandParser:
         "index factory, as HNSW32 or IVF256,Flat (default: Flat, which is exact)",
     )  # fmt: skip
     export.add_argument(
-        "--images", metavar="N", type=int, help="with --format projector: how many images at most "
+        "--images", metavar="N", type=int, help="with --format atlas and projector: how many images at most "
         "(default: 10,000)",
     )  # fmt: skip
     export.add_argument(

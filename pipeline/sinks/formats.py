@@ -34,6 +34,11 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
             ("faiss_index",),
             "faiss",
         ),
+        "atlas": Format(
+            "a Parquet file for Embedding Atlas: a map of the images by UMAP, neighbors and thumbnails",
+            ("images", "seed"),
+            "atlas",
+        ),
         "projector": Format(
             "vectors, labels and thumbnails for TensorBoard's embedding projector",
             ("normalize", "images", "seed"),

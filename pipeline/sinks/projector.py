@@ -3,22 +3,18 @@
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import asdict
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from imgindex.errors import UsageError
 from imgindex.sinks.folder import NewFiles
 from imgindex.sinks.options import ExportOptions
-from imgindex.sinks.sample import sampled
+from imgindex.sinks.sample import Sample
 from imgindex.sinks.source import Source
 from imgindex.sinks.thumbnails import thumbnails
-
-_DEFAULT_IMAGES = 10_000
-# TensorBoard shows no more.
-_MOST_IMAGES = 100_000
 
 # The projector refuses a larger sprite, in pixels of a side.
 _MOST_PIXELS = 8192
@@ -40,17 +36,11 @@ def write(files: NewFiles, source: Source, options: ExportOptions) -> None:
 
     The sprite is in memory, of at most 192 MiB. Raises UsageError for an option out of range.
     """
-    most, seed = options.images, options.seed or 0
-    if most is None:
-        most = _DEFAULT_IMAGES
-    if not 1 <= most <= _MOST_IMAGES:
-        raise UsageError(f"--images is {most}; expected 1 to {_MOST_IMAGES:,}")
-    if seed < 0:
-        raise UsageError(f"--seed is {seed}; expected a number that is not negative")
+    sample = Sample.asked_for(options, source)
     tables = []
     with files.open("tensors.tsv") as tensors, files.open("metadata.tsv") as metadata:
         metadata.write(b"uri\tlabel\n")
-        for images, vectors in sampled(source, most, seed):
+        for images, vectors in sample.rows(source):
             tables.append(images)
             # The shortest text of a float32, which is read as the same.
             for row in vectors.astype(str):
@@ -63,7 +53,7 @@ def write(files: NewFiles, source: Source, options: ExportOptions) -> None:
     with files.open("sprite.png") as file:
         Image.fromarray(_sprite(thumbnails(source.manifest, images, side), cells, side)).save(file, "PNG")
     _write_configs(files, [len(images), source.manifest.dims], side)
-    files.facts |= {"images": len(images), "of": source.manifest.items, "seed": seed}
+    files.facts |= asdict(sample)
 
 
 def _escaped(value: str) -> str:

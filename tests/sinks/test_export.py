@@ -1,5 +1,6 @@
 """Exports: what they hold is what the index holds, and what they refuse."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -19,7 +20,7 @@ from vector_outputs import publish_vectors
 
 import imgindex
 from imgindex.cli import main
-from imgindex.errors import DamagedError, UsageError
+from imgindex.errors import DamagedError, MachineError, UsageError
 from imgindex.generations import layout
 from imgindex.generations.prune import prune
 from imgindex.runtime.progress import Progress
@@ -145,7 +146,11 @@ def test_the_description_names_the_recipe_and_every_file(output: str, tmp_path: 
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_format_can_be_written_and_is_documented(name: str) -> None:
-    assert callable(writer_of(name, ExportOptions()))
+    if FORMATS[name].extra:
+        with contextlib.suppress(MachineError):  # which names the extra
+            assert callable(writer_of(name, ExportOptions()))
+    else:
+        assert callable(writer_of(name, ExportOptions()))
     assert f"`{name}`" in (Path(__file__).parents[2] / "docs" / "export.md").read_text()
 
 
