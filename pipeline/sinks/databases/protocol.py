@@ -52,10 +52,7 @@ class Database(Protocol):
         """Adds rows, whose images are of `source.IMAGES`. `again`: some of them may be there already."""
 
     def finish(self, collection: str, metric: Metric) -> None:
-        """Makes the index of a collection that has all its rows, and waits until it can be searched."""
-
-    def is_finished(self, collection: str) -> bool:
-        """Whether `finish` has ended for the collection."""
+        """Makes the index of a collection that has all its rows, if it has none, and waits for it."""
 
     def count(self, collection: str) -> int:
         """How many rows a collection holds."""

@@ -123,14 +123,13 @@ class Qdrant:
     def finish(self, collection: str, metric: Metric) -> None:
         """See `Database`."""
         started = time.monotonic()
-        while not self.is_finished(collection):
+        while not self._is_indexed(collection):
             if time.monotonic() - started > _INDEXING_SECONDS:
                 logger.warning("%s is still being indexed; until then its searches are slower", collection)
                 return
             time.sleep(_LOOK_SECONDS)
 
-    def is_finished(self, collection: str) -> bool:
-        """See `Database`."""
+    def _is_indexed(self, collection: str) -> bool:
         status = self._client.get_collection(collection).status
         if status == models.CollectionStatus.RED:
             raise OutputError(f"{self.at} reports the collection {collection} as damaged")

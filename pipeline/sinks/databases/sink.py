@@ -90,11 +90,12 @@ class DatabaseSink:
     def create(self, source: Source) -> None:
         """Fills a collection of its own, unless a push before has, which then is compared again."""
         self._sample = Sample(source)
+        manifest = self._manifest
         if self._is_there():
             for _ in self._sample.watched():
                 pass
+            self._ask(lambda: self._database.finish(self.collection, manifest.metric))
             return
-        manifest = self._manifest
         text = self.description.to_json()
         self._thread = threading.get_ident()
         attempts = count()
@@ -124,11 +125,10 @@ class DatabaseSink:
                 f"{self._database.at} has {self.collection}, which imgindex did not make; choose another "
                 "--collection"
             )
-        whole = found.manifest == self.description.manifest and self._count(self.collection) == found.images
-        if whole and self._ask(lambda: self._database.is_finished(self.collection)):
-            return True
-        self._drop(self.collection)
-        return False
+        if found.manifest != self.description.manifest or self._count(self.collection) != found.images:
+            self._drop(self.collection)
+            return False
+        return True
 
     def _requests(self, batch: Batch) -> Iterator[tuple[pa.Table, Vectors]]:
         longest = self._database.longest_uri

