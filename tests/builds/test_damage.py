@@ -96,6 +96,7 @@ def test_what_a_damaged_chunk_held_is_embedded_again(
     assert sum(stored(folder).values()) == IMAGES
 
 
+@pytest.mark.long
 def test_a_store_of_damaged_chunks_is_embedded_again_where_the_index_changes(
     photos: Path, output: Path
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_build_replaces_damaged_files_of_the_live_generation(
     assert verify(str(output)).problems == ()
 
 
+@pytest.mark.long
 def test_the_command_says_that_it_replaces_damaged_files(
     photos: Path, output: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

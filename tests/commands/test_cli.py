@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fake_engine import QuartersEngine, factory_of, registered
+from long_runs import some_long
 from PIL import Image
 from trapped import trap
 
@@ -94,6 +95,7 @@ def test_a_few_bad_files_are_listed_by_reason(photos, tmp_path, capsys):
     ]
 
 
+@pytest.mark.long
 def test_images_that_crash_their_decoder_are_listed_and_end_no_build(photos, tmp_path):
     traps = {f"a{number}.png": trap("segfault", number) for number in range(3)}  # the first of the listing
     for name, data in traps.items():
@@ -318,6 +320,7 @@ def test_errors_cannot_steer_the_terminal_either(output, capsys):
     assert "a\\nb\\x1b[31m.png" in line
 
 
+@pytest.mark.long
 def test_a_converted_model_that_cannot_be_kept(photos, tmp_path, capsys, monkeypatch):
     (tmp_path / "cache").write_text("a file in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -341,7 +344,9 @@ def test_a_live_generation_that_is_damaged_is_noticed_before_any_work(photos, tm
     assert "delete" in line
 
 
-@pytest.mark.parametrize("name", ["写真　2020", "a b", "item=7", "it's", "\N{FAMILY}"])
+@pytest.mark.parametrize(
+    "name", some_long(["写真　2020", "a b", "item=7", "it's", "\N{FAMILY}"], "写真　2020")
+)
 def test_any_name_of_a_directory(name, photos, tmp_path, capsys):
     folder = tmp_path / name
     folder.mkdir()
@@ -381,6 +386,7 @@ def test_the_command_as_installed(tmp_path):
     assert module.stdout == version
 
 
+@pytest.mark.long
 def test_demo(tmp_path, capsys):
     folder = tmp_path / "demo"
     assert main(["demo", str(folder)]) == 0

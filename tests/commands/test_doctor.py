@@ -127,6 +127,7 @@ class TestAnnoy:
 
 
 class TestEngine:
+    @pytest.mark.long
     def test_what_a_build_would_choose(self) -> None:
         found = check_engine()
         assert found.level == "ok"

@@ -255,6 +255,7 @@ def test_what_is_mostly_noise_is_not_whitened(tmp_path: Path) -> None:
     assert {point.dims for point in found.sweep if point.whiten} == {3}
 
 
+@pytest.mark.long
 def test_many_labels_take_no_memory_for_each_pair_of_them(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).random((20_000, 2), np.float32)
     publish_features(tmp_path, rows, [f"{n // 2}/{n}.jpg" for n in range(20_000)], dims=2)

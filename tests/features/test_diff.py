@@ -163,6 +163,7 @@ def test_of_new_files_with_the_same_bytes_one_is_embedded(folder: Folder) -> Non
 
 @settings(max_examples=10)
 @given(data=st.data())
+@pytest.mark.long
 def test_every_file_of_a_listing_comes_out_once(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     folder = Folder(tmp_path_factory.mktemp("folder"))
     contents = st.sampled_from([b"", b"a", b"b", b"cc", b"dd", b"unique"])

@@ -224,6 +224,7 @@ def build(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
     return Build(copy, reads)
 
 
+@pytest.mark.long
 def test_where_the_same_files_fail_again_nothing_is_read_nor_published(build: Build) -> None:
     assert build.remembered() == BAD
     before = sorted(build.output.rglob("*"))
@@ -284,6 +285,7 @@ def test_what_fails_for_a_limit_is_tried_again(build: Build, image_bytes: Callab
     assert outcome.ledger["indexed"] == GOOD + 2
 
 
+@pytest.mark.long
 def test_cut_photos_are_taken_where_they_are_accepted(build: Build) -> None:
     (build.photos / "cut.png").write_bytes((build.photos / "00.png").read_bytes()[:-30])
     build.run()
@@ -304,6 +306,7 @@ def test_cut_photos_are_taken_where_they_are_accepted(build: Build) -> None:
     assert build.listed()["cut.jpg"] == "decode/truncated"
 
 
+@pytest.mark.long
 def test_what_is_beyond_a_limit_that_was_lowered_fails(
     build: Build, image_bytes: Callable[..., bytes]
 ) -> None:
@@ -358,6 +361,7 @@ def test_what_may_pass_is_tried_again(
     assert outcome.ledger["indexed"] == GOOD + 3
 
 
+@pytest.mark.long
 def test_what_the_machine_has_caused_is_told_apart_and_tried_again_with_a_bound(
     build: Build, image_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -395,6 +399,7 @@ def test_retrying_what_still_fails_publishes_nothing(build: Build) -> None:
     assert sorted((build.output / "store").rglob("*")) == before
 
 
+@pytest.mark.long
 def test_what_is_good_now_is_indexed_when_it_is_retried(
     build: Build, image_bytes: Callable[..., bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -423,6 +428,7 @@ def test_what_is_good_now_is_indexed_when_it_is_retried(
     assert (outcome.published, read, outcome.ledger["indexed"]) == (False, [], GOOD + 1)
 
 
+@pytest.mark.long
 def test_a_build_that_ends_early_has_remembered(build: Build) -> None:
     shutil.rmtree(build.output)
     strict = replace(build.config, publish=replace(CONFIG.publish, max_failure_rate=0.1))

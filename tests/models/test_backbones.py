@@ -6,12 +6,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from long_runs import some_long
 
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models import backbones
@@ -39,11 +38,6 @@ FAMILIES = {
     "VGG16": 32,
     "Xception": 71,
 }
-
-
-def some_long(names: Iterable[str], *quick: str) -> list[Any]:
-    """A test's parameters, of which all but the `quick` are left to long runs."""
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.long) for name in names]
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +83,7 @@ class TestModule:
         result = run_python(code)
         assert (result.stdout, result.stderr) == ("[]\n", "")
 
+    @pytest.mark.long
     def test_names_are_those_of_keras(self, keras):
         builders = {
             name
@@ -184,6 +179,7 @@ class TestApplications:
 
 
 class TestWeights:
+    @pytest.mark.long
     def test_none_is_the_same_in_another_process(self, mobilenet):
         code = (
             "from imgindex.models.backbones import load_backbone\n"
@@ -246,6 +242,7 @@ class TestWeights:
         with pytest.raises(UsageError, match="these weights do not fit MobileNetV2"):
             load_backbone("MobileNetV2", str(path), "avg", 64)
 
+    @pytest.mark.long
     def test_imagenet_that_cannot_be_downloaded(self, tmp_path):
         code = (
             "from imgindex.errors import WeightsUnavailableError\n"

@@ -118,6 +118,7 @@ class TestMemory:
         with pytest.raises(RuntimeError):
             engine.embed(np.zeros((BATCH, SIZE, SIZE, 4), np.uint8))
 
+    @pytest.mark.long
     def test_tensorflow(self, monkeypatch):
         import tensorflow as tf
 
@@ -132,6 +133,7 @@ class TestMemory:
         assert engine.embed(PIXELS[:BATCH]).shape == (BATCH, 1280)
 
 
+@pytest.mark.long
 def test_tensorflow_switches_its_rewrites_off_again():
     def features(precision: str) -> np.ndarray:
         return embed_all(create_engine(choice("tensorflow", precision=precision), 2), PIXELS)

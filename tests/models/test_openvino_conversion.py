@@ -83,6 +83,7 @@ class TestCacheKey:
 
 
 class TestConvertedModel:
+    @pytest.mark.long
     def test_a_second_time_comes_from_the_cache_without_keras(self):
         converted_model("MobileNetV2", "none", "avg", SIZE)
         code = (
@@ -95,6 +96,7 @@ class TestConvertedModel:
         assert done.stdout.split() == [expected, "False"]
 
     @pytest.mark.parametrize("damage", ["{", "{}", "[]", None])
+    @pytest.mark.long
     def test_a_damaged_entry_is_made_anew(self, damage, keras_model, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         name = keras_model("float32")
@@ -107,6 +109,7 @@ class TestConvertedModel:
         assert spec.read_text() not in ("", damage)
 
     @pytest.mark.parametrize("code", [errno.EMFILE, errno.EACCES, errno.EIO])
+    @pytest.mark.long
     def test_an_entry_that_cannot_be_read_is_not_deleted(self, code, keras_model, monkeypatch, tmp_path):
         """Other processes may read it, and this one again later."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -127,6 +130,7 @@ class TestConvertedModel:
         assert path.stat() == before
         assert converted_model(name, "none", "avg", None).path == path
 
+    @pytest.mark.long
     def test_what_a_killed_conversion_has_left_is_deleted_when_it_is_old(
         self, keras_model, monkeypatch, tmp_path
     ):
@@ -140,6 +144,7 @@ class TestConvertedModel:
         assert not old.exists()
         assert young.exists()  # another process may be writing it
 
+    @pytest.mark.long
     def test_a_full_disk_is_said(self, keras_model, monkeypatch, tmp_path):
         """A limit of what a file may hold is as good: the last bytes of the longest are missing."""
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -165,6 +170,7 @@ class TestConvertedModel:
         with pytest.raises(UsageError, match=r"mine.h5: cannot be read: No such file"):
             converted_model("MobileNetV2", str(tmp_path / "mine.h5"), "avg", SIZE)
 
+    @pytest.mark.long
     def test_other_weights_are_another_entry(self, tmp_path):
         paths = set()
         for seed in (1, 2):

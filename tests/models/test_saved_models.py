@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from long_runs import some_long
 from PIL import Image
 
 from imgindex.errors import UsageError
@@ -164,7 +165,7 @@ def assert_agree(found: np.ndarray, expected: np.ndarray, tolerance: float = 2e-
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("kind", some_long(MODELS, "nested models", "Rescaling", "Normalization"))
 def test_both_engines_give_what_keras_gives(kind: str, saved) -> None:
     name, model = saved(MODELS[kind])
     height, width = model.inputs[0].shape[1:3]
@@ -176,6 +177,7 @@ def test_both_engines_give_what_keras_gives(kind: str, saved) -> None:
 
 # float16 has 11 significant bits, bfloat16 8.
 @pytest.mark.parametrize(("policy", "tolerance"), [("mixed_float16", 2e-3), ("mixed_bfloat16", 2e-2)])
+@pytest.mark.long
 def test_mixed_policies(policy: str, tolerance: float, saved) -> None:
     def build(keras: Any) -> Any:
         keras.config.set_dtype_policy(policy)
@@ -201,6 +203,7 @@ def test_mixed_policies(policy: str, tolerance: float, saved) -> None:
     assert_agree(embed_all(load_engine(chosen, 1), images), keras_features(model, images)[0], tolerance)
 
 
+@pytest.mark.long
 def test_auto_compares_on_the_engine_that_can_run_the_model(saved, monkeypatch) -> None:
     for engine in ("openvino", "tensorflow"):
         monkeypatch.setattr(f"imgindex.models.engines.{engine}.has_bfloat16", lambda: True)
