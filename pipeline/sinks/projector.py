@@ -42,9 +42,9 @@ def write(files: NewFiles, source: Source, options: ExportOptions) -> None:
         metadata.write(b"uri\tlabel\n")
         for images, vectors in sample.rows(source):
             tables.append(images)
-            # The shortest text of a float32, which is read as the same.
-            for row in vectors.astype(str):
-                tensors.write("\t".join(row).encode() + b"\n")
+            for vector in vectors:
+                # The shortest text that is read as the same float32.
+                tensors.write("\t".join(vector.astype(str)).encode() + b"\n")
             for uri, label in zip(images["uri"].to_pylist(), images["label"].to_pylist(), strict=True):
                 metadata.write(f"{_escaped(uri)}\t{_escaped(label or '')}\n".encode())
     images = pa.concat_tables(tables)

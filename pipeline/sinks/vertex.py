@@ -106,9 +106,9 @@ def _of_shard(source: Source, shard: int, is_new: bool) -> Iterator[tuple[str, b
 def _lines(batch: Batch) -> Iterator[tuple[str, bytes]]:
     """The uri and the line of each image."""
     columns = (batch.images[name].to_pylist() for name in ("uri", "label", "sha256"))
-    # The shortest text of a float32, which is read as the same.
-    for uri, label, sha256, vector in zip(*columns, batch.vectors.astype(str), strict=True):
-        line = f'{{"id": {json.dumps(uri)}, "embedding": [{", ".join(vector)}]'
+    for uri, label, sha256, vector in zip(*columns, batch.vectors, strict=True):
+        numbers = ", ".join(vector.astype(str))  # the shortest text that is read as the same float32
+        line = f'{{"id": {json.dumps(uri)}, "embedding": [{numbers}]'
         if label is not None:
             line += f', "restricts": [{{"namespace": "label", "allow": [{json.dumps(label)}]}}]'
         yield uri, f'{line}, "crowding_tag": {json.dumps(sha256)}}}\n'.encode()
