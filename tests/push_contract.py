@@ -1,6 +1,9 @@
 """What a push does, whichever the database; the tests of each inherit it and say how to look into theirs."""
 
 import os
+import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,13 +34,16 @@ def collection(number: int, name: str = "photos") -> str:
     return f"{name}_20260101T000000Z_{number:08x}"
 
 
+Rows = dict[str, tuple[str | None, str, int, int, list[float]]]
+
+
 class Target(Protocol):
     """A database, seen by its own client and not by imgindex."""
 
     to: str
     uri: str
 
-    def rows(self, name: str) -> dict[str, tuple[str | None, str, int, int, list[float]]]:
+    def rows(self, name: str) -> Rows:
         """All rows of a collection or alias: label, sha256, width, height and vector, by uri."""
 
     def nearest(self, name: str, vector: npt.NDArray[np.float32], k: int, metric: Metric) -> list[str]:
@@ -96,6 +102,32 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]],
 
 class Killed(BaseException):
     """Stands for the end of the process: nothing is cleaned up."""
+
+
+# Pushes what the arguments say, and says when it begins.
+PUSH = """
+import sys
+import imgindex
+from imgindex.sinks.databases import sink
+
+print("ready", flush=True)
+imgindex.push(sys.argv[1], sys.argv[2], sys.argv[3], collection="photos", batch_rows=50)
+"""
+
+
+def push_and_kill(output: str, target: Target, seconds: float) -> None:
+    """Kills a push so many seconds after it began, if it has not ended before."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", PUSH, output, target.to, target.uri], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+    process.wait()
+    process.stdout.close()
 
 
 class PushContract:
@@ -337,3 +369,21 @@ class PushContract:
         publish_vectors(output, generation(1), uris, vectors)
         self.push(output, target)
         assert sorted(target.rows("photos")) == sorted(uris)
+
+    def kill_at_random_moments(self, output: str, target: Target, pushes: int, seconds: float) -> None:
+        """Each push is killed within so many seconds, and then made again."""
+        self.publish(output, 1)
+        self.push(output, target)
+        chance = random.Random(0)
+        last = 1 + pushes
+        for number in range(2, last + 1):
+            uris = [f"g{number}/{n:05}.jpg" for n in range(4000)]
+            vectors = np.random.default_rng(number).normal(size=(4000, DIMS)).astype(np.float32)
+            publish_vectors(output, generation(number), uris, vectors)
+            push_and_kill(output, target, chance.uniform(0, seconds))
+            seen = target.leads_to("photos")
+            assert seen in (collection(number - 1), collection(number))
+            assert len(target.rows("photos")) == (COUNT if seen == collection(1) else 4000)
+            self.push(output, target, keep=2)
+            assert sorted(target.rows("photos")) == uris
+        assert target.collections() == {collection(last - 1), collection(last)}

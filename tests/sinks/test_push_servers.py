@@ -1,10 +1,7 @@
 """Pushes into PostgreSQL; see `push_contract` and ``make test-integration``."""
 
 import json
-import random
 import re
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from push_contract import COUNT, DIMS, VECTORS, PushContract, Target, collection, faults, generation
+from push_contract import DIMS, VECTORS, PushContract, Rows, collection, faults, generation
 from vector_outputs import publish_vectors
 
 from imgindex.cli import main
@@ -23,8 +20,6 @@ from imgindex.models.ann.protocol import Metric
 __all__ = ["faults"]
 
 pytestmark = pytest.mark.integration
-
-Rows = dict[str, tuple[str | None, str, int, int, list[float]]]
 
 
 class PostgresTarget:
@@ -92,52 +87,13 @@ def postgres(server: Any) -> Iterator[PostgresTarget]:
     target.connection.close()
 
 
-# Pushes what the arguments say, and says when it begins.
-PUSH = """
-import sys
-import imgindex
-from imgindex.sinks.databases import sink
-
-print("ready", flush=True)
-imgindex.push(sys.argv[1], sys.argv[2], sys.argv[3], collection="photos", batch_rows=50)
-"""
-
-
-def push_and_kill(output: str, target: Target, seconds: float) -> None:
-    """Kills a push so many seconds after it began, if it has not ended before."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", PUSH, output, target.to, target.uri], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-    process.wait()
-    process.stdout.close()
-
-
 class TestPostgres(PushContract):
     @pytest.fixture
     def target(self, postgres: PostgresTarget) -> PostgresTarget:
         return postgres
 
     def test_killed_at_random_moments(self, output: str, target: PostgresTarget) -> None:
-        self.publish(output, 1)
-        self.push(output, target)
-        chance = random.Random(0)
-        for number in range(2, 12):
-            uris = [f"g{number}/{n:05}.jpg" for n in range(4000)]
-            vectors = np.random.default_rng(number).normal(size=(4000, DIMS)).astype(np.float32)
-            publish_vectors(output, generation(number), uris, vectors)
-            push_and_kill(output, target, chance.uniform(0, 8))
-            seen = target.leads_to("photos")
-            assert seen in (collection(number - 1), collection(number))
-            assert len(target.rows("photos")) == (COUNT if seen == collection(1) else 4000)
-            self.push(output, target, keep=2)
-            assert sorted(target.rows("photos")) == uris
-        assert target.collections() == {collection(10), collection(11)}
+        self.kill_at_random_moments(output, target, 10, 8)
 
     def test_generations_of_other_dimensions_have_the_same_view(
         self, output: str, target: PostgresTarget

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 # The module of this package that has the target's name speaks to it, by its function `connect`. The extra of
 # imgindex with its client has that name, too.
 TARGETS = {
+    "milvus": "Milvus or Zilliz Cloud by its address, Milvus Lite by a path (token: MILVUS_TOKEN)",
     "pgvector": "PostgreSQL with pgvector, by postgresql://user@host/database (password: PGPASSWORD)",
     "qdrant": "Qdrant by its address, or a folder of its local mode (key: QDRANT_API_KEY)",
 }

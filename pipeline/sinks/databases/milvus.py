@@ -1,0 +1,223 @@
+"""Milvus, Zilliz Cloud and Milvus Lite: a collection for each generation, and an alias."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+from pymilvus import DataType, MilvusClient
+from pymilvus.exceptions import MilvusException
+
+from imgindex.errors import OutputError, UsageError
+from imgindex.models.ann.protocol import Metric
+from imgindex.sinks.databases.description import Description
+from imgindex.sinks.databases.protocol import Row, Vectors
+
+_METRICS = {"angular": "COSINE", "euclidean": "L2"}
+_PROPERTIES = ("uri", "label", "sha256", "width", "height")
+_COLUMNS = [*_PROPERTIES, "vector"]
+
+# The most that a VARCHAR has, in bytes of UTF-8.
+_LONGEST_TEXT = 65_535
+# Servers keep the description of a schema, and take this property for it. Milvus Lite keeps only that.
+_DESCRIPTION = "collection.description"
+
+# In a text of an expression.
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+_CONNECT_SECONDS = 10.0
+_CALL_SECONDS = 60.0
+_INDEX_SECONDS = 6 * 3600.0
+
+# Codes of errors that pass: a server that is not ready, one that is busy, requests that take turns.
+_TRANSIENT = frozenset({2, 3, 8, 9, 101, 503})
+_REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
+
+def connect(uri: str) -> "Milvus":
+    """Names a server, or a folder of Milvus Lite. Raises UsageError for what is neither."""
+    if "://" in uri:
+        return Milvus(uri, uri)
+    folder = Path(uri).expanduser()
+    if folder.suffix != ".db":
+        raise UsageError(
+            f"{uri} is no address of Milvus; expected one such as http://host:19530, or a path that ends "
+            "in .db, of Milvus Lite"
+        )
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"{folder} cannot be made: {folder.absolute().parent} is no folder")
+    return Milvus(str(folder.absolute()), str(folder))
+
+
+class Milvus:
+    """A server of Milvus, or a folder of Milvus Lite, whose server runs in this process."""
+
+    longest_name = 255
+    longest_uri = _LONGEST_TEXT
+    most_dims = 32_768
+    search_settings: Mapping[str, int] = MappingProxyType({"ef": 256})
+
+    def __init__(self, uri: str, shown: str) -> None:
+        """`shown` is for messages."""
+        self.at = f"Milvus at {shown}"
+        self._uri = uri
+        self._held: MilvusClient | None = None
+        # It logs what it raises, with tracebacks.
+        logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+
+    @property
+    def _client(self) -> MilvusClient:
+        if self._held is None:
+            token = os.environ.get("MILVUS_TOKEN", "")
+            self._held = MilvusClient(self._uri, token=token, timeout=_CONNECT_SECONDS)
+        return self._held
+
+    def collections(self, name: str) -> Mapping[str, str]:
+        """See `Database`."""
+        found = [
+            each for each in self._client.list_collections(timeout=_CALL_SECONDS) if each.startswith(name)
+        ]
+        described = {each: self._description(each) for each in found}
+        return {each: text for each, text in described.items() if text is not None}
+
+    def _description(self, collection: str) -> str | None:
+        """What a collection says of itself; None where `create` has not come that far."""
+        schema = self._client.describe_collection(collection, timeout=_CALL_SECONDS)
+        text = schema["description"] or (schema.get("properties") or {}).get(_DESCRIPTION, "")
+        ours = [field["name"] for field in schema["fields"]] == _COLUMNS
+        return None if not text and ours and not self.count(collection) else str(text)
+
+    def live(self, name: str) -> str | None:
+        """See `Database`."""
+        if name in self._client.list_collections(timeout=_CALL_SECONDS):
+            raise UsageError(f"{self.at} has a collection {name} already; choose another --collection")
+        if name not in self._client.list_aliases(timeout=_CALL_SECONDS)["aliases"]:
+            return None
+        collection = str(self._client.describe_alias(name, timeout=_CALL_SECONDS)["collection_name"])
+        if Description.parse(self._description(collection)) is None:
+            raise UsageError(
+                f"{self.at} has an alias {name} of {collection}, which imgindex did not make; choose another "
+                "--collection"
+            )
+        return collection
+
+    def create(self, collection: str, description: str, dims: int, metric: Metric) -> None:
+        """See `Database`."""
+        self.drop(collection)  # one without a description, whose making has been interrupted
+        schema = MilvusClient.create_schema(
+            auto_id=False, enable_dynamic_field=False, description=description
+        )
+        schema.add_field("uri", DataType.VARCHAR, is_primary=True, max_length=_LONGEST_TEXT)
+        schema.add_field("label", DataType.VARCHAR, max_length=_LONGEST_TEXT, nullable=True)
+        schema.add_field("sha256", DataType.VARCHAR, max_length=64)
+        schema.add_field("width", DataType.INT32)
+        schema.add_field("height", DataType.INT32)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dims)
+        self._client.create_collection(
+            collection, schema=schema, consistency_level="Strong", timeout=_CALL_SECONDS
+        )
+        if not self._description(collection):
+            self._client.alter_collection_properties(
+                collection, {_DESCRIPTION: description}, timeout=_CALL_SECONDS
+            )
+
+    def insert(self, collection: str, images: pa.Table, vectors: Vectors, *, again: bool) -> None:
+        """See `Database`. A plain insert would double the rows of a request that was lost on its way back."""
+        rows = images.select(list(_PROPERTIES)).to_pylist()
+        for row, vector in zip(rows, vectors, strict=True):
+            row["vector"] = vector
+        write = self._client.upsert if again else self._client.insert
+        write(collection, rows, timeout=_CALL_SECONDS)
+
+    def finish(self, collection: str, metric: Metric) -> None:
+        """See `Database`."""
+        self._client.flush(collection, timeout=_INDEX_SECONDS)
+        if "vector" not in self._client.list_indexes(collection, timeout=_CALL_SECONDS):
+            index = MilvusClient.prepare_index_params()
+            index.add_index(
+                "vector",
+                index_type="HNSW",
+                index_name="vector",
+                metric_type=_METRICS[metric],
+                params={"M": 16, "efConstruction": 200},
+            )
+            self._client.create_index(collection, index, timeout=_INDEX_SECONDS)
+        self._client.load_collection(collection, timeout=_INDEX_SECONDS)
+
+    def count(self, collection: str) -> int:
+        """See `Database`. Before it is loaded, what is flushed."""
+        state = self._client.get_load_state(collection, timeout=_CALL_SECONDS)["state"]
+        if str(getattr(state, "name", state)) != "Loaded":
+            return int(self._client.get_collection_stats(collection, timeout=_CALL_SECONDS)["row_count"])
+        found = self._client.query(collection, output_fields=["count(*)"], timeout=_CALL_SECONDS)
+        return int(found[0]["count(*)"])
+
+    def fetch(self, collection: str, uris: Sequence[str]) -> list[Row]:
+        """See `Database`."""
+        # Not by `get`, which leaves quotes and backslashes of ids as they are.
+        wanted = ", ".join(f'"{uri.translate(_ESCAPES)}"' for uri in uris)
+        found = self._client.query(
+            collection, filter=f"uri in [{wanted}]", output_fields=_COLUMNS, timeout=_CALL_SECONDS
+        )
+        return [_row(entity) for entity in found]
+
+    def search(self, collection: str, vectors: Vectors, k: int, metric: Metric) -> list[list[Row]]:
+        """See `Database`."""
+        found = self._client.search(
+            collection,
+            data=list(vectors),
+            anns_field="vector",
+            limit=k,
+            output_fields=_COLUMNS,
+            search_params={
+                "metric_type": _METRICS[metric],
+                "params": {"ef": max(k, self.search_settings["ef"])},
+            },
+            timeout=_CALL_SECONDS,
+        )
+        return [[_row(hit["entity"]) for hit in hits] for hits in found]
+
+    def switch(self, name: str, collection: str, before: str | None) -> None:
+        """See `Database`. A name that is new cannot be altered, nor one that is there be made."""
+        put = self._client.create_alias if before is None else self._client.alter_alias
+        put(collection, name, timeout=_CALL_SECONDS)
+
+    def drop(self, collection: str) -> None:
+        """See `Database`."""
+        if self._client.has_collection(collection, timeout=_CALL_SECONDS):
+            self._client.drop_collection(collection, timeout=_CALL_SECONDS)
+
+    def close(self) -> None:
+        """See `Database`."""
+        if self._held is not None:
+            with suppress(MilvusException, grpc.RpcError):
+                self._held.close()
+
+    def told(self, error: Exception) -> Exception | None:
+        """See `Database`."""
+        if isinstance(error, grpc.RpcError):
+            code, text = error.code(), error.details() or str(error.code())
+        elif isinstance(error, MilvusException):
+            code, text = error.code, error.message
+        else:
+            return error if isinstance(error, OutputError | UsageError) else None
+        text = " ".join(str(text).split())
+        if code in _REFUSED or "auth" in text.lower():
+            return OutputError(
+                f"{self.at} refuses the credentials; set MILVUS_TOKEN to user:password or an API key"
+            )
+        passes = isinstance(code, grpc.StatusCode) or code in _TRANSIENT or getattr(error, "retriable", False)
+        if passes or "server unavailable" in text or "Retry" in text:
+            return OSError(text)
+        return OutputError(f"{self.at} refuses a request: {text}")
+
+
+def _row(entity: Mapping[str, Any]) -> Row:
+    properties = {name: entity[name] for name in _PROPERTIES}
+    return Row(**properties, vector=np.asarray(entity["vector"], np.float32))
