@@ -70,6 +70,7 @@ def stored(folder: Path) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("how", ["cut in half", "altered", "empty", "huge"])
+@pytest.mark.long
 def test_what_a_damaged_chunk_held_is_embedded_again(
     how: str, photos: Path, output: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +187,7 @@ def test_the_command_says_that_it_replaces_damaged_files(
     assert "nothing has changed" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_a_damaged_basis_is_taken_from_a_generation_that_has_the_same(
     photos: Path, output: Path, tmp_path: Path
 ) -> None:

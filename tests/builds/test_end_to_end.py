@@ -20,6 +20,8 @@ import imgindex
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.backbones import BUNDLED_WEIGHTS
 
+pytestmark = pytest.mark.long  # real backbones; builds of the README run by default
+
 BUNDLED = imgindex.BackboneConfig(name="MobileNetV2", weights="bundled")
 
 
@@ -306,7 +308,6 @@ def test_copies_of_one_image_are_all_at_cosine_one(photos, tmp_path):
     assert all(neighbor.similarity == pytest.approx(1) for neighbor in neighbors)
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("backbone", ["ResNet50", "InceptionV3"])
 def test_backbones_of_the_usual_size(backbone, photos, tmp_path):
     folder = tmp_path / "photos"
@@ -364,7 +365,6 @@ def test_caltech20_retrieves_its_own_classes(caltech20, tmp_path):
     assert np.mean(agreement) >= 0.95
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("enlarged", [1, 5])
 def test_caltech20_retrieves_as_well_as_float32_of_whole_decodes(caltech20, enlarged, tmp_path):
     # Enlarged five times, photos are decoded at a reduced size.

@@ -16,6 +16,8 @@ from imgindex.generations.layout import Output, read_manifest
 from imgindex.io import filesystem
 from imgindex.models.frameworks import settled_keras
 
+pytestmark = pytest.mark.long
+
 QUERY = "photos/3.png"
 PHOTOS = 12
 

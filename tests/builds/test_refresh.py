@@ -150,6 +150,7 @@ def test_only_the_recipe_of_the_index_changed(folder: Path, monkeypatch: pytest.
     assert content(folder / "index") == content(folder / "fresh")
 
 
+@pytest.mark.long
 def test_another_spec_embeds_everything_and_the_way_back_is_free(folder: Path) -> None:
     before = content(folder / "index")
     wider = imgindex.build(config_of(folder, backbone=replace(BACKBONE, image_size=40)))
@@ -159,6 +160,7 @@ def test_another_spec_embeds_everything_and_the_way_back_is_free(folder: Path) -
     assert content(folder / "index") == before
 
 
+@pytest.mark.long
 def test_the_basis_is_kept_unless_it_must_not_be(folder: Path, image_bytes: Callable[..., bytes]) -> None:
     first = imgindex.Index.open(folder / "index").manifest
     basis = content(folder / "index")["pca/basis.npz"]
@@ -265,6 +267,7 @@ def test_a_reader_sees_whole_generations_through_publishes_and_prunes(
     assert verify(str(output)).problems == ()
 
 
+@pytest.mark.long
 def test_another_filesystem_without_rename_or_locks(
     folder: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -409,6 +409,7 @@ class TestCommand:
         assert lines[1] == "problem  refused    cannot keep the converted model"
         assert len(lines) == 6
 
+    @pytest.mark.long
     def test_all_of_it_on_this_machine(self, tmp_path: Path) -> None:
         command = [sys.executable, "-m", "imgindex", "doctor", str(tmp_path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)

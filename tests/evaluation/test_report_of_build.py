@@ -146,6 +146,7 @@ def test_a_report_that_fails_is_a_warning_and_stops_nothing(
     assert verify(str(folder / "index")).problems == ()
 
 
+@pytest.mark.long
 def test_thumbnails_are_bounded_in_number_and_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(folder, images=3)
     shown = {image["src"] for image in page_of(folder).named("img")}

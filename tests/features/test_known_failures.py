@@ -235,6 +235,7 @@ def test_where_the_same_files_fail_again_nothing_is_read_nor_published(build: Bu
     assert sorted(build.output.rglob("*")) == before
 
 
+@pytest.mark.long
 def test_one_bad_file_in_the_place_of_another_is_published(build: Build) -> None:
     (build.photos / "text.jpg").rename(build.photos / "other.jpg")
     outcome, read = build.run()

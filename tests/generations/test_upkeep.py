@@ -547,6 +547,7 @@ class TestPrune:
         hours, days = generations_prune.GENERATION_GRACE / 3600, generations_prune.FEATURE_GRACE / 24 / 3600
         assert f"(default: {hours:.0f}h for generations, {days:.0f}d for the features" in printed
 
+    @pytest.mark.long
     def test_while_a_build_runs(self, place: str) -> None:
         generate(place, 1, "abc")
         with writer_lock(place), pytest.raises(OutputError, match="is being written"):

@@ -183,6 +183,7 @@ def test_a_fall_is_refused_unless_it_is_forced(
     assert message.endswith("--force max_precision_drop")
 
 
+@pytest.mark.long
 def test_both_figures_are_those_of_brute_force(built: Built) -> None:
     before, after = (
         precision_of(Path(built.output.generation(built.names[name]))) for name in ("good 1", "bad 1")

@@ -66,6 +66,7 @@ def test_an_index_of_a_registered_engine(tmp_path: Path, image_bytes: Callable[.
         imgindex.Index.open(str(output)).search([photos / "3.png"], k=1)
 
 
+@pytest.mark.long
 def test_an_engine_of_an_installed_package_is_there_in_every_process(
     tmp_path: Path, image_bytes: Callable[..., bytes]
 ) -> None:

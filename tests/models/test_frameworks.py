@@ -88,6 +88,7 @@ class TestSettledKeras:
         with settled_keras():
             assert Spec.of(load_backbone("MobileNet", "none", "avg", SIZE)) == odd
 
+    @pytest.mark.long
     def test_files_and_variables_of_the_user_do_not_matter(self, tmp_path):
         """Settings in keras.json, a backend that is not installed, and an old Keras that is not, either."""
         values = {"floatx": "float16", "epsilon": 0.25, "image_data_format": "channels_first"}
@@ -145,6 +146,7 @@ class TestPrivacy:
         "sys.addaudithook(watch)\n"
     )
 
+    @pytest.mark.long
     def test_a_conversion_sends_nothing_and_writes_to_the_cache_alone(self, tmp_path):
         """Watched in that process and in all that it starts."""
         home, seen = tmp_path / "home", tmp_path / "seen"

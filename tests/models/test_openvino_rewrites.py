@@ -48,6 +48,7 @@ def conv(source, outputs: int, side: int = 1, stride: int = 1, pads: int = 0):
         pytest.param("InceptionV3", 75, marks=pytest.mark.long),
     ],
 )
+@pytest.mark.long
 def test_backbones_with_weights_of_every_kind(name, size):
     backbone = load_backbone(name, "none", "avg", size)
     # New biases and means are zero, and new variances one, which would hide what depends on them.

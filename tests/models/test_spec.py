@@ -54,6 +54,7 @@ def test_survives_json():
     assert Spec(**stored | {"image_size": tuple(stored["image_size"])}) == SPEC
 
 
+@pytest.mark.long
 def test_paths_of_weights_do_not_matter_and_weights_do(small_backbone, tmp_path: Path):
     core = next(layer for layer in small_backbone.model.layers if hasattr(layer, "layers"))
     paths = [tmp_path / "one.weights.h5", tmp_path / "elsewhere" / "two.weights.h5"]

@@ -95,10 +95,10 @@ def stored(output: Path) -> int:
     ("stop", "number", "flags"),
     [
         ("embed", signal.SIGINT, []),
-        ("annoy", signal.SIGTERM, PROCESSES),
         *(
             pytest.param(*case, marks=pytest.mark.long)
             for case in [
+                ("annoy", signal.SIGTERM, PROCESSES),
                 ("list", signal.SIGINT, []),
                 ("embed", signal.SIGTERM, []),
                 ("pca", signal.SIGTERM, []),
@@ -146,6 +146,7 @@ def test_a_build_ends_and_the_next_one_goes_on(
     assert list(output.rglob("*.partial")) == []
 
 
+@pytest.mark.long
 def test_a_build_that_is_stopped_after_its_generation_went_live_ends_well(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -162,6 +163,7 @@ def test_a_build_that_is_stopped_after_its_generation_went_live_ends_well(
         pass
 
 
+@pytest.mark.long
 def test_a_build_whose_generation_cannot_be_read_after_it_went_live_ends_well(
     photos: Path, tmp_path: Path
 ) -> None:
@@ -175,6 +177,7 @@ def test_a_build_whose_generation_cannot_be_read_after_it_went_live_ends_well(
     )
 
 
+@pytest.mark.long
 def test_the_python_api_leaves_signals_alone(photos: Path, tmp_path: Path) -> None:
     script = (
         "import signal, sys\n"
