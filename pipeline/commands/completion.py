@@ -33,7 +33,7 @@ def answer(parser: argparse.ArgumentParser) -> None:
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     for command in commands.choices.values():
         for action in command._actions:
-            if action.metavar in ("INDEX", "OUT"):
+            if action.metavar in ("INDEX", "INDEX|URI", "OUT"):
                 action.completer = DirectoriesCompleter()  # where argcomplete looks for it
             if re.match("--.*-", _word_at_cursor()):
                 action.option_strings = [hyphened(flag) for flag in action.option_strings]
