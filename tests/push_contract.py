@@ -94,7 +94,7 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]],
     def install(before: Callable[[str], None]) -> None:
         monkeypatch.setattr(
             "imgindex.sinks.databases.push.connected",
-            lambda to, uri: Faults(before).on(connect(to, uri)),
+            lambda to, uri, make: Faults(before).on(connect(to, uri, make=make)),
         )
 
     return install

@@ -205,7 +205,7 @@ def _add_search(search: argparse.ArgumentParser) -> None:
     _add_collection(search)
     search.add_argument(
         "--index",
-        metavar="OUT",
+        metavar="INDEX",
         help="with --from: the index's directory (default: where it was pushed from)",
     )
     _add_model_and_formats(search)

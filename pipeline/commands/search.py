@@ -68,7 +68,7 @@ def _in_database(known: argparse.Namespace) -> Iterator["DatabaseIndex"]:
     for flag in ("exact", "distinct", "exclude_self"):
         if getattr(known, flag):
             raise UsageError(f"--{flag} is for the files of an index; leave it out with --from")
-    with contextlib.closing(connected(known.from_database, known.output)) as database:
+    with contextlib.closing(connected(known.from_database, known.output, make=False)) as database:
         index = DatabaseIndex.open(database, known.collection, output=known.index, model=known.model)
         check_asked_files(index.output.root, page=known.html)
         yield index

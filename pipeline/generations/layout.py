@@ -132,7 +132,7 @@ def read_manifest(output: Output, name: str | None = None) -> Manifest:
       UsageError: `name` is no generation's name.
       OutputError: there is no index, or the manifest cannot be read, or it is damaged.
     """
-    name = name or live_name(output)
+    name = live_name(output) if name is None else name
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no generation's name; `imgindex inspect {output.root}` lists them")
     path = output.manifest(name)
@@ -152,11 +152,11 @@ def open_generation(output: Output, name: str | None, open_files: Callable[[Mani
     Raises what `read_manifest` and `open_files` do.
     """
     while True:
-        wanted = name or current_name(output)
+        wanted = current_name(output) if name is None else name
         try:
             return open_files(read_manifest(output, wanted))
         except OutputError:
-            if name or current_name(output) in (None, wanted):
+            if name is not None or current_name(output) in (None, wanted):
                 raise
 
 

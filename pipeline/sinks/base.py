@@ -46,7 +46,12 @@ def transfer(source: Source, sink: Sink) -> None:
         except BaseException:
             sink.discard()
             raise
+    prune(source.generation, sink)
+
+
+def prune(generation: str, sink: Sink) -> None:
+    """Deletes what `generation`, which readers see, has replaced. Raises AfterPublishError."""
     try:
         sink.prune()
     except OutputError as error:
-        raise AfterPublishError(f"generation {source.generation} is in place, but {error}") from error
+        raise AfterPublishError(f"generation {generation} is in place, but {error}") from error

@@ -170,7 +170,6 @@ HARMLESS = {
     ("pipeline/commands/doctor/output.py", "_existing"): "where to try the filesystem",
     ("pipeline/io/filesystem.py", "list_folders"): "os.DirEntry, which raises",
     ("pipeline/io/filesystem.py", "delete_partials"): "os.DirEntry; no deletes nothing",
-    ("pipeline/sinks/databases/milvus.py", "connect"): "where a database can be; no is an error",
     ("models/backbones.py", "is_file"): "no is an error, or another place of the model is tried",
     ("models/frameworks.py", "_load_keras"): "no has Keras use a folder of ours",
     ("models/engines/tensorflow.py", "gpu_driver"): "whether there is a GPU",

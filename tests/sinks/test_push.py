@@ -74,7 +74,7 @@ class QdrantTarget:
 @pytest.fixture
 def target(monkeypatch: pytest.MonkeyPatch) -> QdrantTarget:
     client = qdrant_client.QdrantClient(":memory:")
-    monkeypatch.setattr(qdrant, "connect", lambda uri: InMemory(uri, client))
+    monkeypatch.setattr(qdrant, "connect", lambda uri, make: InMemory(uri, client))
     return QdrantTarget(client)
 
 
@@ -299,6 +299,7 @@ class TestMessages:
         [
             "postgresql://me:hidden@host/db", "https://me:hidden@host:6333", "host=h password=hidden",
             "http://host?api_key=hidden", "postgresql://host/db?sslpassword=hidden",
+            "me:hidden@host/db",
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("to", TARGETS)
@@ -312,6 +313,43 @@ class TestMessages:
             f"imgindex: the address of {to} holds a password or a key, which logs and other users may see; "
             f"leave it out and set the environment variable {variable}\n"
         )
+
+    def test_a_server_without_http_is_not_taken_for_a_folder(
+        self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(UsageError, match=r"if it is a server, write http://localhost:6333"):
+            imgindex.push(output, "qdrant", "localhost:6333")
+        assert not Path("localhost:6333").exists()
+
+    @pytest.mark.parametrize("place", ["index", "index/qdrant", "photos"])
+    def test_a_folder_of_something_else(
+        self, place: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        (tmp_path / "photos").mkdir()
+        (tmp_path / "photos" / "mine.png").write_bytes(b"")
+        before = sorted(tmp_path.rglob("*"))
+        expected = "holds mine.png and no database" if place == "photos" else "lies in the index"
+        with pytest.raises(UsageError, match=expected):
+            imgindex.push(output, "qdrant", str(tmp_path / place))
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_dry_run_and_a_search_make_no_folder(
+        self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.undo()
+        folder = str(tmp_path / "new")
+        assert main(["push", output, "--to", "qdrant", folder, "--dry_run"]) == 0
+        assert f"imgindex would lead to imgindex_{generation(1)[:8]}" in capsys.readouterr().out
+        assert main(["search", "--from", "qdrant", folder, "x.png"]) == 3
+        assert "holds no database of Qdrant; `imgindex push` makes it" in capsys.readouterr().err
+        assert not Path(folder).exists()
+
+    def test_an_empty_name_is_no_generation(self, output: str, target: QdrantTarget) -> None:
+        with pytest.raises(UsageError, match="'' is no generation's name"):
+            push(output, generation="")
 
     def test_an_extra_that_is_missing(self, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delitem(sys.modules, "imgindex.sinks.databases.qdrant")

@@ -40,7 +40,7 @@ def _in_memory(client: qdrant_client.QdrantClient, monkeypatch: pytest.MonkeyPat
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(qdrant, "connect", lambda uri: InMemory(uri, client))
+    monkeypatch.setattr(qdrant, "connect", lambda uri, make: InMemory(uri, client))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def output(photos: Path, client: qdrant_client.QdrantClient) -> Path:
     output = photos.parent / "index"
     assert main(["build", "--input", str(photos), "--output", str(output), *SETTINGS]) == 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(qdrant, "connect", lambda uri: qdrant.Qdrant(uri, client))
+        patch.setattr(qdrant, "connect", lambda uri, make: qdrant.Qdrant(uri, client))
         patch.setattr(client, "close", lambda: None)
         assert main(["push", str(output), "--to", "qdrant", "memory"]) == 0
     return output

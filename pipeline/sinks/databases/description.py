@@ -9,6 +9,7 @@ from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest
 from imgindex.models.ann.protocol import METRICS, Metric
 from imgindex.text import printable
+from imgindex.uris import uri_of
 
 _SCHEMA_VERSION = 1
 
@@ -20,7 +21,7 @@ class Description:
     collection: str  # the name that clients use
     generation: str
     manifest: str  # its digest
-    output: str  # the index's directory, where it was pushed from
+    output: str  # the uri of the index's directory, where it was pushed from
     spec: str  # the digest of the features' spec
     backbone: str
     basis: str  # SHA-256 of the PCA basis
@@ -36,7 +37,7 @@ class Description:
             collection=name,
             generation=manifest.generation,
             manifest=str(manifest.content["digest"]),
-            output=output.root,
+            output=uri_of(output.root),  # text, whatever the path is
             # A forged manifest may hold text there that cannot be encoded.
             spec=printable(manifest.spec.digest),
             backbone=printable(manifest.spec.backbone),

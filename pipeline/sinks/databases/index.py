@@ -21,6 +21,7 @@ from imgindex.search.results import Neighbor, Result
 from imgindex.sinks.databases.description import Description
 from imgindex.sinks.databases.names import checked_name
 from imgindex.sinks.databases.protocol import Database, Row, asked
+from imgindex.uris import name_of
 
 
 class DatabaseIndex:
@@ -35,6 +36,7 @@ class DatabaseIndex:
         self.output = output
         self._model = model
         self.facts = _manifest(output, description)
+        self._images = description.images
         self._basis = read_basis(files_of(output, self.facts)[self.facts.basis])
 
     @classmethod
@@ -60,7 +62,7 @@ class DatabaseIndex:
             raise OutputError(
                 f"{collection} in {database.at} does not say which index it is of; push it again"
             )
-        return cls(database, collection, description, Output(output or description.output), model)
+        return cls(database, collection, description, Output(output or name_of(description.output)), model)
 
     @property
     def place(self) -> str:
@@ -79,7 +81,7 @@ class DatabaseIndex:
         """The result of each of `loaded`. Raises UsageError for a vector that does not fit."""
         vectors, errors = vectors_of(loaded, self.facts.dims, self._basis, lambda: self.engine)
         numbers = [number for number in range(len(loaded)) if number not in errors]
-        found = iter(self._nearest(vectors[numbers], min(wanted.k, self.facts.items)))
+        found = iter(self._nearest(vectors[numbers], min(wanted.k, self._images)))
         return [
             Result(query.name, (), errors[n])
             if n in errors

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
@@ -17,6 +18,7 @@ from pymilvus.exceptions import MilvusException
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.description import Description
+from imgindex.sinks.databases.local import local_folder
 from imgindex.sinks.databases.protocol import Row, Vectors
 
 _METRICS = {"angular": "COSINE", "euclidean": "L2"}
@@ -38,21 +40,24 @@ _INDEX_SECONDS = 6 * 3600.0
 # Codes of errors that pass: a server that is not ready, one that is busy, requests that take turns.
 _TRANSIENT = frozenset({2, 3, 8, 9, 101, 503})
 _REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+_CREDENTIALS = re.compile(r"\b(auth|authenticat\w+|unauthenticated)\b", re.IGNORECASE)
 
 
-def connect(uri: str) -> "Milvus":
-    """Names a server, or a folder of Milvus Lite. Raises UsageError for what is neither."""
+def connect(uri: str, *, make: bool) -> "Milvus":
+    """Names a server, or a folder of Milvus Lite; see `connected`."""
     if "://" in uri:
+        try:
+            _ = urlsplit(uri).port
+        except ValueError as error:
+            raise UsageError(f"{uri} is no address of Milvus: {error}") from error
         return Milvus(uri, uri)
-    folder = Path(uri).expanduser()
-    if folder.suffix != ".db":
+    if not uri.endswith(".db"):
         raise UsageError(
             f"{uri} is no address of Milvus; expected one such as http://host:19530, or a path that ends "
             "in .db, of Milvus Lite"
         )
-    if not folder.absolute().parent.is_dir():
-        raise UsageError(f"{folder} cannot be made: {folder.absolute().parent} is no folder")
-    return Milvus(str(folder.absolute()), str(folder))
+    folder = str(local_folder(uri, "Milvus Lite", "databases", make=make))
+    return Milvus(folder, folder)
 
 
 class Milvus:
@@ -208,7 +213,7 @@ class Milvus:
         else:
             return error if isinstance(error, OutputError | UsageError) else None
         text = " ".join(str(text).split())
-        if code in _REFUSED or "auth" in text.lower():
+        if code in _REFUSED or _CREDENTIALS.search(text):
             return OutputError(
                 f"{self.at} refuses the credentials; set MILVUS_TOKEN to user:password or an API key"
             )

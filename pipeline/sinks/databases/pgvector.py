@@ -31,15 +31,15 @@ _CONNECT_SECONDS = "10"
 _LOCK_TIMEOUT = "5s"
 
 
-def connect(uri: str) -> "Pgvector":
-    """Connects to a database. Raises UsageError or OutputError."""
+def connect(uri: str, *, make: bool) -> "Pgvector":
+    """Names a database; see `connected`."""
     try:
         given = conninfo_to_dict(uri)
     except psycopg.ProgrammingError as error:
         raise UsageError(f"the address of pgvector cannot be read: {_said(error)}") from error
     host = given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or "the local socket"
     name = given.get("dbname") or os.environ.get("PGDATABASE") or "the default database"
-    return Pgvector(uri, f"PostgreSQL at {host} ({name})")
+    return Pgvector(uri, f"PostgreSQL at {host} ({name})", make=make)
 
 
 class Pgvector:
@@ -51,8 +51,9 @@ class Pgvector:
     most_dims = 2000
     search_settings: Mapping[str, int] = MappingProxyType({"hnsw.ef_search": 256})
 
-    def __init__(self, conninfo: str, at: str) -> None:
-        """`at` is for messages."""
+    def __init__(self, conninfo: str, at: str, *, make: bool) -> None:
+        """`at` is for messages. With `make`, the extension is made where it is missing."""
+        self._make = make
         self.at = at
         self._conninfo = conninfo
         self._held: psycopg.Connection | None = None
@@ -72,6 +73,9 @@ class Pgvector:
 
     def _prepare(self, connection: psycopg.Connection) -> None:
         found = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone()
+        if found is None and not self._make:
+            connection.close()
+            raise OutputError(f"{self.at} does not have the extension vector; `imgindex push` makes it")
         if found is None:
             try:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")

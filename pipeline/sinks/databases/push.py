@@ -6,8 +6,9 @@ from pathlib import Path
 
 from imgindex.generations.layout import Output, read_manifest
 from imgindex.runtime.progress import Progress, shown
-from imgindex.sinks.base import transfer
-from imgindex.sinks.databases.names import DEFAULT_NAME
+from imgindex.sinks.base import prune, transfer
+from imgindex.sinks.databases.local import NoDatabaseError
+from imgindex.sinks.databases.names import DEFAULT_NAME, collection_name
 from imgindex.sinks.databases.sink import DatabaseSink
 from imgindex.sinks.databases.targets import connected
 from imgindex.sinks.source import opened
@@ -64,7 +65,20 @@ def push(
     """
     layout = Output(str(output))
     manifest = read_manifest(layout, generation)
-    with contextlib.closing(connected(to, uri)) as database:
+    try:
+        connection = connected(to, uri, make=not dry_run)
+    except NoDatabaseError:
+        return Pushed(
+            name=collection,
+            collection=collection_name(collection, manifest.generation),
+            generation=manifest.generation,
+            images=manifest.items,
+            dims=manifest.dims,
+            before=None,
+            pushed=True,
+            dropped=(),
+        )
+    with contextlib.closing(connection) as database:
         sink = DatabaseSink(database, layout, manifest, collection, keep=keep, batch_rows=batch_rows)
         is_new = not sink.is_live
         dropped = tuple(sink.superseded())
@@ -78,7 +92,7 @@ def push(
             ):
                 transfer(source, sink)
         else:
-            sink.prune()
+            prune(manifest.generation, sink)
     return Pushed(
         name=sink.name,
         collection=sink.collection,

@@ -6,7 +6,6 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from uuid import UUID, uuid5
 
@@ -18,6 +17,7 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.ann.protocol import Metric
+from imgindex.sinks.databases.local import local_folder
 from imgindex.sinks.databases.protocol import Row, Vectors
 
 logger = logging.getLogger(__name__)
@@ -35,8 +35,8 @@ _INDEXING_SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
 
 
-def connect(uri: str) -> "Qdrant":
-    """Connects to a server, or opens a folder of the local mode. Raises UsageError or OutputError."""
+def connect(uri: str, *, make: bool) -> "Qdrant":
+    """Connects to a server, or opens a folder of the local mode; see `connected`."""
     key = os.environ.get("QDRANT_API_KEY")
     if "://" in uri:
         with warnings.catch_warnings():
@@ -48,7 +48,7 @@ def connect(uri: str) -> "Qdrant":
                 return Qdrant(uri, client, is_server=True)
             except ValueError as error:
                 raise UsageError(f"{uri} is no address of Qdrant: {error}") from error
-    folder = Path(uri).expanduser()
+    folder = local_folder(uri, "Qdrant", "meta.json", make=make)
     try:
         return Qdrant(str(folder), QdrantClient(path=str(folder)))
     except RuntimeError as error:
@@ -133,7 +133,8 @@ class Qdrant:
         status = self._client.get_collection(collection).status
         if status == models.CollectionStatus.RED:
             raise OutputError(f"{self.at} reports the collection {collection} as damaged")
-        return bool(status == models.CollectionStatus.GREEN)
+        # Gray is one that waits until it is written to, as after a restart.
+        return bool(status != models.CollectionStatus.YELLOW)
 
     def count(self, collection: str) -> int:
         """See `Database`."""
@@ -200,7 +201,13 @@ def _id(uri: str) -> str:
 
 def _row(point: models.Record | models.ScoredPoint) -> Row:
     payload = point.payload or {}
-    properties = {name: payload[name] for name in _PAYLOAD}
+    try:
+        properties = {name: payload[name] for name in _PAYLOAD}
+    except KeyError as error:
+        raise OutputError(
+            f"point {point.id} has no {error.args[0]}: something else than imgindex has written to the "
+            "collection; push again"
+        ) from error
     return Row(**properties, vector=np.array(point.vector, np.float32))
 
 

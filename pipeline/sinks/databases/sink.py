@@ -176,6 +176,7 @@ class DatabaseSink:
             )
 
     def _refused(self, why: str) -> PublishRefusedError:
+        self._thread = threading.get_ident()  # `discard` deletes it, also where an earlier push has filled it
         stays = f"{self.name} still leads to {self.before}" if self.before else f"there is no {self.name} yet"
         return PublishRefusedError(
             f"the collection {self.collection} in {self._database.at} was refused: {why}; {stays}"

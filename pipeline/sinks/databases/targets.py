@@ -19,17 +19,21 @@ TARGETS = {
 
 # Also passwords with characters that should have been encoded, such as a slash.
 _SECRETS = re.compile(
-    r"://[^:@/?#]*:[^@]+@|(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=", re.IGNORECASE
+    r"(?:^|://)[^:@/?#\s]*:[^@]+@|(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=",
+    re.IGNORECASE,
 )
 
 
-def connected(target: str, uri: str) -> "Database":
+def connected(target: str, uri: str, *, make: bool) -> "Database":
     """Connects to the database `target` at `uri`; its module is loaded only now.
+
+    Without `make`, nothing is made there that is missing.
 
     Raises:
       UsageError: there is no such target, or `uri` is none of its, or holds a password.
       MachineError: its client is not installed.
       OutputError: it does not answer, or refuses the credentials.
+      NoDatabaseError: it is a folder without a database, and `make` is false.
     """
     if target not in TARGETS:
         raise UsageError(f"{target!r} is no database to push to; expected one of {', '.join(TARGETS)}")
@@ -42,7 +46,7 @@ def connected(target: str, uri: str) -> "Database":
         raise MachineError(
             f"{target} needs the extra {target}: pip install 'imgindex[{target}]' ({error.name} is missing)"
         ) from error
-    database: Database = module.connect(uri)
+    database: Database = module.connect(uri, make=make)
     return database
 
 
