@@ -143,7 +143,7 @@ class TestMessages:
                 2,
                 "folder is no address of Milvus; expected one such as http://host:19530, or a path ",
             ),
-            ("none/x.db", 2, "none/x.db cannot be made: .*/none is no folder"),
+            ("none/x.db", 2, "none/x.db cannot be made: .*/none is not there"),
         ],
     )
     def test_what_cannot_be_reached(
