@@ -314,6 +314,16 @@ class TestMessages:
             f"leave it out and set the environment variable {variable}\n"
         )
 
+    @pytest.mark.parametrize("uri", ["postgresql://me@127.0.0.1:1/db", "host=127.0.0.1 port=1 user=me"])
+    def test_an_address_with_a_user_alone(self, uri: str, output: str) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("imgindex.io.retries._DELAYS", ())
+            # Where the extra is missing, that is told.
+            with pytest.raises(
+                (OutputError, MachineError), match=r"does not answer|needs the extra pgvector"
+            ):
+                imgindex.push(output, "pgvector", uri)
+
     def test_a_server_without_http_is_not_taken_for_a_folder(
         self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -19,7 +19,7 @@ TARGETS = {
 
 # Also passwords with characters that should have been encoded, such as a slash.
 _SECRETS = re.compile(
-    r"(?:^|://)[^:@/?#\s]*:[^@]+@|(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=",
+    r"(?:^(?!\w+://)|://)[^:@/?#\s]*:[^@]+@|(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=",
     re.IGNORECASE,
 )
 
