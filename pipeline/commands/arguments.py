@@ -43,7 +43,8 @@ class CommandParser(argparse.ArgumentParser):
 def parser() -> CommandParser:
     """The parser of all commands.
 
-    Of what it parses `command` is the name of one, and `parser` is the parser of that one's arguments.
+    In the namespace that it gives, `command` is the name of a command, and `parser` parses the arguments of
+    that command.
     """
     made = CommandParser(
         prog="imgindex",

@@ -76,8 +76,8 @@ def _galleries_of(around: Neighborhoods, quality: Quality | None) -> tuple[str, 
             heading = f"{title}: {each.label} ({name} {percent(each.p_at_k)}{others})"
             galleries.append((heading, around.of_label(each.label, count)))
     text = (
-        "Of each label, the queries with the fewest right neighbors come first. A neighbor with a red border "
-        "and the words “other label” is wrong: it lies in another folder than the query."
+        "Each label's worst queries come first: those with the fewest right neighbors. A neighbor with a red "
+        "border and the words “other label” is wrong: it lies in another folder than the query."
     )
     if around.shown < quality.k:
         text += f" Of the {quality.k} neighbors that {name} counts, the first {around.shown} are shown."
