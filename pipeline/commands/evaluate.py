@@ -6,8 +6,7 @@ import json
 from imgindex.evaluation.evaluate import DIMS, evaluate_in
 from imgindex.evaluation.results import as_json
 from imgindex.evaluation.tables import as_text
-from imgindex.io.asked_files import check_asked_files
-from imgindex.io.paths import write_text
+from imgindex.io.asked_files import check_asked_files, write_text
 from imgindex.runtime.standard_streams import encodable
 
 

@@ -1,4 +1,4 @@
-"""Files that a command is asked to write: checked before its work starts, so that no other file is lost.
+"""Files that a command is asked to write, checked before its work starts, so that no other file is lost.
 
 A file that is there already is replaced only if it is empty, or if it begins as imgindex's own files of its
 kind do. What is no regular file, such as ``/dev/stdout``, holds nothing that could be lost.
@@ -40,6 +40,14 @@ def check_asked_files(index: str, *, page: Path | None = None, json: Path | None
             _check(path, kind, mark.encode())
         except OSError as error:
             raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes the file that was asked for. Raises OutputError."""
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def _check(path: Path, kind: str, mark: bytes) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 from imgindex.errors import OutputError
 from imgindex.generations.manifest import Manifest
 from imgindex.inputs.tar_members import read_image
-from imgindex.io.paths import write_text
+from imgindex.io.asked_files import write_text
 from imgindex.runtime.standard_streams import quiet_libraries
 from imgindex.search import gallery
 from imgindex.search.comparison import ComparedImage, Comparison, comparison_table, what_ranks

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from labeled_photos import write_photos
 from PIL import Image
 from scipy.spatial.distance import cdist
 
@@ -32,10 +33,7 @@ QUICK = [
 def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., bytes]) -> Path:
     """Twelve images in two folders, with a copy of one of them, and a gray one."""
     folder = tmp_path_factory.mktemp("compare") / "photos"
-    for number in range(12):
-        path = folder / "ab"[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image_bytes(number))
+    write_photos(folder, image_bytes)
     shutil.copy(folder / "a" / "00.png", folder / "b" / "copy.png")
     Image.new("RGB", (50, 20), "gray").save(folder / "b" / "gray.png")
     return folder

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from labeled_photos import write_photos
 from PIL import Image
 
 import imgindex
@@ -37,10 +38,7 @@ COPIES = 3
 def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., bytes]) -> Path:
     """Twelve different images in two folders, and three copies of one of them."""
     folder = tmp_path_factory.mktemp("search") / "photos"
-    for number in range(12):
-        path = folder / "ab"[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image_bytes(number))
+    write_photos(folder, image_bytes)
     for number in range(COPIES):
         shutil.copy(folder / "a" / "00.png", folder / "b" / f"copy {number}.png")
     return folder

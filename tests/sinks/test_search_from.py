@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from labeled_photos import write_photos
 from vector_outputs import publish_vectors
 
 from imgindex.cli import main
@@ -22,10 +23,7 @@ SETTINGS = ["--set", "backbone.name=pixels", "--set", "publish.min_recall=0", "-
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., bytes]) -> Path:
     folder = tmp_path_factory.mktemp("from") / "photos"
-    for number in range(12):
-        path = folder / "ab"[number % 2] / f"{number:02}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image_bytes(number))
+    write_photos(folder, image_bytes)
     return folder
 
 

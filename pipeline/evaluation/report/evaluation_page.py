@@ -22,7 +22,7 @@ from imgindex.evaluation.report.label_tables import label_tables
 from imgindex.evaluation.report.neighborhoods import look_around
 from imgindex.evaluation.report.pictures import choose, picture_sections
 from imgindex.evaluation.results import Evaluation
-from imgindex.io.paths import write_text
+from imgindex.io.asked_files import write_text
 from imgindex.search.page_frame import document
 from imgindex.text import counted, printable
 

@@ -1,7 +1,7 @@
 """Pushes a generation into a vector database."""
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from imgindex.generations.layout import Output, read_manifest
@@ -65,19 +65,20 @@ def push(
     """
     layout = Output(str(output))
     manifest = read_manifest(layout, generation)
+    pushed = Pushed(
+        name=collection,
+        collection=collection_name(collection, manifest.generation),
+        generation=manifest.generation,
+        images=manifest.items,
+        dims=manifest.dims,
+        before=None,
+        pushed=True,
+        dropped=(),
+    )
     try:
         connection = connected(to, uri, make=not dry_run)
     except NoDatabaseError:
-        return Pushed(
-            name=collection,
-            collection=collection_name(collection, manifest.generation),
-            generation=manifest.generation,
-            images=manifest.items,
-            dims=manifest.dims,
-            before=None,
-            pushed=True,
-            dropped=(),
-        )
+        return pushed
     with contextlib.closing(connection) as database:
         sink = DatabaseSink(database, layout, manifest, collection, keep=keep, batch_rows=batch_rows)
         is_new = not sink.is_live
@@ -93,13 +94,4 @@ def push(
                 transfer(source, sink)
         else:
             prune(manifest.generation, sink)
-    return Pushed(
-        name=sink.name,
-        collection=sink.collection,
-        generation=manifest.generation,
-        images=manifest.items,
-        dims=manifest.dims,
-        before=sink.before,
-        pushed=is_new,
-        dropped=dropped,
-    )
+    return replace(pushed, before=sink.before, pushed=is_new, dropped=dropped)
