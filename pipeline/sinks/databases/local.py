@@ -26,15 +26,15 @@ def local_folder(uri: str, kind: str, mark: str, *, make: bool) -> Path:
     folder = Path(uri).expanduser().absolute()
     for parent in (folder, *folder.parents):
         if filesystem.exists(Output(str(parent)).current):
-            raise UsageError(f"{folder} lies in the index {parent}; choose a place outside of it")
+            raise UsageError(f"{uri} lies in the index {parent}; choose a place outside of it")
     if not filesystem.exists(str(folder.parent)):
-        raise UsageError(f"{folder} cannot be made: {folder.parent} is not there")
+        raise UsageError(f"{uri} cannot be made: {folder.parent} is not there")
     held = set()
     if filesystem.exists(str(folder)):
         with filesystem.as_output_error("list", str(folder)):
             held = {path.name for path in folder.iterdir()}
     if held and mark not in held:
-        raise UsageError(f"{folder} holds {min(held)} and no database of {kind}; choose a new folder")
+        raise UsageError(f"{uri} holds {min(held)} and no database of {kind}; choose a new folder")
     if not held and not make:
-        raise NoDatabaseError(f"{folder} holds no database of {kind}; `imgindex push` makes it")
+        raise NoDatabaseError(f"{uri} holds no database of {kind}; `imgindex push` makes it")
     return folder
