@@ -140,8 +140,9 @@ def forbid_listing(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 @pytest.fixture
-def memory() -> Iterator[dict[str, tuple[bytes, float]]]:
+def memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, tuple[bytes, float]]]:
     """The files of ``mem://``, by path: their bytes and modification time; none at first."""
+    monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)  # nobody else writes there
     MemoryFileSystem.files.clear()
     yield MemoryFileSystem.files
     MemoryFileSystem.files.clear()

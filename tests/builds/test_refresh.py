@@ -268,10 +268,7 @@ def test_a_reader_sees_whole_generations_through_publishes_and_prunes(
 
 
 @pytest.mark.long
-def test_another_filesystem_without_rename_or_locks(
-    folder: Path, memory: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
+def test_another_filesystem_without_rename_or_locks(folder: Path, memory: Any) -> None:
     config = config_of(folder, output="mem://bucket/index")
     first = imgindex.build(config)
     assert not refresh(config).published

@@ -26,7 +26,7 @@ from imgindex.commands.doctor.findings import Finding
 from imgindex.commands.doctor.machine import check_formats, check_libraries, check_memory
 from imgindex.commands.doctor.output import check_output
 from imgindex.errors import OutputError
-from imgindex.io import filesystem, object_protocol
+from imgindex.io import filesystem
 
 # An Annoy that does what the installed one does, but for what a test puts below it.
 STAND_IN = f"""
@@ -356,8 +356,7 @@ class TestOutput:
         monkeypatch.setattr(filesystem, "replace_version", lambda path, data, version: "1")
         assert levels("mem://bucket/index") == {"store": "problem"}
 
-    def test_an_object_store(self, memory: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(object_protocol, "SETTLE_SECONDS", 0)
+    def test_an_object_store(self, memory: dict[str, object]) -> None:
         assert levels("mem://bucket/index") == {"store": "ok"}
         assert levels("mem://readonly/index") == {"store": "problem"}
         assert levels("nosuch://bucket/index") == {"store": "problem"}

@@ -39,11 +39,6 @@ FEATURES, _ = normalize(np.random.default_rng(0).random((100, 16), np.float32))
 LONG_AGO = "20200101T00000{}Z-01234567"
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
-
-
 def keep(output: str, spec: str, uris: str, version: str = "1") -> tuple[StoredImage, ...]:
     """A chunk of the images `uris`, a letter each; their bytes are their letter and version."""
     rows = [ImageRow(uri, 1, version, f"{uri}{version}", 5, 6) for uri in uris]

@@ -562,10 +562,6 @@ def whole(plan: Plan) -> bool:
 class TestASupersededBuild:
     """It ends without publishing, and what is live stays so and whole."""
 
-    @pytest.fixture(autouse=True)
-    def _quick(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
-
     def refused(self, plan: Plan, match: str) -> None:
         with pytest.raises(SupersededError, match=match) as caught:
             run(plan, 100, 0, shards_of(100))

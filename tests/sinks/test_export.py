@@ -163,10 +163,7 @@ class TestGenerations:
         images, _ = read(tmp_path / "out")
         assert images["uri"].to_pylist() == sorted(URIS[:5])
 
-    def test_one_that_is_pruned_meanwhile_is_read_to_its_end(
-        self, place: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("imgindex.io.object_protocol.SETTLE_SECONDS", 0)
+    def test_one_that_is_pruned_meanwhile_is_read_to_its_end(self, place: str) -> None:
         publish_vectors(place, OLD, URIS, VECTORS, shards=2)
         with sources.opened(place, None, normalize=False, progress=Progress()) as source:
             publish_vectors(place, NEW, URIS[:1], VECTORS[:1])
