@@ -25,7 +25,7 @@ PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --max-worker-r
 HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/installed-test
-	@echo 'The tests take 10 to 20 minutes on two cores. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
+	@echo 'The tests take about 8 minutes on two cores. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
 	$(PYTEST) $(HANGS)
 
 # The same tests, and which lines they run: it takes Python half as long again.
@@ -74,7 +74,7 @@ GCS_SERVER := github.com/fsouza/fake-gcs-server@v1.56.1
 test-integration: $(VENV)/installed-test
 	$(BIN)/pip install -qq --editable '.[integration]'
 	GOBIN=$(abspath $(BIN)) go install $(GCS_SERVER) || echo 'no fake-gcs-server: its tests are skipped'
-	IMGINDEX_FEATURES=$(FEATURES) IMGINDEX_PAIRS=$(PAIRS) $(BIN)/pytest -m integration
+	IMGINDEX_FEATURES=$(FEATURES) IMGINDEX_PAIRS=$(PAIRS) $(PYTEST) -m integration
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

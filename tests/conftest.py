@@ -1,6 +1,7 @@
 """Shared fixtures: small images, and a filesystem that Beam knows and that is not the local one."""
 
 import errno
+import gc
 import io
 import os
 import tempfile
@@ -30,6 +31,12 @@ os.environ["XDG_CACHE_HOME"] = os.environ["IMGINDEX_TEST_CACHE"]
 
 remember()
 spare()
+
+
+def pytest_collection_finish() -> None:
+    """Has the garbage collector pass over the half million objects of the libraries each time."""
+    gc.collect()
+    gc.freeze()
 
 
 class MemoryFileSystem(FileSystem):

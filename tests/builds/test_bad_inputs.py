@@ -43,6 +43,11 @@ def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("output") / "index"
 
 
+@pytest.fixture(scope="module")
+def built(photos: Path, output: Path) -> tuple[int, list[str], dict[str, float]]:
+    return build(photos, output, "publish.max_failure_rate=0.3")
+
+
 def build(photos: Path, output: Path, *settings: str) -> tuple[int, list[str], dict[str, float]]:
     """Builds in a process of its own: exit code, lines on standard error, peak memory in MiB by process."""
     arguments = ["--input", str(photos), "--output", str(output)]
@@ -87,8 +92,10 @@ def test_there_are_many_kinds() -> None:
     assert {kind.stage for kind in BAD} == {"list", "read", "decode", "embed"}
 
 
-def test_the_good_are_indexed_and_the_bad_are_named(photos: Path, output: Path) -> None:
-    code, lines, peaks = build(photos, output, "publish.max_failure_rate=0.3")
+def test_the_good_are_indexed_and_the_bad_are_named(
+    built: tuple[int, list[str], dict[str, float]], output: Path
+) -> None:
+    code, lines, peaks = built
     assert code == 0, lines
     generation = str(current_name(Output(str(output))))
     assert failures(output, generation) == {kind.file: (kind.stage, kind.reason) for kind in BAD}
@@ -109,6 +116,8 @@ def test_the_good_are_indexed_and_the_bad_are_named(photos: Path, output: Path) 
     assert [line for line in lines if not progress.search(line)] == []
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("built")
 def test_more_of_them_than_the_budget_allows(photos: Path, output: Path, tmp_path: Path) -> None:
     listed = IMAGES + len(KINDS) + 1
     code, lines, _ = build(photos, tmp_path / "index", f"publish.max_failure_rate={(len(BAD) - 1) / listed}")

@@ -28,6 +28,7 @@ def images(image_bytes: Any) -> dict[str, bytes]:
     return {f"{number % 2}/{number}.png": image_bytes(number) for number in range(8)}
 
 
+@pytest.mark.long
 def test_a_refresh_takes_and_leaves_out_what_the_patterns_say(
     images: dict[str, bytes], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -92,6 +92,7 @@ class TestIndex:
         assert "pixels 32x32, their RGB values" in printed
         assert "numpy float32" in printed
 
+    @pytest.mark.long
     def test_a_refresh_embeds_what_is_new(
         self,
         output: Path,
@@ -117,6 +118,7 @@ def neighbors(points: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason="no caltech20 photos")
+@pytest.mark.long
 def test_precision_on_photos_is_that_of_brute_force(tmp_path: Path) -> None:
     """All components are kept and the metric is euclidean, so that PCA only turns the features."""
     paths = sorted(PHOTOS.glob("*/*.jpg"))

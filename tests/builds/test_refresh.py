@@ -140,6 +140,7 @@ def test_a_refresh_ends_as_a_build_from_scratch_on_the_same_basis(
     assert content(folder / "index") == content(tmp_path / "scratch" / "index")
 
 
+@pytest.mark.long
 def test_only_the_recipe_of_the_index_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of(folder, pca=imgindex.PcaConfig(dims=5), index=imgindex.IndexConfig(trees=3))
     manifest = imgindex.build(config)

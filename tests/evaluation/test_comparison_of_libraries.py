@@ -80,6 +80,7 @@ def test_what_fails_is_a_row_that_says_so(name: str, limits: dict[str, Any], not
     assert (row.family, row.build, row.recall_at_10, row.pareto) == ("bad", {"trees": 1}, None, False)
 
 
+@pytest.mark.long
 def test_what_was_measured_before_the_end_stays(output: Path) -> None:
     searches = {"sleep": 0}, {"sleep": 60}
     quick, slow = compare(output, {"slow": family("Exact", *searches)}, seconds=5)

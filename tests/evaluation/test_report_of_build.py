@@ -114,6 +114,7 @@ def test_the_manifest_keeps_the_sampled_quality(built: Path) -> None:
     }
 
 
+@pytest.mark.long
 def test_a_refresh_says_what_has_changed(folder: Path) -> None:
     first = build(folder)
     next((folder / "photos").glob("0*/00.png")).unlink()

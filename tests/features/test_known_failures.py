@@ -249,6 +249,7 @@ def test_one_bad_file_in_the_place_of_another_is_published(build: Build) -> None
     assert (outcome.published, read) == (False, [])
 
 
+@pytest.mark.long
 def test_bad_bytes_are_known_under_any_name_and_time(build: Build, image_bytes: Callable[..., bytes]) -> None:
     (build.photos / "text.jpg").rename(build.photos / "renamed.jpg")
     os.utime(build.photos / "cut.jpg", (1e9, 1e9))
@@ -266,6 +267,7 @@ def test_bad_bytes_are_known_under_any_name_and_time(build: Build, image_bytes: 
     assert (outcome.published, read) == (False, [])
 
 
+@pytest.mark.long
 def test_bytes_that_are_mended_are_indexed(build: Build, image_bytes: Callable[..., bytes]) -> None:
     (build.photos / "cut.jpg").write_bytes(image_bytes(99, (90, 90), "JPEG"))
     outcome, read = build.run()
@@ -273,6 +275,7 @@ def test_bytes_that_are_mended_are_indexed(build: Build, image_bytes: Callable[.
     assert (outcome.ledger["indexed"], outcome.ledger["failed"]) == (GOOD + 1, len(BAD))
 
 
+@pytest.mark.long
 def test_what_fails_for_a_limit_is_tried_again(build: Build, image_bytes: Callable[..., bytes]) -> None:
     (build.photos / "wide.png").write_bytes(image_bytes(50, (200, 100)))
     (build.photos / "long.png").write_bytes(image_bytes(51) + bytes(90_000))
@@ -333,6 +336,7 @@ def test_what_is_beyond_a_limit_that_was_lowered_fails(
     assert (outcome.ledger["indexed"], outcome.ledger["embedded"], read) == (GOOD + 2, 0, [])
 
 
+@pytest.mark.long
 def test_what_may_pass_is_tried_again(
     build: Build, image_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -390,6 +394,7 @@ def test_what_the_machine_has_caused_is_told_apart_and_tried_again_with_a_bound(
     assert "1 environmental, which 3 builds try" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_retrying_what_still_fails_publishes_nothing(build: Build) -> None:
     before = sorted((build.output / "store").rglob("*"))
     outcome, read = build.run(retry_failed=True)
@@ -441,6 +446,7 @@ def test_a_build_that_ends_early_has_remembered(build: Build) -> None:
     assert outcome.ledger["reused"] == GOOD
 
 
+@pytest.mark.long
 def test_a_storage_that_is_gone_ends_the_build_and_keeps_what_is_embedded(
     build: Build, image_bytes: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -470,6 +476,7 @@ def test_a_storage_that_is_gone_ends_the_build_and_keeps_what_is_embedded(
     assert set(read) == {f"more-{number}.png" for number in range(60)}
 
 
+@pytest.mark.long
 def test_failures_are_counted_by_reason_for_beam(build: Build) -> None:
     def counters(**options: Any) -> dict[str, int]:
         (store,) = (build.output / "store").iterdir()

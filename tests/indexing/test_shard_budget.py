@@ -67,7 +67,7 @@ def parts_of(generation: Path, rows: int, dims: int = 8) -> Parts:
     return Parts(str(generation), written)
 
 
-@pytest.mark.parametrize("trees", [6, "auto"])
+@pytest.mark.parametrize("trees", [6, pytest.param("auto", marks=pytest.mark.long)])
 def test_a_shard_above_the_budget_is_built_on_disk(
     trees: int | str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,18 +209,21 @@ def test_both_figures_are_those_of_brute_force(built: Built) -> None:
     assert falls == sorted(falls, reverse=True)
 
 
+@pytest.mark.long
 def test_nothing_is_compared_by_default_nor_by_a_first_build(built: Built) -> None:
     # Of six builds, "good 1" was the first, and two had no limit.
     assert imgindex.PublishConfig().max_precision_drop is None
     assert built.log.count("P@4 by label is") == 3
 
 
+@pytest.mark.long
 def test_a_fall_that_sampling_explains_is_published(built: Built) -> None:
     change = built.change("fair 1", "alike 1")  # published with a limit of 0
     assert change.after < change.before
     assert change.interval[0] < 0 < change.interval[1]
 
 
+@pytest.mark.long
 def test_another_index_of_the_same_features_is_no_change(built: Built) -> None:
     for shards in (2, 3):
         change = built.change("good 1", f"good {shards}")
@@ -230,6 +233,7 @@ def test_another_index_of_the_same_features_is_no_change(built: Built) -> None:
 
 @pytest.mark.parametrize(("before", "after"), [(2, 3), (3, 3), (1, 3)])
 @pytest.mark.parametrize("rows", [5, 1000])
+@pytest.mark.long
 def test_two_generations_are_sampled_alike(
     before: int, after: int, rows: int, built: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:

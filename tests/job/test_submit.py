@@ -48,6 +48,7 @@ def test_a_refusal_fails_the_pipeline_and_keeps_its_failures(arguments, tmp_path
     assert not (tmp_path / "index" / "CURRENT").exists()
 
 
+@pytest.mark.long
 def test_only_a_job_that_is_left_alone_says_that_it_goes_on(arguments, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(graph, "tell_alive", lambda output, name: told.append((output.root, name)))
@@ -58,6 +59,7 @@ def test_only_a_job_that_is_left_alone_says_that_it_goes_on(arguments, tmp_path,
     assert told == []
 
 
+@pytest.mark.long
 def test_it_leaves_alone_what_another_build_has_half_written(arguments, tmp_path):
     other = tmp_path / "index" / "generations" / "20260101T000000Z-00000000" / "index" / "a.ann"
     other.parent.mkdir(parents=True)
@@ -74,6 +76,7 @@ def test_it_does_not_start_while_another_build_writes(arguments, tmp_path, capsy
     assert "is being written by process" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_where_nothing_has_changed_nothing_stays_however_often_that_is_concluded(
     arguments, tmp_path, monkeypatch
 ):

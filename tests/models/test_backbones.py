@@ -92,6 +92,7 @@ class TestModule:
         }
         assert set(APPLICATIONS) == builders
 
+    @pytest.mark.long
     def test_modules_hold_the_model_and_its_preprocessing(self, keras):
         for name, architecture in APPLICATIONS.items():
             module = getattr(keras.applications, architecture.module)

@@ -97,7 +97,7 @@ def test_any_answer_is_an_image_or_a_failure(decoder: DecoderProcess, wire: byte
 def test_a_child_that_begins_with_something_else_does_not_start(
     ready: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imgindex.models.decoder._START_LIMIT", 3.0)
+    monkeypatch.setattr("imgindex.models.decoder._START_LIMIT", 1.0)
     monkeypatch.setattr("imgindex.models.decoder._DEATH_LIMIT", 0.1)
     with echo(ready) as decoder, pytest.raises(WorkerError, match="does not start"):
         decoder.decode(b"", SIZE)

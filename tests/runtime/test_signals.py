@@ -95,19 +95,15 @@ def stored(output: Path) -> int:
     ("stop", "number", "flags"),
     [
         ("embed", signal.SIGINT, []),
-        *(
-            pytest.param(*case, marks=pytest.mark.long)
-            for case in [
-                ("annoy", signal.SIGTERM, PROCESSES),
-                ("list", signal.SIGINT, []),
-                ("embed", signal.SIGTERM, []),
-                ("pca", signal.SIGTERM, []),
-                ("annoy", signal.SIGINT, []),
-                ("embed", signal.SIGINT, PROCESSES),
-            ]
-        ),
+        ("annoy", signal.SIGTERM, PROCESSES),
+        ("list", signal.SIGINT, []),
+        ("embed", signal.SIGTERM, []),
+        ("pca", signal.SIGTERM, []),
+        ("annoy", signal.SIGINT, []),
+        ("embed", signal.SIGINT, PROCESSES),
     ],
 )
+@pytest.mark.long
 def test_a_build_ends_and_the_next_one_goes_on(
     stop: str, number: signal.Signals, flags: list[str], photos: Path, tmp_path: Path
 ) -> None:
