@@ -200,8 +200,22 @@ def _add_search(search: argparse.ArgumentParser) -> None:
         "path or its bytes, and its copies",
     )  # fmt: skip
     search.add_argument(
+        "--where", metavar="CONDITION", action="append", help="answer only with images of a label, as in "
+        "label=ketch,anchor, or whose paths begin so, as in uri^=boats/; may be repeated: all must hold",
+    )  # fmt: skip
+    search.add_argument(
+        "--combine", action="store_true", help="search once, for the mean of all images that are given"
+    )
+    search.add_argument(
+        "--negative", metavar="IMAGE", action="append", default=[], help="search once, for what is like the "
+        "images that are given and not like this one; may be repeated",
+    )  # fmt: skip
+    search.add_argument(
+        "--vectors", action="store_true", help="with --json: also the vectors of queries and neighbors"
+    )
+    search.add_argument(
         "--from", dest="from_database", choices=TARGETS, help="search what `imgindex push` has put there; "
-        "--exact, --distinct and --exclude_self do not go with it",
+        "of the flags above only -k goes with it",
     )  # fmt: skip
     _add_collection(search)
     search.add_argument(

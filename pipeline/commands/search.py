@@ -6,7 +6,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from imgindex.config import ImagesConfig
 from imgindex.errors import InputError, UsageError
@@ -14,6 +14,7 @@ from imgindex.generations.manifest import Manifest
 from imgindex.inputs.skipped import described, most_frequent
 from imgindex.io.asked_files import check_asked_files
 from imgindex.runtime.standard_streams import encodable
+from imgindex.search.filters import filter_of
 from imgindex.search.index import Index
 from imgindex.search.pages import write_page
 from imgindex.search.queries import Found, each_in, is_several
@@ -36,6 +37,12 @@ def run(known: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         index: Index | DatabaseIndex
         k = _NEIGHBORS if known.k is None else known.k
+        if known.vectors and not known.json:
+            raise UsageError("--vectors are for JSON; give --json, too")
+        if known.html and (known.combine or known.negative):
+            raise UsageError(
+                "a page shows a picture of each query, and a combined one has none; leave out --html"
+            )
         if known.from_database:
             index = stack.enter_context(_in_database(known))
             results = index.search_each(_queries(known.images, index.facts), k)
@@ -43,14 +50,11 @@ def run(known: argparse.Namespace) -> None:
             if known.index is not None:
                 raise UsageError("--index says where the index of a database lies; it needs --from")
             check_asked_files(known.output, page=known.html)
+            filter_of(known.where)  # what is wrong with it is said before anything is opened
             index = Index.open(known.output, model=known.model)
-            results = index.search_each(
-                _queries(known.images, index.facts),
-                k,
-                exact=known.exact,
-                distinct=known.distinct,
-                exclude_self=known.exclude_self,
-            )
+            results = _results(known, index, k)
+            if known.where:
+                _tell_matching(index, known.where)
         if known.k is not None and known.k > index.facts.items:
             images = counted(index.facts.items, "image")
             print(f"imgindex: -k is {known.k}, but the index has only {images}", file=sys.stderr)
@@ -59,13 +63,36 @@ def run(known: argparse.Namespace) -> None:
         _show(known, index, results)
 
 
+def _results(known: argparse.Namespace, index: Index, k: int) -> Iterator[Result]:
+    """The answers of `index`."""
+    how: dict[str, Any] = {
+        "exact": known.exact,
+        "distinct": known.distinct,
+        "exclude_self": known.exclude_self,
+        "where": known.where,
+        "vectors": known.vectors,
+    }
+    queries = _queries(known.images, index.facts)
+    if not known.combine and not known.negative:
+        return index.search_each(queries, k, **how)
+    negative = _queries(known.negative, index.facts)
+    return iter([index.search_combined(queries, negative, k, **how)])
+
+
+def _tell_matching(index: Index, where: Sequence[str]) -> None:
+    """Says so where no image fulfills the conditions, for a name may be misspelled."""
+    if not index.matching(where):
+        conditions = " and ".join(where)
+        print(printable(f"imgindex: no image of the index fulfills {conditions}"), file=sys.stderr)
+
+
 @contextlib.contextmanager
 def _in_database(known: argparse.Namespace) -> Iterator["DatabaseIndex"]:
     """What `--from` names."""
     from imgindex.sinks.databases.index import DatabaseIndex
     from imgindex.sinks.databases.targets import connected
 
-    for flag in ("exact", "distinct", "exclude_self"):
+    for flag in ("exact", "distinct", "exclude_self", "where", "vectors", "combine", "negative"):
         if getattr(known, flag):
             raise UsageError(f"--{flag} is for the files of an index; leave it out with --from")
     with contextlib.closing(connected(known.from_database, known.output, make=False)) as database:

@@ -18,8 +18,20 @@ from imgindex.models.engines.protocol import Engine
 from imgindex.models.pca import Basis
 from imgindex.models.preprocess import decode
 from imgindex.runtime.resources import available_cores
+from imgindex.search.combined_queries import CollectedQueries, combined_answer
+from imgindex.search.filters import Filter, filter_of
 from imgindex.search.open_generation import OpenGeneration, Wanted
-from imgindex.search.queries import Found, Loaded, Query, Recipe, check_query, each_query, image_path, load
+from imgindex.search.queries import (
+    KINDS,
+    Found,
+    Loaded,
+    Query,
+    Recipe,
+    check_query,
+    each_query,
+    image_path,
+    load,
+)
 from imgindex.search.query_vectors import Vectors
 from imgindex.search.results import Result, describe_error
 
@@ -150,6 +162,8 @@ class Index:
         exact: bool = False,
         distinct: bool = False,
         exclude_self: bool = False,
+        where: str | Sequence[str] | None = None,
+        vectors: bool = False,
     ) -> list[Result]:
         """The `k` nearest images of each query.
 
@@ -162,13 +176,16 @@ class Index:
             `k` images, where there are so many.
           exclude_self: leave out the indexed image that a query is, and its copies: what has the same bytes
             as the query, and what is indexed under its path. Queries must then be paths or bytes.
+          where: answer only with images that fulfill this condition, or all of these, such as
+            ``label=ketch,anchor`` or ``uri^=boats/``; `imgindex.search.filters` says what there is.
+          vectors: give the vectors of the queries and of their neighbors, too.
 
         Raises:
-          UsageError: `k` or an array does not fit.
+          UsageError: `k`, an array or a condition does not fit.
           InputError: an image cannot be read. `search_each` answers the other queries all the same.
         """
         opened = self._opened  # one for the whole search, whatever `refresh` does in another thread
-        wanted = Wanted(k, exact, distinct, exclude_self)
+        wanted = Wanted(k, exact, distinct, exclude_self, filter_of(where), vectors)
         queries = iter(each_query(images))
         results: list[Result] = []
         while batch := list(islice(queries, _BATCH)):
@@ -188,6 +205,8 @@ class Index:
         exact: bool = False,
         distinct: bool = False,
         exclude_self: bool = False,
+        where: str | Sequence[str] | None = None,
+        vectors: bool = False,
     ) -> Iterator[Result]:
         """As `search`, for any number of queries, in their order; a bad one does not stop the others.
 
@@ -196,10 +215,51 @@ class Index:
         neighbors, whose `error` says why.
 
         Raises:
-          UsageError: `k` or an array does not fit.
+          UsageError: `k`, an array or a condition does not fit.
           WorkerError: the processes that decode do not start.
         """
-        return answer_each(self._opened, images, Wanted(k, exact, distinct, exclude_self))
+        wanted = Wanted(k, exact, distinct, exclude_self, filter_of(where), vectors)
+        return answer_each(self._opened, images, wanted)
+
+    def search_combined(
+        self,
+        positive: Query | Iterable[Query | Found],
+        negative: Query | Iterable[Query | Found] = (),
+        k: int = 10,
+        *,
+        exact: bool = False,
+        distinct: bool = False,
+        exclude_self: bool = False,
+        where: str | Sequence[str] | None = None,
+        vectors: bool = False,
+    ) -> Result:
+        """The `k` images that are like all of `positive` together, and not like those of `negative`.
+
+        The query is mean(positive) of the vectors, or 2 mean(positive) - mean(negative), as in Qdrant's
+        recommendations. With the angular metric, each vector is scaled to length 1 before. The rest is as of
+        `search`; files are decoded as of `search_each`.
+
+        Args:
+          positive: one query or more.
+          negative: any number of queries.
+          k: how many neighbors at most.
+          exact, distinct, where, vectors: as of `search`.
+          exclude_self: leave out the indexed images that any of the queries is, and their copies.
+
+        Raises:
+          UsageError: there is no positive query, one does not fit, or they cancel each other.
+          InputError: a query cannot be read.
+        """
+        opened = self._opened
+        wanted = Wanted(k, exact, distinct, exclude_self, filter_of(where), vectors)
+        sides = []
+        for queries in (positive, negative):
+            side = CollectedQueries(opened)
+            for result in answer_each(side, [queries] if isinstance(queries, KINDS) else queries, wanted):
+                if result.error is not None:
+                    raise InputError(f"query {result.query}: {describe_error(result.error)}")
+            sides.append(side)
+        return combined_answer(opened, sides[0], sides[1], wanted)
 
     def search_vectors(
         self,
@@ -208,14 +268,19 @@ class Index:
         *,
         exact: bool = False,
         distinct: bool = False,
+        where: str | Sequence[str] | None = None,
         names: Sequence[str] = (),
     ) -> list[Result]:
         """The `k` nearest images of each of `vectors` [n, dims]; see `search`. Raises UsageError."""
-        opened, wanted = self._opened, Wanted(k, exact, distinct)
+        opened, wanted = self._opened, Wanted(k, exact, distinct, where=filter_of(where))
         rows = _as_vectors(vectors, opened.manifest.dims)
         names = names or [f"vector {n}" for n in range(len(rows))]
         found = opened.neighbors(rows, wanted)
         return [Result(name, neighbors) for name, neighbors in zip(names, found, strict=True)]
+
+    def matching(self, where: str | Sequence[str]) -> int:
+        """How many indexed images fulfill a condition, or all of several. Raises UsageError."""
+        return self._opened.matching(Filter.parse(where))
 
     def image_path(self, uri: str) -> str:
         """Where the indexed image `uri` lay when the index was built.

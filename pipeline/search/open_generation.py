@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, SupportsIndex
@@ -24,10 +24,12 @@ from imgindex.models.engines.protocol import Engine
 from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.runtime.resources import allow_open_files, available_cores
 from imgindex.runtime.temporary_folder import TemporaryFolder
+from imgindex.search.filtered_search import nearest_among
+from imgindex.search.filters import Filter
 from imgindex.search.queries import Loaded, Recipe, own_uris
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
-from imgindex.search.results import Neighbor, Result
+from imgindex.search.results import Neighbor, QueryError, Result
 
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
@@ -41,10 +43,25 @@ class Wanted:
     exact: bool = False
     distinct: bool = False
     exclude_self: bool = False
+    where: Filter | None = None
+    vectors: bool = False  # whether answers come with vectors
 
     def __post_init__(self) -> None:
         if not isinstance(self.k, SupportsIndex) or self.k < 1:
             raise UsageError(f"k is {self.k!r}; expected a whole number of at least 1")
+
+
+@dataclass(frozen=True)
+class _Among:
+    """The images that may be answers."""
+
+    items: tuple[npt.NDArray[np.int64], ...] | None  # of each shard; None: all
+    counts: npt.NDArray[np.int64]  # how many of them have each content
+
+    def places(self, distinct: bool, contents: frozenset[int] | None = None) -> int:
+        """How many answers there can be at most, or how many of them are of these `contents`."""
+        counts = self.counts if contents is None else self.counts[list(contents)]
+        return int(np.count_nonzero(counts) if distinct else counts.sum())
 
 
 def _deeper(settings: SearchSettings, times: int) -> SearchSettings:
@@ -83,6 +100,7 @@ class OpenGeneration:
             raise DamagedError(f"{files[manifest.basis].path} is of other dimensions")
         self._shards = [shard.index for shard in shards]
         self._metadata = [shard.metadata for shard in shards]
+        self._last_filter: tuple[Filter, _Among] | None = None
 
     def __len__(self) -> int:
         """How many images are indexed."""
@@ -93,16 +111,38 @@ class OpenGeneration:
 
         Raises UsageError for a vector that does not fit, and where it is not known what to leave out.
         """
-        vectors, errors = vectors_of(loaded, self.manifest.dims, self.basis, lambda: self.engine)
+        vectors, errors = self.embedded(loaded)
         asked = [number for number in range(len(loaded)) if number not in errors]
-        left_out = self._themselves([loaded[n] for n in asked]) if wanted.exclude_self else None
+        left_out = self.themselves([loaded[n] for n in asked]) if wanted.exclude_self else None
         found = iter(self.neighbors(vectors[asked], wanted, left_out))
+        known = self._known({query.sha256 for query in loaded if query.sha256 is not None})
         return [
-            Result(query.name, (), errors[n]) if n in errors else Result(query.name, next(found))
+            Result(query.name, (), errors[n])
+            if n in errors
+            else Result(
+                query.name,
+                next(found),
+                known=known.get(query.sha256 or ""),
+                vector=vectors[n] if wanted.vectors else None,
+            )
             for n, query in enumerate(loaded)
         ]
 
-    def _themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
+    def embedded(self, loaded: Sequence[Loaded]) -> tuple[Vectors, dict[int, QueryError]]:
+        """As `vectors_of`: the vectors of queries, and the errors of those that have none."""
+        return vectors_of(loaded, self.manifest.dims, self.basis, lambda: self.engine)
+
+    def _known(self, digests: set[str]) -> dict[str, str]:
+        """By their SHA-256, the first uri of each of `digests` that is indexed."""
+        wanted = pa.array(sorted(digests), pa.string())
+        found: dict[str, str] = {}
+        for table in self._metadata if digests else ():
+            rows = table.select(["sha256", "uri"]).filter(pc.is_in(table["sha256"], value_set=wanted))
+            for digest, uri in zip(rows["sha256"].to_pylist(), rows["uri"].to_pylist(), strict=True):
+                found[digest] = min(uri, found.get(digest, uri))
+        return found
+
+    def themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
         """For each query the contents of the indexed images that it is: by its bytes, or by its path."""
         root = self.manifest.input_root
         names: list[set[str]] = []
@@ -127,46 +167,79 @@ class OpenGeneration:
     ) -> list[tuple[Neighbor, ...]]:
         """The nearest images of each of `vectors` [n, dims], but for the contents `left_out` of each."""
         left_out = left_out or [frozenset()] * len(vectors)
+        among = self._among(wanted.where)
         # What is left out takes places of an answer.
-        places = [
-            len(contents) if wanted.distinct else sum(int(self._counts[each]) for each in contents)
-            for contents in left_out
-        ]
+        places = [among.places(wanted.distinct, contents) for contents in left_out]
         neighbors: list[tuple[Neighbor, ...]] = [()] * len(vectors)
         for more in sorted(set(places)):
             numbers = [n for n, place in enumerate(places) if place == more]
             for n, found in zip(
                 numbers,
-                self._answer(vectors[numbers], wanted, more, [left_out[n] for n in numbers]),
+                self._answer(vectors[numbers], wanted, among, more, [left_out[n] for n in numbers]),
                 strict=True,
             ):
                 neighbors[n] = found
         return neighbors
 
     def _answer(
-        self, vectors: Vectors, wanted: Wanted, more: int, left_out: Sequence[frozenset[int]]
+        self,
+        vectors: Vectors,
+        wanted: Wanted,
+        among: _Among,
+        more: int,
+        left_out: Sequence[frozenset[int]],
     ) -> Iterator[tuple[Neighbor, ...]]:
         """As `neighbors`, where what is left out of each answer takes `more` places."""
-        available = len(self._counts) if wanted.distinct else len(self)
-        k = min(wanted.k, max(1, available - more))
-        # Recall was measured for RECALL_K neighbors; more of them take a search that is as much deeper.
-        times = max(1, -(-(k + more) // RECALL_K))
-        settings = None if wanted.exact else _deeper({"search_k": self.manifest.search_k}, times)
-        answers = self._nearest_of_all(vectors, k + more, settings, wanted.distinct)
+        available = among.places(wanted.distinct) - more
+        k = min(wanted.k, max(1, available))
+        answers = self._nearest_of_all(vectors, k + more, wanted, among)
         for n, (vector, contents) in enumerate(zip(vectors, left_out, strict=True)):
-            found = tuple(
-                self._merge(vector, [answer[n] for answer in answers], k, wanted.distinct, contents)
-            )
-            if more and settings is not None and len(found) < min(k, available - more):
+            found = tuple(self._merge(vector, [answer[n] for answer in answers], k, wanted, contents))
+            if more and not wanted.exact and len(found) < min(k, available):
                 # The search came across mostly what is left out.
-                exact = self._nearest_of_all(vectors[n : n + 1], k + more, None, wanted.distinct)
-                found = tuple(self._merge(vector, [each[0] for each in exact], k, wanted.distinct, contents))
+                exactly = replace(wanted, exact=True)
+                exact = self._nearest_of_all(vectors[n : n + 1], k + more, exactly, among)
+                found = tuple(self._merge(vector, [each[0] for each in exact], k, wanted, contents))
             yield found
 
+    def _among(self, where: Filter | None) -> _Among:
+        """The images that fulfill a filter. Those of the last one are kept."""
+        if where is None:
+            return _Among(None, self._counts)
+        last = self._last_filter  # at once, for other threads may replace it
+        if last is None or last[0] != where:
+            items = tuple(map(where.items, self._metadata))
+            contents = [each[rows] for each, rows in zip(self._contents, items, strict=True)]
+            counts = np.bincount(np.concatenate(contents), minlength=len(self._counts))
+            last = self._last_filter = where, _Among(items, counts)
+        return last[1]
+
+    def matching(self, where: Filter) -> int:
+        """How many images fulfill a filter."""
+        return self._among(where).places(distinct=False)
+
     def _nearest_of_all(
-        self, vectors: Vectors, k: int, settings: SearchSettings | None, distinct: bool
+        self, vectors: Vectors, k: int, wanted: Wanted, among: _Among
     ) -> list[list[tuple[npt.NDArray[np.int64], Vectors]]]:
-        return [self._nearest(shard, vectors, k, settings, distinct) for shard in range(len(self._shards))]
+        if among.items is None:
+            # Recall was measured for RECALL_K neighbors; more of them take a search that is as much deeper.
+            times = max(1, -(-k // RECALL_K))
+            settings = None if wanted.exact else _deeper({"search_k": self.manifest.search_k}, times)
+            return [
+                self._nearest(shard, vectors, k, settings, wanted.distinct)
+                for shard in range(len(self._shards))
+            ]
+        return [
+            nearest_among(
+                index,
+                vectors,
+                k,
+                items,
+                None if wanted.exact else self.manifest.search_k,
+                self._contents[shard] if wanted.distinct else None,
+            )
+            for shard, (index, items) in enumerate(zip(self._shards, among.items, strict=True))
+        ]
 
     def _nearest(
         self, shard: int, vectors: Vectors, k: int, settings: SearchSettings | None, distinct: bool
@@ -195,9 +268,10 @@ class OpenGeneration:
         vector: Vectors,
         answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]],
         k: int,
-        distinct: bool,
+        wanted: Wanted,
         left_out: frozenset[int],
     ) -> Iterator[Neighbor]:
+        distinct = wanted.distinct
         shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
         items = np.concatenate([found for found, _ in answers])
         stored = np.concatenate(
@@ -228,6 +302,7 @@ class OpenGeneration:
                 shard=shard,
                 item=item,
                 copies=int(self._counts[contents[n]]) - 1,
+                vector=stored[place] if wanted.vectors else None,
             )
 
     @cached_property

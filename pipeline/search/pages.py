@@ -47,7 +47,9 @@ def result_page(index: Searched, results: Sequence[Result], hidden: int = 0) -> 
     rows = [
         gallery.Row(
             gallery.Tile(
-                _image(index.facts, name_of(result.query)), result.query.rpartition("/")[2], "query"
+                _image(index.facts, name_of(result.query)),
+                result.query.rpartition("/")[2],
+                "query" if result.known is None else f"query, indexed as {result.known}",
             ),
             [_tile(index, neighbor) for neighbor in result.neighbors],
             *([describe_error(result.error)] if result.error else []),

@@ -36,7 +36,7 @@ Found = ImageFile | Failure
 # A bracket that is not closed is a character of a name.
 _PATTERN = re.compile(r"[*?]|\[.+\]", re.DOTALL)
 
-_KINDS = str | Path | bytes | Image.Image | np.ndarray
+KINDS = str | Path | bytes | Image.Image | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Loaded:
 
 def each_query(images: Query | Sequence[Query]) -> list[Query]:
     """One query or several as a list. Raises UsageError for what is none."""
-    if isinstance(images, _KINDS):
+    if isinstance(images, KINDS):
         return [images]
     several = isinstance(images, Iterable) and not isinstance(images, bytearray | memoryview)
     queries: list[Any] = list(images) if several else [images]
@@ -86,7 +86,7 @@ def each_query(images: Query | Sequence[Query]) -> list[Query]:
 
 def check_query(query: object) -> None:
     """Raises UsageError for what is no query."""
-    if not isinstance(query, _KINDS):
+    if not isinstance(query, KINDS):
         raise UsageError(
             "a query must be the path of an image, the bytes of its file, a PIL image or an array, "
             f"got {type(query).__name__}"

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from imgindex.text import printable
 
@@ -26,6 +27,8 @@ class Neighbor:
     shard: int | None
     item: int | None  # its number in the shard
     copies: int | None  # other images in the index whose files have the same bytes
+    # [dims], as the index holds it, where it was asked for.
+    vector: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,10 @@ class Result:
     query: str  # the path, written as a uri is, or what was given instead of one
     neighbors: tuple[Neighbor, ...]
     error: QueryError | None = None
+    # The uri of the indexed image whose file has the same bytes as the query; of several, the first. None
+    # also where the query's bytes are not known.
+    known: str | None = None
+    vector: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)  # as of neighbors
 
 
 def describe_error(error: QueryError) -> str:
@@ -61,12 +68,23 @@ def to_json(results: Sequence[Result]) -> str:
 
 
 def as_json(result: Result) -> dict[str, Any]:
-    """A result as what JSON is written of."""
+    """A result as what JSON is written of; `known` and vectors only where there are any."""
     fields = asdict(result)
+    for described in (fields, *fields["neighbors"]):
+        vector = described.pop("vector")
+        if vector is not None:
+            described["vector"] = list(map(_shortest, vector))
+    if result.known is None:
+        del fields["known"]
     for neighbor in fields["neighbors"]:
         for name in ("similarity", "distance"):
-            neighbor[name] = float(str(np.float32(neighbor[name])))
+            neighbor[name] = _shortest(neighbor[name])
     return fields
+
+
+def _shortest(value: float) -> float:
+    """The float32 of `value` with the digits that tell it from the next."""
+    return float(str(np.float32(value)))
 
 
 def result_table(results: Sequence[Result], metric: str) -> str:
@@ -88,6 +106,8 @@ def result_table(results: Sequence[Result], metric: str) -> str:
             padded.append([text.rjust(width) for text in (name, *values)])
         paths = ["path", *(printable(n.uri) for n in result.neighbors)]
         lines = ["  ".join(cells) for cells in zip(*padded, paths, strict=True)]
+        if result.known is not None:
+            lines.append(f"known: the file's bytes are indexed as {printable(result.known)}")
         blocks.append("\n".join([printable(result.query), *lines]))
     return "\n\n".join(blocks)
 

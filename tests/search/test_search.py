@@ -386,3 +386,130 @@ def test_vectors_may_be_lists(index: imgindex.Index) -> None:
     for wrong in several:
         with pytest.raises(UsageError, match="expected vectors of"):
             index.search_vectors(wrong)
+
+
+class TestKnownQueries:
+    """Whether the bytes of a query are indexed."""
+
+    def test_the_answer_names_the_indexed_image(
+        self, photos: Path, tmp_path: Path, search: Search, image_bytes: Callable[..., bytes]
+    ) -> None:
+        elsewhere = tmp_path / "elsewhere.png"
+        shutil.copy(photos / "a" / "02.png", elsewhere)
+        other = tmp_path / "other.png"
+        other.write_bytes(image_bytes(99))
+        code, printed, _ = search(elsewhere, other, "-k", 2)
+        assert code == 0
+        known, unknown = printed.removesuffix("\n").split("\n\n")
+        assert known.splitlines()[-1] == "known: the file's bytes are indexed as a/02.png"
+        assert "known" not in unknown
+        _, printed, _ = search(elsewhere, other, "--json")
+        known, unknown = json.loads(printed)
+        assert known["known"] == "a/02.png"
+        assert "known" not in unknown
+
+    def test_of_copies_the_first_is_named(self, index: imgindex.Index, photos: Path) -> None:
+        (result,) = index.search(photos / "b" / "copy 1.png")
+        assert result.known == "a/00.png"
+        assert index.search((photos / "b" / "copy 1.png").read_bytes())[0].known == "a/00.png"
+
+    def test_pixels_and_vectors_have_no_bytes(self, index: imgindex.Index, photos: Path) -> None:
+        with Image.open(photos / "a" / "02.png") as image:
+            assert index.search(image)[0].known is None
+        assert index.search_vectors(np.ones((1, 8)))[0].known is None
+
+    def test_also_where_the_neighbors_are_filtered(self, index: imgindex.Index, photos: Path) -> None:
+        (result,) = index.search(photos / "a" / "02.png", where="label=b")
+        assert result.known == "a/02.png"
+        assert {neighbor.label for neighbor in result.neighbors} == {"b"}
+
+    def test_the_page_says_so(self, photos: Path, tmp_path: Path, search: Search) -> None:
+        page = tmp_path / "page.html"
+        search(photos / "a" / "02.png", "--html", page)
+        assert "query, indexed as a/02.png" in page.read_text()
+
+
+class TestVectors:
+    """Vectors beside the answers."""
+
+    def test_are_those_of_the_index(self, index: imgindex.Index, photos: Path, search: Search) -> None:
+        photo = photos / "a" / "02.png"
+        (result,) = index.search(photo, 3, vectors=True)
+        assert result.vector is not None
+        assert result.vector.shape == (8,)
+        for neighbor in result.neighbors:
+            assert neighbor.vector is not None
+            lengths = np.linalg.norm(neighbor.vector) * np.linalg.norm(result.vector)
+            assert neighbor.vector @ result.vector / lengths == pytest.approx(neighbor.similarity, abs=1e-5)
+        _, printed, _ = search(photo, "-k", 3, "--json", "--vectors")
+        (told,) = json.loads(printed)
+        assert np.array_equal(np.array(told["vector"], np.float32), result.vector)
+        for said, neighbor in zip(told["neighbors"], result.neighbors, strict=True):
+            assert np.array_equal(np.array(said["vector"], np.float32), neighbor.vector)
+        # What was found is found again by it.
+        (again,) = index.search(result.vector, 3)
+        assert uris(again) == uris(result)
+
+    def test_only_where_they_are_asked_for(self, photos: Path, search: Search) -> None:
+        _, printed, _ = search(photos / "a" / "02.png", "--json")
+        assert "vector" not in printed
+        code, _, told = search(photos / "a" / "02.png", "--vectors")
+        assert (code, told) == (2, ["imgindex: --vectors are for JSON; give --json, too"])
+
+
+class TestCombinedQueries:
+    """Several images as one query."""
+
+    def unit(self, index: imgindex.Index, path: Path) -> np.ndarray:
+        vector = index.search(path, 1, vectors=True)[0].vector
+        assert vector is not None
+        return vector.astype(np.float64) / np.linalg.norm(vector.astype(np.float64))
+
+    def test_the_query_is_the_mean_of_directions(self, index: imgindex.Index, photos: Path) -> None:
+        paths = [photos / "a" / "02.png", photos / "b" / "03.png", photos / "a" / "04.png"]
+        one, two, three = (self.unit(index, path) for path in paths)
+        both = index.search_combined(paths[:2], k=5, vectors=True)
+        np.testing.assert_allclose(both.vector, (one + two) / 2, atol=1e-6)
+        unlike = index.search_combined(paths[:2], paths[2], 5, vectors=True)
+        np.testing.assert_allclose(unlike.vector, one + two - three, atol=1e-6)
+        assert both.query == f"{paths[0]}, {paths[1]}"
+        assert unlike.query == f"{paths[0]}, {paths[1]}; not {paths[2]}"
+        for result in (both, unlike):
+            assert result.vector is not None
+            (same,) = index.search(result.vector, 5)
+            assert uris(same) == uris(result)
+
+    def test_one_image_alone_is_itself(self, index: imgindex.Index, photos: Path) -> None:
+        path = photos / "a" / "02.png"
+        assert uris(index.search_combined(path)) == uris(index.search(path)[0])
+
+    def test_all_images_that_are_given_can_be_left_out(self, index: imgindex.Index, photos: Path) -> None:
+        paths = [photos / "a" / "00.png", photos / "b" / "03.png"]
+        result = index.search_combined(paths, photos / "a" / "04.png", 30, exclude_self=True)
+        copies = {f"b/copy {number}.png" for number in range(COPIES)}
+        everything = {each.relative_to(photos).as_posix() for each in photos.rglob("*.png")}
+        assert set(uris(result)) == everything - copies - {"a/00.png", "b/03.png", "a/04.png"}
+
+    def test_by_the_command(self, index: imgindex.Index, photos: Path, search: Search) -> None:
+        folder, other = photos / "a", photos / "b" / "03.png"
+        code, printed, _ = search(folder, "--combine", "-k", 3, "--json")
+        (told,) = json.loads(printed)
+        images = sorted(folder.iterdir())
+        assert (code, uris(told)) == (0, uris(index.search_combined(images, k=3)))
+        assert told["query"] == f"{images[0]}, {images[1]}, {images[2]} and {len(images) - 3} more"
+        _, printed, _ = search(images[0], "--negative", other, "-k", 3, "--json")
+        assert uris(json.loads(printed)[0]) == uris(index.search_combined(images[0], other, 3))
+
+    def test_a_bad_image_leaves_no_answer(self, photos: Path, bad: Path, search: Search) -> None:
+        code, printed, told = search(photos / "a" / "02.png", bad, "--combine")
+        assert (code, printed) == (3, "")
+        assert told == [f"imgindex: query {bad}: not_an_image: no image format that Pillow reads"]
+
+    def test_what_cannot_be_combined(self, index: imgindex.Index, photos: Path, search: Search) -> None:
+        with pytest.raises(UsageError, match="needs at least one positive one"):
+            index.search_combined([], photos / "a" / "02.png")
+        with pytest.raises(UsageError, match="cancel each other"):
+            index.search_combined([np.eye(8)[0], -np.eye(8)[0]])
+        code, _, told = search(photos / "a" / "02.png", "--combine", "--html", "page.html")
+        assert code == 2
+        assert "a combined one has none; leave out --html" in told[0]
