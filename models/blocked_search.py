@@ -47,7 +47,8 @@ class Scorer:
 def unit_rows(rows: Float32) -> Float32:
     """`rows` [n, dims] at length 1; zero rows stay as they are."""
     lengths = np.sqrt(np.einsum("ij,ij->i", rows, rows))[:, np.newaxis]
-    unit: Float32 = np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    lengths[lengths == 0] = np.inf
+    unit: Float32 = rows / lengths
     return unit
 
 
@@ -55,56 +56,64 @@ class Nearest:
     """The `k` best rows of each query, of all the blocks of rows that were offered.
 
     A query's own content is left out: `contents` [queries] are numbers, and rows of the same number are no
-    answers.
+    answers. Up to 2 `k` rows of each query are held, so that the best need not be chosen at every offer.
     """
 
     def __init__(self, contents: Items, k: int) -> None:
         """For as many queries as there are `contents`."""
-        self._contents = contents
         self._order = np.argsort(contents, kind="stable")
         self._sorted = contents[self._order]
-        self.rows = np.full((len(contents), k), -1, np.int64)
-        self.scores = np.full((len(contents), k), -np.inf, np.float32)
+        self._k = k
+        self._held = np.zeros(len(contents), np.int64)
+        self._rows = np.empty((len(contents), 2 * k), np.int64)
+        self._scores = np.empty((len(contents), 2 * k), np.float32)
+        # No row of a smaller score can be among the best. Rows that are left out never are.
+        self._least = np.full(len(contents), np.finfo(np.float32).min)
 
     def offer(self, found: Float32, rows: Items, contents: Items) -> None:
-        """Takes what is best of `found`, the scores [queries, n] of the `rows` [n], of these `contents` [n].
+        """Takes what may be among the best of `found`, the scores [queries, n] of the `rows` [n].
 
-        `found` is overwritten. Every row is offered once.
+        `contents` [n] are those of the rows. `found` is overwritten. Every row is offered once.
         """
         self._leave_out(found, contents)
-        if len(rows) > self.rows.shape[1] and np.isneginf(self.scores).all():
-            self._begin(found, rows)
-            return
-        # A row that is only as near counts, too: its number may be lower. Rows that are left out never count.
-        better = found >= np.maximum(self.scores[:, -1:], np.finfo(np.float32).min)
+        if len(rows) > self._k and not self._held.any():  # nearly every row would have to be taken
+            least = np.partition(found, -self._k, axis=1)[:, -self._k]
+            self._least = np.maximum(self._least, least)
+        # A row that is only as near counts, too: its number may be lower.
+        better = found >= self._least[:, np.newaxis]
         for query in np.flatnonzero(better.any(axis=1)):
-            self._take(query, found[query], np.flatnonzero(better[query]), rows)
+            places = np.flatnonzero(better[query])
+            self._take(query, found[query, places], rows[places])
 
-    def _begin(self, found: Float32, rows: Items) -> None:
-        """As `offer`, for all queries together: at first nearly every row would be better."""
-        k = self.rows.shape[1]
-        best = np.argpartition(found, -k, axis=1)[:, -k:]
-        least = np.take_along_axis(found, best[:, :1], axis=1)
-        as_good = found >= least
-        numbers, values = rows[best], np.take_along_axis(found, best, axis=1)
-        order = np.lexsort((numbers, -values), axis=1)
-        self.scores[:] = np.take_along_axis(values, order, axis=1)
-        self.rows[:] = np.take_along_axis(numbers, order, axis=1)
-        self.rows[np.isneginf(self.scores)] = -1
-        # The partition takes any of those that are equal to the last one.
-        for query in np.flatnonzero((as_good.sum(axis=1) > k) & ~np.isneginf(least[:, 0])):
-            self.scores[query], self.rows[query] = -np.inf, -1
-            self._take(query, found[query], np.flatnonzero(as_good[query]), rows)
+    def best(self) -> tuple[Items, Float32]:
+        """The best rows [queries, k] and their scores, the best first; -1 and minus infinity for no row."""
+        unused = np.arange(self._rows.shape[1]) >= self._held[:, np.newaxis]
+        self._rows[unused], self._scores[unused] = -1, -np.inf
+        order = np.lexsort((self._rows, -self._scores), axis=1)[:, : self._k]
+        return np.take_along_axis(self._rows, order, axis=1), np.take_along_axis(self._scores, order, axis=1)
 
-    def _take(self, query: np.integer, found: Float32, places: Items, rows: Items) -> None:
-        k = self.rows.shape[1]
-        values = np.concatenate([self.scores[query], found[places]])
-        numbers = np.concatenate([self.rows[query], rows[places]])
-        best = np.lexsort((numbers, -values))[:k]
-        self.scores[query], self.rows[query] = values[best], numbers[best]
+    def _take(self, query: np.integer, values: Float32, numbers: Items) -> None:
+        held = self._held[query]
+        count = held + len(values)
+        if count > self._rows.shape[1]:
+            values = np.concatenate([self._scores[query, :held], values])
+            numbers = np.concatenate([self._rows[query, :held], numbers])
+            keep, self._least[query] = _best_of(values, numbers, self._k)
+            values, numbers, held, count = values[keep], numbers[keep], np.int64(0), np.int64(self._k)
+        self._scores[query, held:count], self._rows[query, held:count] = values, numbers
+        self._held[query] = count
 
     def _leave_out(self, found: Float32, contents: Items) -> None:
         starts = np.searchsorted(self._sorted, contents, side="left")
         stops = np.searchsorted(self._sorted, contents, side="right")
         for place in np.flatnonzero(starts < stops):
             found[self._order[starts[place] : stops[place]], place] = -np.inf
+
+
+def _best_of(values: Float32, numbers: Items, k: int) -> tuple[npt.NDArray[np.bool_], np.float32]:
+    """Which `k` of more `values` [n] are best, and the least of these; of equals the lower number is."""
+    least = np.partition(values, -k)[-k]
+    keep = values > least
+    equal = np.flatnonzero(values == least)
+    keep[equal[np.argsort(numbers[equal])[: k - np.count_nonzero(keep)]]] = True
+    return keep, least

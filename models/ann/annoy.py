@@ -49,13 +49,15 @@ class Annoy(AnnBackend):
         metric: Metric,
         settings: BuildSettings,
         on_disk: bool = False,
+        threads: int = 1,
     ) -> None:
         """Writes an Annoy file of `items` vectors, at least one, which need not be in memory together.
 
         Each of `blocks` is item numbers [n] and their vectors [n, dims]; each item from 0 to `items` - 1
-        comes once, in any order. The file's bytes depend on vectors and arguments alone: Annoy's builds are
-        reproducible on one thread, in memory or, for `on_disk`, in the mapped file, whose pages the system
-        can take back. Raises OutputError where Annoy cannot write `path`.
+        comes once, in any order. On one thread, the file's bytes depend on vectors and arguments alone. On
+        several `threads` its trees do, but for how they split copies of a vector, and they come in any order.
+        For `on_disk` the index is built in the mapped file, whose pages the system can take back. Raises
+        OutputError where Annoy cannot write `path`.
         """
         from annoy import AnnoyIndex
 
@@ -69,7 +71,7 @@ class Annoy(AnnBackend):
             # Lists: Annoy takes an array's values one NumPy scalar at a time.
             for item, vector in zip(numbers.tolist(), vectors.tolist(), strict=True):
                 index.add_item(item, vector)
-        index.build(int(settings["trees"]), n_jobs=1)
+        index.build(int(settings["trees"]), n_jobs=threads)
         if on_disk:
             index.unload()
             return

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
+from imgindex.generations.manifest import Manifest
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.similarity import rank
@@ -14,14 +15,34 @@ from imgindex.runtime.resources import available_cores
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
+# Nodes that all queries of a measurement inspect together: they take some ten seconds on a core. At least so
+# many queries are asked all the same.
+_INSPECTED = 10**8
+_LEAST_ASKED = 100
+
+
+def most_asked(manifest: Manifest, ranks: int) -> int:
+    """How many queries a measurement asks at most: fewer where a search for `ranks` inspects many nodes."""
+    search_k = _deepened(manifest.search_k, ranks)
+    inspected = sum(min(search_k, shard.items * shard.trees) for shard in manifest.shards)
+    return max(_LEAST_ASKED, _INSPECTED // inspected)
+
+
+def _deepened(search_k: int, k: int) -> int:
+    """How many nodes a search for `k` neighbors inspects.
+
+    Recall was measured with searches for ten neighbors and the query itself. Where more are asked for, a
+    search inspects proportionally more.
+    """
+    return search_k * max(1, -(-k // (RECALL_K + 1)))
+
 
 def nearest(shards: Sequence[ShardIndex], query: Float32, k: int, search_k: int) -> tuple[Items, Float32]:
     """The shards and items [k, 2] nearest to `query` [dims], and their squared distances [k].
 
-    There are fewer where no more are found. Recall was measured with searches for ten neighbors and the query
-    itself. Where more are asked for, proportionally more nodes are inspected.
+    There are fewer where no more are found.
     """
-    settings = {"search_k": search_k * max(1, -(-k // (RECALL_K + 1)))}
+    settings = {"search_k": _deepened(search_k, k)}
     answers = [shard.nearest(query[np.newaxis], k, settings)[0] for shard in shards]
     if len(shards) == 1:  # it is in exact order
         items, distances = answers[0]

@@ -19,6 +19,7 @@ from imgindex.indexing.shard_files import FILES_OF_A_SHARD, OpenedShard, content
 from imgindex.io import content_addressed
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.pca import Basis
+from imgindex.runtime.background import in_order
 from imgindex.runtime.resources import allow_open_files
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.text import counted
@@ -111,6 +112,20 @@ class Collection:
         """How many images have the content of each image [n], itself among them."""
         return np.diff(self._images[1])[self.contents]
 
+    @cached_property
+    def _digests(self) -> tuple[npt.NDArray[np.bytes_], Items]:
+        """The digest of each content in ascending order, and the contents in this order."""
+        digests = _as_bytes(self.sha256)
+        order = np.argsort(digests)
+        return digests[order], order
+
+    def _contents_of(self, digests: pa.ChunkedArray) -> Items:
+        """The content of each of some `digests`; -1 of those that no image has."""
+        known, contents = self._digests
+        asked = _as_bytes(digests)
+        places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
+        return np.where(known[places] == asked, contents[places], -1)
+
     def feature_blocks(self) -> Iterator[tuple[Items, Float16]]:
         """All features, at most `_BLOCK_ROWS` at a time: numbers of images, and features [b, feature_dim].
 
@@ -126,45 +141,56 @@ class Collection:
     def _read_blocks(self) -> Iterator[tuple[Items, Float16]]:
         directory = self.output.store(self.manifest.spec.digest)
         order, starts = self._images
-        wanted = pa.compute.SetLookupOptions(self.sha256)
         missing = np.ones(len(self.sha256), bool)
         unreadable = ""
         waiting: list[tuple[Items, Float16]] = []
         rows = 0
         names, seen = content_addressed.names(directory), set[str]()
         while names:
-            name = names.pop(0)
-            seen.add(name)
-            try:
-                digests, features = feature_store.read_chunk(directory, name)
-            except MismatchError as error:  # nothing of it may be needed
-                unreadable = f"; {error}"
-                continue
-            except DamagedError:  # a prune has moved what is needed of it to another chunk
-                names = [each for each in content_addressed.names(directory) if each not in seen]
-                continue
-            found = (
-                pa.compute.index_in(digests.cast(pa.large_string()), options=wanted).fill_null(-1).to_numpy()
-            )
-            contents, first = np.unique(found, return_index=True)
-            new = (contents >= 0) & missing[contents]
-            contents, first = contents[new], first[new]
-            missing[contents] = False
-            counts = np.diff(starts)[contents]
-            images = np.concatenate(
-                [order[starts[c] : starts[c + 1]] for c in contents] or [np.empty(0, np.int64)]
-            )
-            waiting.append((images, features[np.repeat(first, counts)]))
-            rows += len(images)
-            if rows >= _BLOCK_ROWS:
-                yield from _blocks(waiting)
-                waiting, rows = [], 0
+            seen.update(names)
+            pruned = False
+            for chunk in in_order(partial(_read_chunk, directory), names):
+                if isinstance(chunk, MismatchError):  # nothing of it may be needed
+                    unreadable = f"; {chunk}"
+                    continue
+                if isinstance(chunk, DamagedError):  # a prune has moved what is needed of it to another chunk
+                    pruned = True
+                    continue
+                digests, features = chunk
+                contents, first = np.unique(self._contents_of(digests), return_index=True)
+                new = (contents >= 0) & missing[contents]
+                contents, first = contents[new], first[new]
+                missing[contents] = False
+                counts = starts[contents + 1] - starts[contents]
+                images = np.concatenate(
+                    [order[starts[c] : starts[c + 1]] for c in contents] or [np.empty(0, np.int64)]
+                )
+                waiting.append((images, features[np.repeat(first, counts)]))
+                rows += len(images)
+                if rows >= _BLOCK_ROWS:
+                    yield from _blocks(waiting)
+                    waiting, rows = [], 0
+            listed = content_addressed.names(directory) if pruned else []
+            names = [each for each in listed if each not in seen]
         yield from _blocks(waiting)
         if missing.any():
             raise OutputError(
                 f"{directory} lacks the features of {counted(int(missing.sum()), 'image')} of generation "
                 f"{self.manifest.generation}{unreadable}; build again to embed them"
             )
+
+
+def _read_chunk(directory: str, name: str) -> tuple[pa.ChunkedArray, Float16] | MismatchError | DamagedError:
+    """As `feature_store.read_chunk`; gives errors of damage, which may not matter."""
+    try:
+        return feature_store.read_chunk(directory, name)
+    except (MismatchError, DamagedError) as error:
+        return error
+
+
+def _as_bytes(digests: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.bytes_]:
+    """Hexadecimal digests of SHA-256 as an array that can be searched."""
+    return np.array(digests.to_pylist(), "S64")
 
 
 def _blocks(waiting: list[tuple[Items, Float16]]) -> Iterator[tuple[Items, Float16]]:

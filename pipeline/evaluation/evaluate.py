@@ -130,7 +130,8 @@ def evaluate_in(
             wide = max([collection.manifest.dims, *dims])
             features = search_features(collection, queries, max(k, RECALL_K), wide)
             bar.update()
-            ladder = Ladder(collection, queries, features, k).rungs(unseen.build_seconds if unseen else None)
+            seconds = unseen.build_seconds if unseen else None
+            ladder = Ladder(collection, queries, features, k, seed).rungs(seconds)
             bar.update()
             for point in sweep(collection, queries, features, k, dims):
                 points.append(point)

@@ -1,26 +1,39 @@
 """Exact search in the features, and a PCA of them: two passes over the store, whatever its size."""
 
+import math
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from threadpoolctl import threadpool_limits
 
+from imgindex.errors import MachineError
 from imgindex.evaluation.collection import Collection, Images
 from imgindex.evaluation.stacked_rows import StackedRows
 from imgindex.models.blocked_search import Nearest, Scorer
 from imgindex.models.moments import Moments
 from imgindex.models.pca import Basis, above_noise, fit_basis
+from imgindex.runtime.background import in_order, threads_in_order
+from imgindex.runtime.resources import available_cores
+from imgindex.text import human_bytes
 
+Float16 = npt.NDArray[np.float16]
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
 # Features that the PCA is fitted to, at most.
 _FITTED_ROWS = 100_000
-# Scores that are held at once: 128 MiB.
-_SCORES = 1 << 25
+# Scores that are computed at once: 64 MiB.
+_SCORES = 1 << 24
+# Features that are compared at once: of 2,048 dimensions, 64 MiB as float64.
+_FEATURE_ROWS = 1 << 12
 # Vectors that are copied at once: of 200 dimensions 52 MiB.
 _BLOCK_ROWS = 1 << 16
+# The vectors of a PCA that are held in memory, in bytes.
+_IN_MEMORY = 1 << 30
 # Features of this many bytes, as float32, are kept for the measurement of single queries.
 _KEPT_BYTES = 1 << 29
 
@@ -32,7 +45,7 @@ class FeatureSearch:
     answers: Items  # [queries, ranks]: the images nearest by cosine, the query's content left out
     queries: Float32  # features [queries, feature_dim]
     basis: Basis  # of `wide` dimensions, or of as many as there are
-    vectors: Float32  # [n, basis.dims]
+    vectors: Float32  # [n, basis.dims], in a mapped file where they are large
     whitened: int  # of the dimensions, how many a build would whiten; the others are noise of float16
     rows: Float32 | None  # features [n, feature_dim]; None where they are too large to keep
 
@@ -40,7 +53,8 @@ class FeatureSearch:
 def search_features(collection: Collection, queries: Items, ranks: int, wide: int) -> FeatureSearch:
     """The `ranks` images nearest to each of `queries` by their features, and a PCA of `wide` dimensions.
 
-    It is fitted to at most 100,000 images, evenly spread. Raises OutputError where the store lacks features.
+    It is fitted to at most 100,000 images, evenly spread. Raises OutputError where the store lacks features,
+    and MachineError where the disk has no room for a mapped file of many vectors.
     """
     count, dims = len(collection), collection.manifest.feature_dim
     asked = np.empty((len(queries), dims), np.float32)
@@ -57,18 +71,26 @@ def search_features(collection: Collection, queries: Items, ranks: int, wide: in
         if rows is not None:
             rows[images] = features
     basis = fit_basis(moments, wide)
-    vectors = np.empty((count, basis.dims), np.float32)
+    vectors = _room_for((count, basis.dims))
     nearest = Nearest(collection.contents[queries], ranks)
-    step = max(1, _SCORES // len(queries))
     scorer = Scorer(asked, "angular")
-    for images, features in collection.feature_blocks():
-        vectors[images] = basis.project(features)
-        for start in range(0, len(images), step):
-            part = images[start : start + step]
-            found = scorer.scores(features[start : start + step].astype(np.float32))
-            nearest.offer(found, part, collection.contents[part])
+    step = _rows_at_once(len(queries), _FEATURE_ROWS)
+
+    def compared(part: tuple[Items, Float16]) -> tuple[Items, Float32, Float32]:
+        images, features = part
+        return images, basis.project(features), scorer.scores(features.astype(np.float32))
+
+    parts = (
+        (images[start : start + step], features[start : start + step])
+        for images, features in collection.feature_blocks()
+        for start in range(0, len(images), step)
+    )
+    with _blas_beside_threads():
+        for images, projected, found in in_order(compared, parts):
+            vectors[images] = projected
+            nearest.offer(found, images, collection.contents[images])
     whitened = max(1, above_noise(moments, basis.explained_variance, basis.components))
-    return FeatureSearch(nearest.rows, asked, basis, vectors, whitened, rows)
+    return FeatureSearch(nearest.best()[0], asked, basis, vectors, whitened, rows)
 
 
 def search_vectors(
@@ -85,12 +107,45 @@ def search_vectors(
     that are searched; None: all. `changed` gives the rows that are compared, of at most 65,536 of `vectors`.
     """
     nearest = Nearest(collection.contents[queries], ranks)
-    step = min(max(1, _SCORES // len(queries)), _BLOCK_ROWS)
     scorer = Scorer(changed(vectors[queries]), collection.manifest.metric)
     count = len(vectors) if among is None else len(among)
-    for start in range(0, count, step):
+    step = _rows_at_once(len(queries), _BLOCK_ROWS)
+
+    def compared(start: int) -> tuple[Items, Float32]:
         block = slice(start, min(start + step, count))
         part = np.arange(block.start, block.stop) if among is None else among[block]
-        found = scorer.scores(changed(vectors[block if among is None else part]))
-        nearest.offer(found, part, collection.contents[part])
-    return nearest.rows
+        return part, scorer.scores(changed(vectors[block if among is None else part]))
+
+    with _blas_beside_threads():
+        for part, found in in_order(compared, range(0, count, step)):
+            nearest.offer(found, part, collection.contents[part])
+    return nearest.best()[0]
+
+
+def _room_for(shape: tuple[int, int]) -> Float32:
+    """An array in memory; a larger one in a file that is mapped, whose pages the system can take back.
+
+    Raises MachineError where the disk has no room for it.
+    """
+    size = math.prod(shape) * np.float32().itemsize
+    if size <= _IN_MEMORY:
+        return np.empty(shape, np.float32)
+    with tempfile.TemporaryFile() as file:
+        try:  # beforehand, for a mapped file that the disk has no room for ends the process
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            raise MachineError(
+                f"{tempfile.gettempdir()} has no room for {human_bytes(size)} of vectors: {error.strerror}; "
+                "have TMPDIR name a folder on a larger disk"
+            ) from error
+        return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+def _rows_at_once(queries: int, most: int) -> int:
+    """How many rows are compared at once with so many queries."""
+    return min(most, max(1, _SCORES // queries))
+
+
+def _blas_beside_threads() -> threadpool_limits:
+    """Has the threads of `in_order`, and not BLAS, share the cores."""
+    return threadpool_limits(max(1, available_cores() // threads_in_order()), user_api="blas")

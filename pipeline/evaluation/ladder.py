@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +13,17 @@ from imgindex.evaluation.collection import Collection
 from imgindex.evaluation.feature_search import FeatureSearch, search_vectors
 from imgindex.evaluation.judging import Timing, precisions, recalls, time_exact, time_queries
 from imgindex.evaluation.results import Rung
+from imgindex.evaluation.sampling import some_of
 from imgindex.indexing.shard_backend import SHARD_BACKEND
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.runtime.temporary_folder import TemporaryFolder
+from imgindex.text import counted
 
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
+_ALL = slice(None)
 _TOO_LARGE = "the features do not fit into the memory that is set aside for it"
 
 
@@ -32,6 +35,7 @@ class Ladder:
     queries: Items
     features: FeatureSearch
     k: int
+    seed: int  # draws the queries that Annoy is asked where these are fewer
 
     @property
     def ranks(self) -> int:
@@ -72,15 +76,9 @@ class Ladder:
     def _annoy_vectors(self, seconds: float | None) -> Rung:
         manifest = self.collection.manifest
         indexes = {shard.index for shard in manifest.shards}
+        size = sum(file.size for file in manifest.files if file.path in indexes)
         vectors, shards = self.collection.vectors[self.queries], self.collection.shards
-        return self._rung(
-            f"Annoy, PCA {manifest.dims}",
-            manifest.dims,
-            self._ask(shards, vectors),
-            self._time(shards, vectors),
-            seconds,
-            sum(file.size for file in manifest.files if file.path in indexes),
-        )
+        return self._annoy(f"Annoy, PCA {manifest.dims}", manifest.dims, shards, vectors, seconds, size)
 
     def _annoy_features(self) -> Rung:
         method, manifest, rows = "Annoy, features", self.collection.manifest, self.features.rows
@@ -94,37 +92,55 @@ class Ladder:
             SHARD_BACKEND.build(rows, path, metric="angular", settings=settings)
             seconds = time.perf_counter() - started
             shards = (SHARD_BACKEND.open(path, metric="angular", dims=dims, items=len(rows)),)
-            return self._rung(
-                method,
-                dims,
-                self._ask(shards, self.features.queries),
-                self._time(shards, self.features.queries),
-                seconds,
-                path.stat().st_size,
-            )
+            return self._annoy(method, dims, shards, self.features.queries, seconds, path.stat().st_size)
 
-    def _ask(self, shards: Sequence[ShardIndex], vectors: Float32) -> Items:
-        collection = self.collection
-        return annoy_search.answers(
+    def _annoy(
+        self,
+        method: str,
+        dims: int,
+        shards: Sequence[ShardIndex],
+        vectors: Float32,
+        seconds: float | None,
+        size: int,
+    ) -> Rung:
+        """What Annoy's files answer to the queries, whose `vectors` [q, dims] are given."""
+        collection, manifest = self.collection, self.collection.manifest
+        most = annoy_search.most_asked(manifest, self.ranks)
+        asked = some_of(np.arange(len(self.queries)), most, self.seed)
+        queries, vectors = self.queries[asked], vectors[asked]
+        found = annoy_search.answers(
             shards,
             np.arange(len(collection)),
             vectors,
-            left_out=collection.contents[self.queries],
+            left_out=collection.contents[queries],
             contents=collection.contents,
-            copies=collection.copies[self.queries],
+            copies=collection.copies[queries],
             ranks=self.ranks,
-            search_k=collection.manifest.search_k,
+            search_k=manifest.search_k,
         )
 
-    def _time(self, shards: Sequence[ShardIndex], vectors: Float32) -> Timing:
-        search_k = self.collection.manifest.search_k
-        return time_queries(lambda query: annoy_search.nearest(shards, query, self.ranks, search_k), vectors)
+        def search(query: Float32) -> object:
+            return annoy_search.nearest(shards, query, self.ranks, manifest.search_k)
+
+        rung = self._rung(method, dims, found, time_queries(search, vectors), seconds, size, asked)
+        if len(asked) == len(self.queries):
+            return rung
+        few = counted(len(asked), "query", "queries")
+        return replace(rung, note=f"{few} only, for each inspects up to {manifest.search_k:,} nodes a shard")
 
     def _rung(
-        self, method: str, dims: int, found: Items, timing: Timing | None, seconds: float | None, size: int
+        self,
+        method: str,
+        dims: int,
+        found: Items,
+        timing: Timing | None,
+        seconds: float | None,
+        size: int,
+        asked: Items | slice = _ALL,
     ) -> Rung:
-        judged = precisions(self.collection, self.queries, found, self.k)
-        exact = self.features.answers[:, :RECALL_K]
+        """The figures of answers to those of the queries that were `asked`."""
+        judged = precisions(self.collection, self.queries[asked], found, self.k)
+        exact = self.features.answers[asked, :RECALL_K]
         return Rung(
             method=method,
             dims=dims,

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.evaluation.collection import NO_LABEL, Images
+from imgindex.evaluation.feature_search import search_vectors
 from imgindex.evaluation.results import Confusion, LabelQuality, Mean, Quality
-from imgindex.models.blocked_search import Scorer
 from imgindex.models.retrieval_metrics import (
     average_precision_at_r,
     mean_interval,
@@ -18,10 +18,8 @@ from imgindex.models.retrieval_metrics import (
 Items = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
 
-# Scores that are held at once: 128 MiB.
-_SCORES = 1 << 25
-# Vectors that are copied at once: of 150 dimensions 39 MiB.
-_BLOCK_ROWS = 1 << 16
+# Ranks of all queries that are searched for at once: some 200 MiB.
+_RANKED = 1 << 23
 _CONFUSIONS = 3
 
 
@@ -93,25 +91,16 @@ def measure_quality(collection: Images, queries: Items, k: int, seed: int) -> Qu
 _MEASURES = ("p_at_k", "map_at_r", "recall_at_k", "precision_at_1")
 
 
-def _rankings(collection: Images, queries: Items, totals: Items, k: int) -> Iterator[tuple[slice, Items]]:
-    """For parts of `queries`, the images nearest to each, [part, ranks]; -1 where there are no more."""
-    vectors, contents = collection.vectors, collection.contents
-    step = max(1, _SCORES // len(vectors))
-    for start in range(0, len(queries), step):
-        part = slice(start, min(start + step, len(queries)))
-        scorer = Scorer(vectors[queries[part]], collection.manifest.metric)
-        found = np.empty((part.stop - part.start, len(vectors)), np.float32)
-        for first in range(0, len(vectors), _BLOCK_ROWS):
-            found[:, first : first + _BLOCK_ROWS] = scorer.scores(vectors[first : first + _BLOCK_ROWS])
-        found[contents[queries[part], np.newaxis] == contents] = -np.inf
-        ranks = min(max(k, int(totals[part].max())), len(vectors))
-        nearest = np.argpartition(-found, ranks - 1, axis=1)[:, :ranks]
-        nearest.sort(axis=1)  # of equal scores the lower image comes first
-        values = np.take_along_axis(found, nearest, axis=1)
-        order = np.argsort(-values, axis=1, kind="stable")
-        ranking = np.take_along_axis(nearest, order, axis=1)
-        ranking[np.isneginf(np.take_along_axis(values, order, axis=1))] = -1
-        yield part, ranking
+def _rankings(collection: Images, queries: Items, totals: Items, k: int) -> Iterator[tuple[Items, Items]]:
+    """For parts of `queries`, by their places, the images nearest to each, [part, ranks].
+
+    -1 stands where there are no more. Queries of similar `totals` are in one part.
+    """
+    order = np.argsort(-totals, kind="stable")
+    while len(order):
+        ranks = min(max(k, int(totals[order[0]])), len(collection))
+        part, order = np.split(order, [max(1, _RANKED // ranks)])
+        yield part, search_vectors(collection, collection.vectors, queries[part], ranks)
 
 
 def _distinct_by_label(collection: Images) -> Items:

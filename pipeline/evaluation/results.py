@@ -99,7 +99,7 @@ class Rung:
     ] = None
     build_seconds: Annotated[float | None, _about("Seconds that it takes to make what is searched.")] = None
     bytes: Annotated[int | None, _about("The size of what is searched: vectors, or Annoy's files.")] = None
-    note: Annotated[str, _about("Why figures are missing.")] = ""
+    note: Annotated[str, _about("Why figures are missing, or rest on few of the queries.")] = ""
 
 
 @dataclass(frozen=True)

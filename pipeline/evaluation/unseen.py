@@ -23,6 +23,10 @@ Items = npt.NDArray[np.int64]
 _HELD_OUT = 1000
 _SHARE = 0.1
 _BLOCK_ROWS = 1 << 14
+# Shards of more images are built on several threads: not on as many as there are cores, for the trees depend
+# on their number.
+_MANY = 100_000
+_THREADS = 4
 # Larger files are built in a file that is mapped, whose pages the system can take back.
 _IN_MEMORY = 1 << 30
 
@@ -30,15 +34,16 @@ _IN_MEMORY = 1 << 30
 def measure_unseen(collection: Collection, seed: int) -> UnseenRecall | None:
     """Recall@10 of a sample of images that `seed` draws, in an index of the others.
 
-    It is built as the shards were. Copies of a held-out image are held out, too. Vectors stay as they are: a
-    refresh projects new images on the basis of the index, too. Gives None where there are fewer than three
-    distinct images.
+    It has as many trees as the shards. Copies of a held-out image are held out, too. Vectors stay as they
+    are: a refresh projects new images on the basis of the index, too. Gives None where there are fewer than
+    three distinct images.
     """
     contents = collection.contents
     distinct, first = np.unique(contents, return_index=True)
     if len(distinct) < 3:
         return None
-    count = min(_HELD_OUT, max(1, int(len(distinct) * _SHARE)))
+    most = min(_HELD_OUT, annoy_search.most_asked(collection.manifest, RECALL_K))
+    count = min(most, max(1, int(len(distinct) * _SHARE)))
     drawn = np.random.default_rng(seed).choice(distinct, count, replace=False)
     queries = np.sort(first[drawn])
     kept = np.flatnonzero(~np.isin(contents, drawn))
@@ -86,6 +91,7 @@ def _build(collection: Collection, kept: Items, folder: Path, seed: int) -> list
             dims=manifest.dims,
             metric=manifest.metric,
             settings={"trees": shard.trees, "seed": seed},
+            threads=_THREADS if len(images) > _MANY else 1,
             on_disk=len(images) * manifest.dims * 4 > _IN_MEMORY,
         )
         shards.append(SHARD_BACKEND.open(path, metric=manifest.metric, dims=manifest.dims, items=len(images)))

@@ -330,6 +330,20 @@ def test_features_that_the_store_lacks_are_an_error_that_says_so(tmp_path: Path)
         imgindex.evaluate(tmp_path)
 
 
+def test_features_of_other_generations_are_passed_over(tmp_path: Path) -> None:
+    uris = [f"{n % 2}/{n}.jpg" for n in range(40)]
+    rows = np.random.default_rng(0).random((40, 8), np.float32)
+    digests = [f"{(n * 7919) % 1000:03}" + "a" * 61 for n in range(40)]  # in no order
+    publish_features(tmp_path / "alone", rows[20:], uris[20:], digests[20:])
+    publish_features(tmp_path / "both", rows[:20], uris[:20], digests[:20], number=1)
+    publish_features(tmp_path / "both", rows[20:], uris[20:], digests[20:], number=2)
+    alone, both = (imgindex.evaluate(tmp_path / name, dims=[2]) for name in ("alone", "both"))
+    assert both.images == 20
+    assert [(row.p_at_k, row.recall_at_10) for row in alone.ladder] == [
+        (row.p_at_k, row.recall_at_10) for row in both.ladder
+    ]
+
+
 def test_a_damaged_chunk_is_named_where_it_is_missed(tmp_path: Path) -> None:
     publish_features(tmp_path, np.eye(8, dtype=np.float32), [f"{n}.jpg" for n in range(8)])
     (chunk,) = (tmp_path / "store").rglob("*.parquet")

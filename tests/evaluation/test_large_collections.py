@@ -1,5 +1,6 @@
 """Evaluation of more images than memory would hold several times over."""
 
+import errno
 import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from outputs import publish_features
 
 import imgindex
-from imgindex.evaluation import collection, feature_search, judging, quality, sweep, unseen
+from imgindex.errors import MachineError
+from imgindex.evaluation import annoy_search, collection, feature_search, judging, quality, sweep, unseen
 from imgindex.evaluation.judging import time_exact
 from imgindex.evaluation.stacked_rows import StackedRows
 from imgindex.models.ann.protocol import METRICS, Metric
@@ -69,10 +71,12 @@ def small_blocks(patch: pytest.MonkeyPatch) -> None:
     """Has everything done in small blocks, and no features kept."""
     patch.setattr(collection, "_KEPT_BYTES", 0)
     patch.setattr(feature_search, "_KEPT_BYTES", 0)
-    for module in (collection, feature_search, quality, sweep, unseen):
+    for module in (collection, feature_search, sweep, unseen):
         patch.setattr(module, "_BLOCK_ROWS", 512)
-    for module in (feature_search, quality):
-        patch.setattr(module, "_SCORES", 1 << 16)
+    patch.setattr(feature_search, "_SCORES", 1 << 16)
+    patch.setattr(feature_search, "_FEATURE_ROWS", 100)
+    patch.setattr(feature_search, "_IN_MEMORY", 0)
+    patch.setattr(quality, "_RANKED", 1 << 12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -95,6 +99,42 @@ def test_blocks_do_not_change_the_figures(
     assert whole.unseen_recall is not None
     assert blocks.unseen_recall is not None
     assert whole.unseen_recall.recall == blocks.unseen_recall.recall
+
+
+def test_annoy_is_asked_less_often_where_each_query_inspects_many_nodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = np.random.default_rng(0).random((600, 8), np.float32)
+    publish_features(tmp_path, rows, [f"{n % 5}/{n}.jpg" for n in range(600)], shards=2, search_k=50)
+    every = imgindex.evaluate(tmp_path, dims=[2])
+    assert [rung.note for rung in every.ladder] == [""] * 4
+    monkeypatch.setattr(annoy_search, "_INSPECTED", 30 * 100)
+    monkeypatch.setattr(annoy_search, "_LEAST_ASKED", 10)
+    some = imgindex.evaluate(tmp_path, dims=[2])
+    assert some.unseen_recall is not None
+    assert some.unseen_recall.queries == 30
+    note = "30 queries only, for each inspects up to 50 nodes a shard"
+    assert [rung.note for rung in some.ladder] == ["", "", note, note]
+    for few, all_of_them in zip(some.ladder[2:], every.ladder[2:], strict=True):
+        assert few.recall_at_10 == pytest.approx(all_of_them.recall_at_10, abs=0.1)
+        assert few.recall_at_10 != all_of_them.recall_at_10
+    monkeypatch.setattr(annoy_search, "_LEAST_ASKED", 40)
+    assert "40 queries only" in imgindex.evaluate(tmp_path, dims=[2]).ladder[2].note
+
+
+def test_a_disk_without_room_for_the_vectors_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    publish_features(tmp_path, np.eye(8, dtype=np.float32), [f"{n}.jpg" for n in range(8)])
+    monkeypatch.setattr(feature_search, "_IN_MEMORY", 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(
+        MachineError, match=r"no room for .* of vectors: No space left on device; have TMPDIR"
+    ):
+        imgindex.evaluate(tmp_path, dims=[2])
 
 
 def test_points_are_timed_without_a_copy_of_the_vectors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,21 @@ class TestBuildShard:
         assert one.read_bytes() == two.read_bytes()
         assert one.read_bytes() != other.read_bytes()
 
+    @pytest.mark.parametrize("metric", METRICS)
+    def test_with_several_threads_answers_depend_on_the_arguments_alone(self, tmp_path, metric):
+        vectors, queries = random_vectors(3000, 8), random_vectors(50, 8, seed=1)
+        answers = []
+        for number in range(4):
+            path = tmp_path / f"{number}"
+            Annoy().build_blocks(
+                [(np.arange(3000), vectors)], path, items=3000, dims=8, metric=metric,
+                settings={"trees": 8, "seed": 1}, threads=4, on_disk=number > 1,
+            )  # fmt: skip
+            shard = AnnoyShard(path, metric=metric, dims=8, items=3000)
+            shard.check()
+            answers.append([shard.search(query, 10, {"search_k": 100})[0].tolist() for query in queries])
+        assert all(each == answers[0] for each in answers)
+
     def test_a_path_that_cannot_be_written(self, tmp_path):
         with pytest.raises(OutputError, match="could not write"):
             build(random_vectors(3, 2), tmp_path / "no/such/x", metric="angular", trees=1, seed=0)

@@ -44,8 +44,10 @@ def test_the_best_of_all_blocks_the_own_content_left_out(
     nearest = Nearest(queries, k)
     for rows in np.split(order, sorted(cuts)):
         nearest.offer(values[:, rows].copy(), rows, contents[rows])
+    best, scored = nearest.best()
     for number, content in enumerate(queries):
         allowed = [row for row in range(count) if contents[row] != content]
         expected = sorted(allowed, key=lambda row: (-values[number, row], row))[:k]
-        assert nearest.rows[number].tolist() == expected + [-1] * (k - len(expected))
-        assert nearest.scores[number, : len(expected)].tolist() == values[number, expected].tolist()
+        assert best[number].tolist() == expected + [-1] * (k - len(expected))
+        assert scored[number, : len(expected)].tolist() == values[number, expected].tolist()
+        assert np.isneginf(scored[number, len(expected) :]).all()
