@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from imgindex.search.results import Neighbor, QueryError, Result
     from imgindex.sinks.databases.push import push
     from imgindex.sinks.export import export
+    from imgindex.sinks.transforms import PushGeneration
 
 __all__ = [
     "BackboneConfig",
@@ -61,6 +62,7 @@ __all__ = [
     "PcaConfig",
     "ProjectFeatures",
     "PublishConfig",
+    "PushGeneration",
     "QueryError",
     "ReadFeatures",
     "ReportConfig",
@@ -103,6 +105,7 @@ _MODULES = {
     "search.results": ["Neighbor", "QueryError", "Result"],
     "sinks.databases.push": ["push"],
     "sinks.export": ["export"],
+    "sinks.transforms": ["PushGeneration"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

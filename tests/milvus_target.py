@@ -32,6 +32,9 @@ class MilvusTarget:
         )
         return [hit["uri"] for hit in found[0]]
 
+    def index_kind(self, name: str) -> str:
+        return str(self.client.describe_index(name, "vector")["index_type"])
+
     def collections(self) -> set[str]:
         return set(self.client.list_collections())
 

@@ -1,24 +1,32 @@
 """What a push does, whichever the database; the tests of each inherit it and say how to look into theirs."""
 
+import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import apache_beam as beam
 import numpy as np
 import numpy.typing as npt
 import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
 from vector_outputs import publish_vectors
 
 import imgindex
-from imgindex.errors import UsageError
+from imgindex.errors import OutputError, PublishRefusedError, UsageError
 from imgindex.models.ann.protocol import Metric
+from imgindex.sinks import transforms
 from imgindex.sinks.databases import targets
+from imgindex.sinks.databases.description import Description
 from imgindex.sinks.databases.protocol import Database
 from imgindex.uris import uri_of
 
@@ -48,6 +56,9 @@ class Target(Protocol):
 
     def nearest(self, name: str, vector: npt.NDArray[np.float32], k: int, metric: Metric) -> list[str]:
         """The uris of the nearest."""
+
+    def index_kind(self, name: str) -> str:
+        """How the vectors of a collection are indexed."""
 
     def collections(self) -> set[str]:
         """All collections."""
@@ -92,10 +103,11 @@ def faults(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[str], None]],
     connect = targets.connected
 
     def install(before: Callable[[str], None]) -> None:
-        monkeypatch.setattr(
-            "imgindex.sinks.databases.push.connected",
-            lambda to, uri, make: Faults(before).on(connect(to, uri, make=make)),
-        )
+        for module in ("databases.push", "transforms"):
+            monkeypatch.setattr(
+                f"imgindex.sinks.{module}.connected",
+                lambda to, uri, make: Faults(before).on(connect(to, uri, make=make)),
+            )
 
     return install
 
@@ -271,12 +283,11 @@ class PushContract:
         for place in range(100):
             number += 1
             self.publish(output, number, 12)
-            left = place
+            calls: list[str] = []
 
-            def before(name: str) -> None:
-                nonlocal left
-                left -= 1
-                if left < 0:
+            def before(name: str, place: int = place, calls: list[str] = calls) -> None:
+                calls.append(name)
+                if len(calls) > place:
                     killed_in.add(name)
                     raise Killed
 
@@ -285,7 +296,7 @@ class PushContract:
                 self.push(output, target, keep=2, batch_rows=4)
             except Killed:
                 done = target.leads_to("photos") == collection(number)
-                assert not done or "drop" in killed_in or "live" in killed_in
+                assert done == ("switch" in calls[:-1])
                 assert self.whole(target, number if done else number - 1, 12)
             else:
                 break
@@ -342,17 +353,23 @@ class PushContract:
                 except Exception as error:
                     faults.append(error)
 
+        def wait_for(label: str) -> None:
+            while label not in seen and not faults:
+                time.sleep(0.01)
+
         reader = threading.Thread(target=read)
         reader.start()
         try:
+            wait_for("g1")
             for number in range(2, 7):
                 self.publish(output, number, 12)
                 self.push(output, target, keep=2)
+            wait_for("g6")
         finally:
             ended.set()
             reader.join()
         assert faults == []
-        assert {"g1", "g6"} <= seen | {"g6"}
+        assert {"g1", "g6"} <= seen
         assert target.collections() == {collection(5), collection(6)}
 
     def test_any_names_and_copies(self, output: str, target: Target) -> None:
@@ -370,8 +387,16 @@ class PushContract:
         self.push(output, target)
         assert sorted(target.rows("photos")) == sorted(uris)
 
-    def kill_at_random_moments(self, output: str, target: Target, pushes: int, seconds: float) -> None:
-        """Each push is killed within so many seconds, and then made again."""
+    def test_a_kind_that_a_database_does_not_have(self, output: str, target: Target) -> None:
+        self.publish(output, 1, 12)
+        kinds = ", ".join(targets.TARGETS[target.to].index_kinds)
+        with pytest.raises(UsageError, match=f"--index_kind is 'LSH'; {target.to} has {kinds}"):
+            self.push(output, target, index_kind="LSH")
+        assert target.collections() == set()
+
+    def kill_at_random_moments(self, output: str, target: Target, seconds: float) -> None:
+        """Each of IMGINDEX_PUSH_KILLS pushes is killed within so many seconds, and then made again."""
+        pushes = int(os.environ.get("IMGINDEX_PUSH_KILLS", "3"))
         self.publish(output, 1)
         self.push(output, target)
         chance = random.Random(0)
@@ -387,3 +412,178 @@ class PushContract:
             self.push(output, target, keep=2)
             assert sorted(target.rows("photos")) == uris
         assert target.collections() == {collection(last - 1), collection(last)}
+
+
+class KindsContract(PushContract):
+    """Of a database that has several kinds of index."""
+
+    def test_each_kind_of_index(self, output: str, target: Target) -> None:
+        for number, kind in enumerate(targets.TARGETS[target.to].index_kinds, start=1):
+            self.publish(output, number)
+            self.push(output, target, index_kind=kind.swapcase())
+            assert target.index_kind(collection(number)) == kind
+            assert target.nearest("photos", VECTORS[7] + number, 1, "angular") == [f"g{number}/07.jpg"]
+
+    def test_the_first_kind_is_the_default(self, output: str, target: Target) -> None:
+        self.publish(output, 1)
+        self.push(output, target)
+        assert target.index_kind("photos") == targets.TARGETS[target.to].index_kinds[0]
+
+    def test_another_kind_of_what_is_live_is_refused(self, output: str, target: Target) -> None:
+        kinds = targets.TARGETS[target.to].index_kinds
+        self.publish(output, 1, 12)
+        self.push(output, target, index_kind=kinds[1])
+        assert not self.push(output, target).pushed
+        assert not self.push(output, target, index_kind=kinds[1]).pushed
+        message = f"has an index of the kind {kinds[1]}, and is in use: leave out --index_kind, or push this"
+        with pytest.raises(UsageError, match=message):
+            self.push(output, target, index_kind=kinds[0])
+        assert target.index_kind("photos") == kinds[1]
+        self.push(output, target, index_kind=kinds[0], collection="others")
+        assert target.index_kind("others") == kinds[0]
+
+    def test_another_kind_of_what_is_not_live_is_made_anew(
+        self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        kinds = targets.TARGETS[target.to].index_kinds
+        for number in (1, 2):
+            self.publish(output, number, 12)
+            self.push(output, target, index_kind=kinds[1])
+        calls: list[str] = []
+        faults(calls.append)
+        self.push(output, target, generation=generation(1), index_kind=kinds[0])
+        assert {"drop", "create", "insert"} <= set(calls)
+        assert target.index_kind("photos") == kinds[0]
+        assert self.whole(target, 1, 12)
+        calls.clear()
+        self.push(output, target, generation=generation(2))  # whichever it has
+        assert not {"drop", "create", "insert"} & set(calls)
+        assert target.index_kind("photos") == kinds[1]
+
+
+class TransformContract(PushContract):
+    """Of a database that several processes write to at once."""
+
+    def transform(self, output: str, target: Target, **options: Any) -> imgindex.PushGeneration:
+        return imgindex.PushGeneration(output, target.to, target.uri, **{"collection": "photos", **options})
+
+    def steps(self, push: imgindex.PushGeneration) -> str:
+        """What its workers do, one after the other."""
+        name = transforms._name_generation(push.generation, push)
+        written = [transforms._write_shard(shard, push) for shard in transforms._make_collection(name, push)]
+        return transforms._switch(name, push, written)
+
+    def test_two_workers_write_what_a_push_writes(self, output: str, target: Target) -> None:
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        self.publish(output, 2, shards=4)
+        self.push(output, target, collection="others")
+        options = PipelineOptions(["--direct_num_workers=2", "--direct_running_mode=multi_processing"])
+        with beam.Pipeline(options=options) as pipeline:
+            _ = (
+                pipeline
+                | self.transform(output, target, keep=1, batch_rows=4)
+                | beam.Map(lambda name, expected: name == expected or 1 / 0, collection(2))
+            )
+        assert target.leads_to("photos") == collection(2)
+        assert target.rows("photos") == target.rows("others")
+        assert target.collections() == {collection(2), collection(2, "others")}
+        with contextlib.closing(targets.connected(target.to, target.uri, make=False)) as database:
+            described = [
+                Description.parse(database.collections(name)[collection(2, name)])
+                for name in ("photos", "others")
+            ]
+        assert described[0] is not None
+        assert described[0] == replace(described[1], collection="photos")
+
+    def test_the_same_generation_again_writes_nothing(
+        self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        self.publish(output, 1, shards=2)
+        assert self.steps(self.transform(output, target)) == collection(1)
+        calls: list[str] = []
+        faults(calls.append)
+        assert self.steps(self.transform(output, target)) == collection(1)
+        assert not self.push(output, target).pushed
+        assert not {"create", "insert", "finish", "switch", "drop"} & set(calls)
+
+    def test_work_that_is_repeated_doubles_nothing(self, output: str, target: Target) -> None:
+        """As a runner does: after an error, or because an attempt takes long, beside it."""
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        self.publish(output, 2, shards=3)
+        push = self.transform(output, target, batch_rows=7)
+        shards = list(transforms._make_collection(generation(2), push))
+        assert sorted(shards) == sorted(transforms._make_collection(generation(2), push))
+        with ThreadPoolExecutor(4) as pool:
+            written = list(pool.map(lambda shard: transforms._write_shard(shard, push), shards * 3))
+        assert sum(written) == 3 * COUNT
+        assert self.whole(target, 1, 12)
+        for _ in range(2):
+            assert transforms._switch(generation(2), push, written) == collection(2)
+            assert self.whole(target, 2)
+        transforms._write_shard(shards[0], push)  # one that lags behind
+        assert self.whole(target, 2)
+
+    def test_killed_at_any_call_of_a_worker_the_next_run_is_whole(
+        self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        killed_in: set[str] = set()
+        for place in range(100):
+            number = place + 2
+            self.publish(output, number, 12, shards=2)
+            calls: list[str] = []
+
+            def before(name: str, place: int = place, calls: list[str] = calls) -> None:
+                calls.append(name)
+                if len(calls) > place:
+                    killed_in.add(name)
+                    raise Killed
+
+            faults(before)
+            try:
+                self.steps(self.transform(output, target, batch_rows=4, keep=2))
+            except Killed:
+                assert self.whole(target, number if "switch" in calls[:-1] else number - 1, 12)
+            else:
+                break
+            faults(lambda name: None)
+            self.steps(self.transform(output, target, batch_rows=4, keep=2))
+            assert self.whole(target, number, 12)
+        assert {"create", "insert", "finish", "count", "fetch", "search", "switch", "drop"} <= killed_in
+        assert target.collections() == {collection(number), collection(number - 1)}
+
+    def test_what_differs_from_the_index_never_gets_the_name(
+        self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
+    ) -> None:
+        self.publish(output, 1, 12)
+        self.push(output, target)
+        self.publish(output, 2, shards=3)
+        push = self.transform(output, target)
+        shards = list(transforms._make_collection(generation(2), push))
+        written = [transforms._write_shard(shard, push) for shard in shards[1:]]
+        with pytest.raises(PublishRefusedError, match="it holds 40 rows, expected 60; photos still leads to"):
+            transforms._switch(generation(2), push, written)
+        assert target.collections() == {collection(1)}
+        with pytest.raises(OutputError, match="is gone: an attempt before has refused it"):
+            transforms._switch(generation(2), push, written)
+        assert self.whole(target, 1, 12)
+
+    def test_the_example_of_the_docs(
+        self, output: str, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.publish(output, 1, shards=2)
+        page = (Path(__file__).parents[1] / "docs" / "push.md").read_text()
+        (example,) = (
+            block
+            for block in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+            if "PushGeneration" in block
+        )
+        monkeypatch.chdir(tmp_path)
+        example = example.replace("gs://bucket/index", output).replace('"pgvector"', f'"{target.to}"')
+        exec(
+            compile(example.replace("postgresql://photos@db/search", target.uri), "docs/push.md", "exec"), {}
+        )
+        assert self.whole(target, 1)

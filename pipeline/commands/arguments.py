@@ -119,11 +119,14 @@ def parser() -> CommandParser:
         "index factory, as HNSW32 or IVF256,Flat (default: Flat, which is exact)",
     )  # fmt: skip
     export.add_argument(
-        "--images", metavar="N", type=int, help="with --format atlas and projector: how many images at most "
-        "(default: 10,000)",
+        "--images", metavar="N", type=_whole_number, help="with --format atlas and projector: how many at "
+        "most (default: 10,000)",
     )  # fmt: skip
     export.add_argument(
-        "--seed", metavar="N", type=int, help="with --images: draws them, where there are more (default: 0)"
+        "--seed",
+        metavar="N",
+        type=_whole_number,
+        help="with --images: draws them, where there are more (default: 0)",
     )
     export.add_argument(
         "--since", metavar="G", help="with --format vertex: write only what has changed since this generation"
@@ -215,9 +218,9 @@ def _add_search(search: argparse.ArgumentParser) -> None:
     )
     search.add_argument(
         "--from", dest="from_database", choices=TARGETS, help="search what `imgindex push` has put there; "
-        "of the flags above only -k goes with it",
+        "--where, --combine, --negative and --vectors do not go with it",
     )  # fmt: skip
-    _add_collection(search)
+    _add_collection(search, None)
     search.add_argument(
         "--index",
         metavar="INDEX",
@@ -234,9 +237,9 @@ def _add_push(push: argparse.ArgumentParser) -> None:
     push.add_argument("uri", metavar="URI", help="where the database is, without a password")
     push.add_argument(
         "--to", required=True, choices=TARGETS,
-        help="; ".join(f"{name}: {text}" for name, text in TARGETS.items()),
+        help="; ".join(f"{name}: {of.text} (credentials: {of.secret})" for name, of in TARGETS.items()),
     )  # fmt: skip
-    _add_collection(push)
+    _add_collection(push, DEFAULT_NAME)
     push.add_argument(
         "--keep", metavar="N", type=_whole_number, help="then delete the collections of all but the N newest "
         "generations; never the live one, nor what imgindex did not make (default: delete none)",
@@ -248,13 +251,19 @@ def _add_push(push: argparse.ArgumentParser) -> None:
         type=_whole_number,
         help="rows of a request (default: what makes some 4 MiB)",
     )
+    push.add_argument(
+        "--index_kind",
+        metavar="KIND",
+        help="how the vectors are indexed; the first is the default. "
+        + "; ".join(f"{name}: {', '.join(of.index_kinds)}" for name, of in TARGETS.items()),
+    )
     push.add_argument("--dry_run", action="store_true", help="print what would be done; write nothing")
 
 
-def _add_collection(command: argparse.ArgumentParser) -> None:
+def _add_collection(command: argparse.ArgumentParser, default: str | None) -> None:
     command.add_argument(
-        "--collection", metavar="NAME", default=DEFAULT_NAME, help="the name that clients ask a database "
-        f"for: an alias, or a view (default: {DEFAULT_NAME})",
+        "--collection", metavar="NAME", default=default, help="the name that clients ask a database for: an "
+        f"alias, or a view (default: {DEFAULT_NAME})",
     )  # fmt: skip
 
 

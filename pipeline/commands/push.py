@@ -16,6 +16,7 @@ def run(known: argparse.Namespace) -> None:
         keep=known.keep,
         generation=known.generation,
         batch_rows=known.batch_rows,
+        index_kind=known.index_kind,
         dry_run=known.dry_run,
     )
     leads, deleted = ("would lead", "would delete") if known.dry_run else ("leads", "deleted")
@@ -23,7 +24,7 @@ def run(known: argparse.Namespace) -> None:
         before = f"; before, it led to {pushed.before}" if pushed.before else ""
         print(
             f"{pushed.name} {leads} to {pushed.collection}: {counted(pushed.images, 'vector')} of "
-            f"{pushed.dims} dimensions, of generation {pushed.generation}{before}"
+            f"{counted(pushed.dims, 'dimension')}, of generation {pushed.generation}{before}"
         )
     else:
         print(f"{pushed.name} leads to generation {pushed.generation} already; nothing to push")

@@ -19,6 +19,7 @@ from imgindex.search.index import Index
 from imgindex.search.pages import write_page
 from imgindex.search.queries import Found, each_in, is_several
 from imgindex.search.results import Result, as_json, describe_error, one_dimension, result_table
+from imgindex.sinks.databases.names import DEFAULT_NAME
 from imgindex.text import counted, printable
 
 if TYPE_CHECKING:
@@ -45,34 +46,38 @@ def run(known: argparse.Namespace) -> None:
             )
         if known.from_database:
             index = stack.enter_context(_in_database(known))
-            results = index.search_each(_queries(known.images, index.facts), k)
         else:
             if known.index is not None:
                 raise UsageError("--index says where the index of a database lies; it needs --from")
+            if known.collection is not None:
+                raise UsageError(
+                    "--collection is the name of what was pushed into a database; it needs --from"
+                )
             check_asked_files(known.output, page=known.html)
             filter_of(known.where)  # what is wrong with it is said before anything is opened
             index = Index.open(known.output, model=known.model)
-            results = _results(known, index, k)
             if known.where:
                 _tell_matching(index, known.where)
-        if known.k is not None and known.k > index.facts.items:
-            images = counted(index.facts.items, "image")
+        results = _results(known, index, k)
+        if known.k is not None and known.k > len(index):
+            images = counted(len(index), "image")
             print(f"imgindex: -k is {known.k}, but the index has only {images}", file=sys.stderr)
         for warning in one_dimension(index.facts.dims, index.facts.metric):
             print(f"imgindex: {warning}", file=sys.stderr)
         _show(known, index, results)
 
 
-def _results(known: argparse.Namespace, index: Index, k: int) -> Iterator[Result]:
+def _results(known: argparse.Namespace, index: "Index | DatabaseIndex", k: int) -> Iterator[Result]:
     """The answers of `index`."""
     how: dict[str, Any] = {
         "exact": known.exact,
         "distinct": known.distinct,
         "exclude_self": known.exclude_self,
-        "where": known.where,
-        "vectors": known.vectors,
     }
     queries = _queries(known.images, index.facts)
+    if not isinstance(index, Index):
+        return index.search_each(queries, k, **how)
+    how |= {"where": known.where, "vectors": known.vectors}
     if not known.combine and not known.negative:
         return index.search_each(queries, k, **how)
     negative = _queries(known.negative, index.facts)
@@ -92,11 +97,12 @@ def _in_database(known: argparse.Namespace) -> Iterator["DatabaseIndex"]:
     from imgindex.sinks.databases.index import DatabaseIndex
     from imgindex.sinks.databases.targets import connected
 
-    for flag in ("exact", "distinct", "exclude_self", "where", "vectors", "combine", "negative"):
+    for flag in ("where", "vectors", "combine", "negative"):
         if getattr(known, flag):
             raise UsageError(f"--{flag} is for the files of an index; leave it out with --from")
+    name = DEFAULT_NAME if known.collection is None else known.collection
     with contextlib.closing(connected(known.from_database, known.output, make=False)) as database:
-        index = DatabaseIndex.open(database, known.collection, output=known.index, model=known.model)
+        index = DatabaseIndex.open(database, name, output=known.index, model=known.model)
         check_asked_files(index.output.root, page=known.html)
         yield index
 

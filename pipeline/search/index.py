@@ -150,6 +150,11 @@ class Index:
         """The PCA basis that vectors are projected on."""
         return self._opened.basis
 
+    @property
+    def generation(self) -> str:
+        """The name of the generation."""
+        return self.facts.generation
+
     def __len__(self) -> int:
         """How many images are indexed."""
         return len(self._opened)

@@ -26,7 +26,7 @@ from imgindex.runtime.resources import allow_open_files, available_cores
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.search.filtered_search import nearest_among
 from imgindex.search.filters import Filter
-from imgindex.search.queries import Loaded, Recipe, own_uris
+from imgindex.search.queries import Loaded, Recipe, own_names
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
 from imgindex.search.results import Neighbor, QueryError, Result
@@ -145,14 +145,7 @@ class OpenGeneration:
     def themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
         """For each query the contents of the indexed images that it is: by its bytes, or by its path."""
         root = self.manifest.input_root
-        names: list[set[str]] = []
-        for query in queries:
-            if query.sha256 is None:
-                raise UsageError(
-                    "exclude_self needs the paths of the queries, or the bytes of their files; "
-                    f"{query.name} tells neither"
-                )
-            names.append({query.sha256} | (own_uris(query.path, root) if query.path else set()))
+        names = [own_names(query, root) for query in queries]
         wanted = pa.array(sorted(set[str]().union(*names)), pa.string())
         contents: dict[str, int] = {}
         for table, numbers in zip(self._metadata, self._contents, strict=True):

@@ -21,7 +21,14 @@ class Searched(Protocol):
 
     @property
     def facts(self) -> Manifest:
-        """The manifest of the generation."""
+        """The recipe of its vectors, and where its images lie."""
+
+    @property
+    def generation(self) -> str:
+        """The name of the generation."""
+
+    def __len__(self) -> int:
+        """How many images it holds."""
 
     @property
     def place(self) -> str:
@@ -39,8 +46,8 @@ def result_page(index: Searched, results: Sequence[Result], hidden: int = 0) -> 
     manifest = index.facts
     facts = [
         ("Index", index.place),
-        ("Generation", manifest.generation),
-        ("Images", f"{manifest.items:,}"),
+        ("Generation", index.generation),
+        ("Images", f"{len(index):,}"),
         ("Backbone", manifest.spec.backbone),
         ("Vectors", f"{counted(manifest.dims, 'dimension')}, {manifest.metric}"),
     ]

@@ -197,6 +197,16 @@ def _as_image(query: Image.Image | npt.NDArray[Any]) -> Image.Image:
     return Image.fromarray(query)
 
 
+def own_names(query: Loaded, root: str) -> set[str]:
+    """The SHA-256 of a query's bytes, and the uris of `own_uris`. Raises UsageError where it has none."""
+    if query.sha256 is None:
+        raise UsageError(
+            "exclude_self needs the paths of the queries, or the bytes of their files; "
+            f"{query.name} tells neither"
+        )
+    return {query.sha256} | (own_uris(query.path, root) if query.path else set())
+
+
 def own_uris(path: str, root: str) -> set[str]:
     """The uris that the file at `path` may have in an index whose `input_root` is `root`."""
     paths, roots = {path}, {root}

@@ -79,10 +79,18 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(output: str, generation: str | None, *, normalize: bool, progress: Progress) -> Iterator[Source]:
+def opened(
+    output: str,
+    generation: str | None,
+    *,
+    normalize: bool,
+    progress: Progress,
+    only: int | None = None,
+) -> Iterator[Source]:
     """Opens a generation of `output`, the live one by default; every byte is compared with its digest.
 
-    The shards of an object store are copied to the temporary folder.
+    The shards of an object store are copied to the temporary folder. With `only`, the number of a shard, the
+    source has that one alone, which then is its first.
 
     Raises:
       UsageError: `generation` is no generation's name.
@@ -92,7 +100,8 @@ def opened(output: str, generation: str | None, *, normalize: bool, progress: Pr
     with TemporaryFolder() as copies:
 
         def mapped(manifest: Manifest) -> Source:
-            allow_open_files(FILES_OF_A_SHARD * len(manifest.shards))
+            wanted = manifest.shards if only is None else manifest.shards[only : only + 1]
+            allow_open_files(FILES_OF_A_SHARD * len(wanted))
             files = files_of(layout, manifest)
             shards = tuple(
                 map_shard(
@@ -103,7 +112,7 @@ def opened(output: str, generation: str | None, *, normalize: bool, progress: Pr
                     dims=manifest.dims,
                     metric=manifest.metric,
                 )
-                for shard in manifest.shards
+                for shard in wanted
             )
             return Source(output, manifest, shards, read_basis(files[manifest.basis]), normalize, progress)
 

@@ -73,6 +73,8 @@ def test_help_loads_no_library() -> None:
         (["compare", "i", "a.jpg", "b.jpg", "--jsn"], "'--jsn'; did you mean --json?"),
         (["inspect", "i", "--failure"], "'--failure'; did you mean --failures?"),
         (["verify", "i", "--qqq"], "the argument '--qqq'; see imgindex verify --help"),
+        (["export", "i", "o", "--format=atlas", "--seed=x"],
+         "--seed: 'x' is no whole number; see imgindex export --help"),
         (["evaluate", "i", "--k", "ten"], "-k/--k: 'ten' is no whole number; see imgindex evaluate --help"),
         (["evaluate", "i", "--json"], "argument --json: expected one argument; see imgindex evaluate --help"),
         (["verify"], "the following arguments are required: INDEX; see imgindex verify --help"),

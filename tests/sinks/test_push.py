@@ -96,7 +96,7 @@ class TestQdrant(PushContract):
         assert described == {
             "imgindex": 1, "collection": "photos", "generation": generation(1), "output": output,
             "manifest": manifest["digest"], "spec": "spec", "backbone": "MobileNetV2", "basis": basis,
-            "metric": "angular", "dims": 6, "images": 12, "search": {"hnsw_ef": 256},
+            "metric": "angular", "dims": 6, "images": 12, "index": "hnsw", "search": {"hnsw_ef": 256},
         }  # fmt: skip
 
 
@@ -169,7 +169,7 @@ class TestVerification:
         push(output)
         target.client.delete("photos", [p.id for p in target.client.scroll("photos", limit=2)[0]])
         with pytest.raises(
-            OutputError, match=r"holds 10 rows and not the 12 images.*push another generation"
+            OutputError, match=r"holds 10 rows and not the 12 images.*into another --collection"
         ):
             push(output)
 
@@ -261,7 +261,7 @@ def server() -> Iterator[str]:
         (401, "refuses the credentials; set QDRANT_API_KEY to a key that may write"),
         (403, "refuses the credentials; set QDRANT_API_KEY to a key that may write"),
         (404, "refuses a request: not today"),
-        (503, "does not answer: it says 503 Service Unavailable; see that it runs"),
+        (503, "is not ready: it says 503 Service Unavailable; run it again"),
     ],
 )
 def test_what_a_server_refuses(
@@ -416,6 +416,29 @@ class TestMessages:
         ):
             imgindex.push(output, "qdrant", str(tmp_path / "qdrant"))
         client.close()
+
+
+class TestTransform:
+    """`PushGeneration` itself needs a server; see `TransformContract`."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (("milvus", "here.db"), "here.db is a folder, which one process writes to; give the address of"),
+            (("qdrant", "here"), "here is a folder, which one process writes to; give the address of"),
+            (("redis", "http://host"), "'redis' is no database to push to"),
+            (("qdrant", "https://me:hidden@host"), "holds a password or a key"),
+            (
+                ("qdrant", "http://host", "photos", 1, None, None, "ivf"),
+                "--index_kind is 'ivf'; qdrant has hnsw",
+            ),
+        ],
+    )
+    def test_what_does_not_fit_is_told_before_the_pipeline_runs(
+        self, arguments: tuple[Any, ...], message: str, output: str
+    ) -> None:
+        with pytest.raises(UsageError, match=message):
+            imgindex.PushGeneration(output, *arguments)
 
 
 class TestCommand:

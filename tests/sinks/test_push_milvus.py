@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 from milvus_target import MilvusTarget
-from push_contract import VECTORS, PushContract, collection, faults, generation
+from push_contract import VECTORS, KindsContract, TransformContract, collection, faults, generation
 from vector_outputs import publish_vectors
 
 from imgindex.cli import main
@@ -24,7 +24,7 @@ __all__ = ["faults"]
 pymilvus = pytest.importorskip("pymilvus", reason="needs the extra milvus")
 
 
-class TestMilvusLite(PushContract):
+class TestMilvusLite(KindsContract):
     @pytest.fixture
     def target(self, tmp_path: Path) -> Iterator[MilvusTarget]:
         target = MilvusTarget(str(tmp_path / "milvus.db"))
@@ -64,34 +64,42 @@ class TestMilvusLite(PushContract):
         assert self.whole(target, 2, 12)
 
 
-class TestServer(PushContract):
-    """`milvus-lite server`, which has two clients here: imgindex, and the one that looks."""
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """`milvus-lite server`, by its address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    folder = tmp_path_factory.mktemp("milvus")
+    process = subprocess.Popen(
+        [Path(sys.executable).with_name("milvus-lite"), "server", "--data-dir", folder, "--port", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+class TestServer(KindsContract, TransformContract):
+    """`milvus-lite server`, which has several clients here: imgindex, its workers, and the one that looks."""
 
     @pytest.fixture
-    def target(self, tmp_path: Path) -> Iterator[MilvusTarget]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        process = subprocess.Popen(
-            [Path(sys.executable).with_name("milvus-lite"), "server", "--data-dir", str(tmp_path / "server"),
-             "--port", str(port)],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            for _ in range(200):
-                try:
-                    target = MilvusTarget(f"http://127.0.0.1:{port}")
-                    break
-                except pymilvus.MilvusException:
-                    time.sleep(0.3)
-            yield target
-            target.client.close()
-        finally:
-            process.kill()
-            process.wait()
+    def target(self, server: str) -> Iterator[MilvusTarget]:
+        for _ in range(200):
+            try:
+                target = MilvusTarget(server)
+                break
+            except pymilvus.MilvusException:  # it is starting
+                time.sleep(0.3)
+        for name in target.collections():  # of the test before
+            target.client.drop_collection(name)
+        yield target
+        target.client.close()
 
     def test_killed_at_random_moments(self, output: str, target: MilvusTarget) -> None:
-        self.kill_at_random_moments(output, target, 5, 12)
+        self.kill_at_random_moments(output, target, 12)
 
 
 class Strict(pymilvus.MilvusClient):

@@ -24,6 +24,10 @@ SETTINGS = ["--set", "backbone.name=pixels", "--set", "publish.min_recall=0", "-
 def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., bytes]) -> Path:
     folder = tmp_path_factory.mktemp("from") / "photos"
     write_photos(folder, image_bytes)
+    for name in ("copy.png", "z/copy.png"):
+        copy = folder / name
+        copy.parent.mkdir(exist_ok=True)
+        copy.write_bytes((folder / "b" / "01.png").read_bytes())
     return folder
 
 
@@ -78,21 +82,60 @@ def known(text: str) -> Any:
     return answers
 
 
+def known_of_index(text: str) -> Any:
+    """The same of the answers of an index, as they are."""
+    answers = json.loads(text)
+    for answer in answers:
+        answer.pop("known", None)
+        for neighbor in answer["neighbors"]:
+            del neighbor["shard"], neighbor["item"], neighbor["copies"]
+    return answers
+
+
 def test_json_is_that_of_the_index(output: Path, photos: Path, search: Search) -> None:
     queries = [photos / "a" / "00.png", photos / "b"]
     code, found, _ = search("--from", "qdrant", "memory", *queries, "-k", 5, "--json")
     assert code == 0
     _, exact, _ = search(output, *queries, "-k", 5, "--json", "--exact")
-    assert known(found) == [
-        {
-            **answer,
-            "neighbors": [
-                {k: n[k] for k in n if k not in ("shard", "item", "copies")} for n in answer["neighbors"]
-            ],
-        }
-        for answer in json.loads(exact)
-    ]
+    assert known(found) == known_of_index(exact)
     assert all(n["copies"] is None for answer in json.loads(found) for n in answer["neighbors"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "k"),
+    [(["--exact"], 14), (["--distinct"], 5), (["--exclude_self"], 14), (["--distinct", "--exclude_self"], 3)],
+)
+def test_flags_mean_what_they_mean_for_an_index(
+    flags: list[str], k: int, output: Path, photos: Path, search: Search
+) -> None:
+    """Of images that have copies, and of some that have none."""
+    queries = [photos / "b" / "01.png", photos / "z" / "copy.png", photos / "a" / "00.png"]
+    code, found, _ = search("--from", "qdrant", "memory", *queries, "-k", k, "--json", *flags)
+    assert code == 0
+    _, exact, _ = search(output, *queries, "-k", k, "--json", "--exact", *flags)
+    answers = json.loads(found), json.loads(exact)
+    # Which of the copies comes first is open.
+    digests = [[[n["sha256"] for n in answer["neighbors"]] for answer in each] for each in answers]
+    assert digests[0] == digests[1]
+    if k == 14 and "--distinct" not in flags:
+        uris = [[sorted(n["uri"] for n in answer["neighbors"]) for answer in each] for each in answers]
+        assert uris[0] == uris[1]
+
+
+def test_a_query_that_has_changed_since_is_left_out_by_its_path(
+    output: Path, photos: Path, search: Search, image_bytes: Callable[..., bytes]
+) -> None:
+    path = photos / "z" / "copy.png"
+    before = path.read_bytes()
+    path.write_bytes(image_bytes(5))
+    try:
+        _, found, _ = search("--from", "qdrant", "memory", path, "-k", 14, "--json", "--exclude_self")
+    finally:
+        path.write_bytes(before)
+    (answer,) = json.loads(found)
+    names = {"copy.png", "z/copy.png", "b/01.png", "b/05.png"}
+    assert {n["uri"] for n in answer["neighbors"]} & names == set()
+    assert len(answer["neighbors"]) == 10
 
 
 def test_the_table_is_that_of_the_index_without_copies(output: Path, photos: Path, search: Search) -> None:
@@ -100,7 +143,7 @@ def test_the_table_is_that_of_the_index_without_copies(output: Path, photos: Pat
     code, found, said = search("--from", "qdrant", "memory", query, "-k", 3)
     assert (code, said) == (0, "")
     _, exact, _ = search(output, query, "-k", 3, "--exact")
-    expected = [line.split() for line in exact.splitlines()[1:]]
+    expected = [line.split() for line in exact.splitlines()[1:5]]
     assert [line.split() for line in found.splitlines()[1:]] == [row[:2] + row[3:] for row in expected]
     assert expected[0] == ["rank", "cosine", "copies", "path"]
 
@@ -162,8 +205,8 @@ def test_a_refresh_with_the_same_basis_answers_what_was_pushed_before(
     [
         (["--from", "qdrant", "memory", "x.png", "--collection", "none"], 3,
          "Qdrant at memory has no none; `imgindex push` makes it"),
-        (["--from", "qdrant", "memory", "x.png", "--exact"], 2,
-         "--exact is for the files of an index; leave it out with --from"),
+        (["OUT", "x.png", "--collection", "y"], 2,
+         "--collection is the name of what was pushed into a database; it needs --from"),
         (["OUT", "x.png", "--index", "y"], 2,
          "--index says where the index of a database lies; it needs --from"),
         (["--from", "qdrant", "https://me:hidden@host", "x.png"], 2,
@@ -199,4 +242,4 @@ def test_the_commands_of_the_docs_that_need_no_server(
     assert "a/00.png" in capsys.readouterr().out
     (example,) = (b for b in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "qdrant-folder" in b)
     exec(compile(example, "docs/push.md", "exec"), {})
-    assert capsys.readouterr().out.endswith(" 6 12\n")
+    assert capsys.readouterr().out.endswith(" 6 14\n")

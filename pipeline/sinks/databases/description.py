@@ -8,6 +8,7 @@ from typing import Self
 from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest
 from imgindex.models.ann.protocol import METRICS, Metric
+from imgindex.sinks.databases.index_kinds import IndexKind
 from imgindex.text import printable
 from imgindex.uris import uri_of
 
@@ -28,11 +29,12 @@ class Description:
     metric: Metric
     dims: int
     images: int
-    search: Mapping[str, int]  # in the database's own words
+    index: str  # the kind of its index, in the database's own words
+    search: Mapping[str, int]  # the settings of a search, as well
 
     @classmethod
-    def of(cls, output: Output, manifest: Manifest, name: str, search: Mapping[str, int]) -> Self:
-        """That of the collection `name` of a generation."""
+    def of(cls, output: Output, manifest: Manifest, name: str, index: IndexKind) -> Self:
+        """That of the collection `name` of a generation, indexed so."""
         return cls(
             collection=name,
             generation=manifest.generation,
@@ -45,13 +47,18 @@ class Description:
             metric=manifest.metric,
             dims=manifest.dims,
             images=manifest.items,
-            search=dict(search),
+            index=index.name,
+            search=dict(index.search),
         )
 
     @property
     def recipe(self) -> tuple[str, str, Metric, int]:
         """What the vectors of queries must have in common with those of the collection."""
         return self.spec, self.basis, self.metric, self.dims
+
+    def holds_what(self, other: Self) -> bool:
+        """Whether its rows and its index are those of `other`."""
+        return (self.manifest, self.index, self.search) == (other.manifest, other.index, other.search)
 
     def to_json(self) -> str:
         """JSON in ASCII, which `parse` reads."""
@@ -65,9 +72,12 @@ class Description:
             if content.pop("imgindex") != _SCHEMA_VERSION or set(content) != {f.name for f in fields(cls)}:
                 return None
             read = cls(**content)
-            texts = read.collection, read.generation, read.manifest, read.output, read.spec, read.basis
+            names = read.collection, read.generation, read.output, read.index
+            digests = read.manifest, read.spec, read.basis
             numbers = read.dims, read.images, *read.search.values()
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
-        fits = all(isinstance(each, str) for each in texts) and all(type(each) is int for each in numbers)
+        fits = all(isinstance(each, str) for each in (*names, *digests)) and all(
+            type(each) is int for each in numbers
+        )
         return read if fits and read.metric in METRICS else None

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,8 +17,10 @@ from pymilvus.exceptions import MilvusException
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.description import Description
+from imgindex.sinks.databases.index_kinds import IndexKind, lists_of, probes_of
 from imgindex.sinks.databases.local import local_folder
-from imgindex.sinks.databases.protocol import Row, Vectors
+from imgindex.sinks.databases.protocol import Row, Vectors, no_answer
+from imgindex.sinks.databases.targets import TARGETS
 
 _METRICS = {"angular": "COSINE", "euclidean": "L2"}
 _PROPERTIES = ("uri", "label", "sha256", "width", "height")
@@ -32,6 +33,9 @@ _DESCRIPTION = "collection.description"
 
 # In a text of an expression.
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n", "\r": r"\r", "\t": r"\t"})
+
+# Milvus Lite has as many lists whatever is said.
+_LEAST_LISTS = 128
 
 _CONNECT_SECONDS = 10.0
 _CALL_SECONDS = 60.0
@@ -66,7 +70,8 @@ class Milvus:
     longest_name = 255
     longest_uri = _LONGEST_TEXT
     most_dims = 32_768
-    search_settings: Mapping[str, int] = MappingProxyType({"ef": 256})
+    index_kinds = TARGETS["milvus"].index_kinds
+    exact_kinds = ("FLAT",)
 
     def __init__(self, uri: str, shown: str) -> None:
         """`shown` is for messages."""
@@ -82,6 +87,15 @@ class Milvus:
             token = os.environ.get("MILVUS_TOKEN", "")
             self._held = MilvusClient(self._uri, token=token, timeout=_CONNECT_SECONDS)
         return self._held
+
+    def index_kind(self, name: str, rows: int) -> IndexKind:
+        """See `Database`."""
+        if name == "HNSW":
+            return IndexKind(name, {"M": 16, "efConstruction": 200}, {"ef": 256})
+        if name == "IVF_FLAT":
+            lists = max(_LEAST_LISTS, lists_of(rows))
+            return IndexKind(name, {"nlist": lists}, {"nprobe": probes_of(lists)})
+        return IndexKind(name)
 
     def collections(self, name: str) -> Mapping[str, str]:
         """See `Database`."""
@@ -112,7 +126,7 @@ class Milvus:
             )
         return collection
 
-    def create(self, collection: str, description: str, dims: int, metric: Metric) -> None:
+    def create(self, collection: str, description: str, dims: int, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         self.drop(collection)  # one without a description, whose making has been interrupted
         schema = MilvusClient.create_schema(
@@ -140,19 +154,19 @@ class Milvus:
         write = self._client.upsert if again else self._client.insert
         write(collection, rows, timeout=_CALL_SECONDS)
 
-    def finish(self, collection: str, metric: Metric) -> None:
+    def finish(self, collection: str, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         self._client.flush(collection, timeout=_INDEX_SECONDS)
         if "vector" not in self._client.list_indexes(collection, timeout=_CALL_SECONDS):
-            index = MilvusClient.prepare_index_params()
-            index.add_index(
+            parameters = MilvusClient.prepare_index_params()
+            parameters.add_index(
                 "vector",
-                index_type="HNSW",
+                index_type=index.name,
                 index_name="vector",
                 metric_type=_METRICS[metric],
-                params={"M": 16, "efConstruction": 200},
+                params=dict(index.build),
             )
-            self._client.create_index(collection, index, timeout=_INDEX_SECONDS)
+            self._client.create_index(collection, parameters, timeout=_INDEX_SECONDS)
         self._client.load_collection(collection, timeout=_INDEX_SECONDS)
 
     def count(self, collection: str) -> int:
@@ -172,18 +186,20 @@ class Milvus:
         )
         return [_row(entity) for entity in found]
 
-    def search(self, collection: str, vectors: Vectors, k: int, metric: Metric) -> list[list[Row]]:
-        """See `Database`."""
+    def search(
+        self, collection: str, vectors: Vectors, k: int, metric: Metric, settings: Mapping[str, int] | None
+    ) -> list[list[Row]]:
+        """See `Database`. An index of `exact_kinds` has no settings."""
+        parameters = dict(settings or {})
+        if "ef" in parameters:  # at least as many as are asked for
+            parameters["ef"] = max(k, parameters["ef"])
         found = self._client.search(
             collection,
             data=list(vectors),
             anns_field="vector",
             limit=k,
             output_fields=_COLUMNS,
-            search_params={
-                "metric_type": _METRICS[metric],
-                "params": {"ef": max(k, self.search_settings["ef"])},
-            },
+            search_params={"metric_type": _METRICS[metric], "params": parameters},
             timeout=_CALL_SECONDS,
         )
         return [[_row(hit["entity"]) for hit in hits] for hits in found]
@@ -219,7 +235,7 @@ class Milvus:
             )
         passes = isinstance(code, grpc.StatusCode) or code in _TRANSIENT or getattr(error, "retriable", False)
         if passes or "server unavailable" in text or "Retry" in text:
-            return OSError(text)
+            return no_answer(text)
         return OutputError(f"{self.at} refuses a request: {text}")
 
 

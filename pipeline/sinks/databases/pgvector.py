@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,9 @@ from psycopg.conninfo import conninfo_to_dict
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.description import Description
-from imgindex.sinks.databases.protocol import Row, Vectors
+from imgindex.sinks.databases.index_kinds import IndexKind, lists_of, probes_of
+from imgindex.sinks.databases.protocol import PassingError, Row, Vectors, no_answer
+from imgindex.sinks.databases.targets import TARGETS
 
 _COLUMNS = ("uri", "label", "sha256", "width", "height", "vector")
 _TYPES = ("text", "text", "text", "int4", "int4", "vector")
@@ -49,7 +50,8 @@ class Pgvector:
     # An entry of the index of the key has at most 2,704 bytes.
     longest_uri = 2600
     most_dims = 2000
-    search_settings: Mapping[str, int] = MappingProxyType({"hnsw.ef_search": 256})
+    index_kinds = TARGETS["pgvector"].index_kinds
+    exact_kinds = index_kinds
 
     def __init__(self, conninfo: str, at: str, *, make: bool) -> None:
         """`at` is for messages. With `make`, the extension is made where it is missing."""
@@ -57,6 +59,7 @@ class Pgvector:
         self.at = at
         self._conninfo = conninfo
         self._held: psycopg.Connection | None = None
+        self._schema = ""
 
     @property
     def _connection(self) -> psycopg.Connection:
@@ -88,9 +91,27 @@ class Pgvector:
         register_vector(connection)
         connection.execute(
             sql.SQL(
-                "SET lock_timeout = {}; SET hnsw.ef_search = {}; SET hnsw.iterative_scan = strict_order"
-            ).format(_LOCK_TIMEOUT, self.search_settings["hnsw.ef_search"])
+                "SET lock_timeout = {}; SET hnsw.iterative_scan = strict_order; "
+                "SET ivfflat.iterative_scan = relaxed_order"
+            ).format(_LOCK_TIMEOUT)
         )
+        row = connection.execute("SELECT current_schema()").fetchone()
+        if row is None or row[0] is None:
+            connection.close()
+            raise OutputError(f"{self.at} has none of the schemas of the search path; create one")
+        self._schema = row[0]
+
+    def _table(self, name: str) -> sql.Identifier:
+        """A relation of the first schema of the search path, whatever the others hold."""
+        _ = self._connection  # which knows the schema
+        return sql.Identifier(self._schema, name)
+
+    def index_kind(self, name: str, rows: int) -> IndexKind:
+        """See `Database`."""
+        if name == "ivfflat":
+            lists = lists_of(rows)
+            return IndexKind(name, {"lists": lists}, {"ivfflat.probes": probes_of(lists)})
+        return IndexKind(name, {"m": 16, "ef_construction": 128}, {"hnsw.ef_search": 256})
 
     def collections(self, name: str) -> Mapping[str, str]:
         """See `Database`."""
@@ -130,26 +151,26 @@ class Pgvector:
             raise UsageError(f"{self.at} has a view {name} of several tables; choose another --collection")
         return str(read[0][0])
 
-    def create(self, collection: str, description: str, dims: int, metric: Metric) -> None:
+    def create(self, collection: str, description: str, dims: int, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         with self._connection.transaction():
             self._connection.execute(
                 sql.SQL(
                     "CREATE TABLE {} (uri text PRIMARY KEY, label text, sha256 text NOT NULL, "
                     "width integer NOT NULL, height integer NOT NULL, vector vector({}) NOT NULL)"
-                ).format(sql.Identifier(collection), dims)
+                ).format(self._table(collection), dims)
             )
             self._describe("TABLE", collection, description)
 
     def _describe(self, kind: str, name: str, description: str) -> None:
         self._connection.execute(
-            sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(kind), sql.Identifier(name), description)
+            sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(kind), self._table(name), description)
         )
 
     def insert(self, collection: str, images: pa.Table, vectors: Vectors, *, again: bool) -> None:
         """See `Database`."""
         columns = [images[name].to_pylist() for name in _COLUMNS[:-1]]
-        table = sql.Identifier(collection)
+        table = self._table(collection)
         with self._connection.transaction(), self._connection.cursor() as cursor:
             if again:
                 cursor.execute(sql.SQL("DELETE FROM {} WHERE uri = ANY(%s)").format(table), (columns[0],))
@@ -159,32 +180,36 @@ class Pgvector:
                 for row in zip(*columns, vectors, strict=True):
                     copy.write_row(row)
 
-    def finish(self, collection: str, metric: Metric) -> None:
+    def finish(self, collection: str, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         with self._connection.transaction():
-            if self._has_index(collection):  # the request before got there
+            if self._has_index(collection, index.name):  # the request before got there
                 return
+            parameters = [
+                sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in index.build.items()
+            ]
             self._connection.execute(
-                sql.SQL(
-                    "CREATE INDEX ON {} USING hnsw (vector {}) WITH (m = 16, ef_construction = 128)"
-                ).format(sql.Identifier(collection), sql.SQL(_OPERATORS[metric][0]))
+                sql.SQL("CREATE INDEX ON {} USING {} (vector {}) WITH ({})").format(
+                    self._table(collection),
+                    sql.Identifier(index.name),
+                    sql.SQL(_OPERATORS[metric][0]),
+                    sql.SQL(", ").join(parameters),
+                )
             )
-        self._connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(collection)))
+        self._connection.execute(sql.SQL("ANALYZE {}").format(self._table(collection)))
 
-    def _has_index(self, collection: str) -> bool:
+    def _has_index(self, collection: str, kind: str) -> bool:
         found = self._connection.execute(
             "SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid "
-            "JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'hnsw' AND i.indisvalid AND i.indrelid = "
+            "JOIN pg_am a ON a.oid = c.relam WHERE a.amname = %s AND i.indisvalid AND i.indrelid = "
             + _RELATION,
-            (collection,),
+            (kind, collection),
         )
         return found.fetchone() is not None
 
     def count(self, collection: str) -> int:
         """See `Database`."""
-        found = self._connection.execute(
-            sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(collection))
-        )
+        found = self._connection.execute(sql.SQL("SELECT count(*) FROM {}").format(self._table(collection)))
         row = found.fetchone()
         return int(row[0]) if row else 0
 
@@ -192,22 +217,28 @@ class Pgvector:
         """See `Database`."""
         names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
         found = self._connection.execute(
-            sql.SQL("SELECT {} FROM {} WHERE uri = ANY(%s)").format(names, sql.Identifier(collection)),
+            sql.SQL("SELECT {} FROM {} WHERE uri = ANY(%s)").format(names, self._table(collection)),
             (list(uris),),
             binary=True,
         )
         return [_row(row) for row in found]
 
-    def search(self, collection: str, vectors: Vectors, k: int, metric: Metric) -> list[list[Row]]:
+    def search(
+        self, collection: str, vectors: Vectors, k: int, metric: Metric, settings: Mapping[str, int] | None
+    ) -> list[list[Row]]:
         """See `Database`."""
         names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
         query = sql.SQL("SELECT {} FROM {} ORDER BY vector {} %s LIMIT %s").format(
-            names, sql.Identifier(collection), sql.SQL(_OPERATORS[metric][1])
+            names, self._table(collection), sql.SQL(_OPERATORS[metric][1])
         )
-        return [
-            [_row(row) for row in self._connection.execute(query, (vector, k), binary=True)]
-            for vector in vectors
-        ]
+        own = {"enable_indexscan": "off"} if settings is None else settings
+        with self._connection.transaction():
+            for name, value in own.items():
+                self._connection.execute("SELECT set_config(%s, %s, true)", (name, str(value)))
+            return [
+                [_row(row) for row in self._connection.execute(query, (vector, k), binary=True)]
+                for vector in vectors
+            ]
 
     def switch(self, name: str, collection: str, before: str | None) -> None:
         """See `Database`."""
@@ -217,7 +248,7 @@ class Pgvector:
                 sql.SQL(
                     "CREATE OR REPLACE VIEW {} AS SELECT uri, label, sha256, width, height, "
                     "vector::vector AS vector FROM {}"
-                ).format(sql.Identifier(name), sql.Identifier(collection))
+                ).format(self._table(name), self._table(collection))
             )
             comment = self._connection.execute(
                 f"SELECT obj_description({_RELATION}, 'pg_class')", (collection,)
@@ -226,7 +257,7 @@ class Pgvector:
 
     def drop(self, collection: str) -> None:
         """See `Database`."""
-        self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(sql.Identifier(collection)))
+        self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._table(collection)))
 
     def close(self) -> None:
         """See `Database`."""
@@ -245,7 +276,12 @@ class Pgvector:
         if isinstance(error, errors.InsufficientPrivilege):
             return OutputError(f"{self.at} does not allow it: {_said(error)}")
         if isinstance(error, errors.LockNotAvailable):
-            return OSError(f"somebody reads it in a transaction that does not end ({_said(error)})")
+            return PassingError(
+                f"is held up: somebody reads it in a transaction that does not end ({_said(error)}); "
+                "end that one, and run it again"
+            )
+        if isinstance(error, errors.UniqueViolation):  # another attempt has written the rows
+            return PassingError(f"has rows that were to be written: {_said(error)}; run it again")
         if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
             return OutputError(f"{self.at} has no room: {_said(error)}")
         if isinstance(error, psycopg.OperationalError):
@@ -254,7 +290,7 @@ class Pgvector:
                 return OutputError(f"{self.at} refuses the credentials: {text}; set PGUSER and PGPASSWORD")
             if "does not exist" in text:  # a database or a role
                 return OutputError(f"{self.at} refuses the connection: {text}")
-            return OSError(text)
+            return no_answer(text)
         if isinstance(error, psycopg.Error):
             return OutputError(f"{self.at} refuses a request: {_said(error)}")
         return error if isinstance(error, OutputError | UsageError) else None

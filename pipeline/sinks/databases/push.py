@@ -10,7 +10,7 @@ from imgindex.sinks.base import prune, transfer
 from imgindex.sinks.databases.local import NoDatabaseError
 from imgindex.sinks.databases.names import DEFAULT_NAME, collection_name
 from imgindex.sinks.databases.sink import DatabaseSink
-from imgindex.sinks.databases.targets import connected
+from imgindex.sinks.databases.targets import checked_kind, checked_target, connected
 from imgindex.sinks.source import opened
 
 
@@ -37,6 +37,7 @@ def push(
     keep: int | None = None,
     generation: str | None = None,
     batch_rows: int | None = None,
+    index_kind: str | None = None,
     dry_run: bool = False,
 ) -> Pushed:
     """Puts a generation into a vector database, as a collection of its own that a name leads to.
@@ -53,6 +54,8 @@ def push(
       keep: delete the collections of all but so many newest generations; None: of none.
       generation: its name; the live one by default.
       batch_rows: how many rows a request has; by default what makes some 4 MiB.
+      index_kind: how the vectors are indexed, in the words of the database; `TARGETS` has the kinds. None: as
+        a collection of the generation that is there already, else the first kind.
       dry_run: write nothing, and tell what would be done.
 
     Raises:
@@ -63,6 +66,8 @@ def push(
         `publish.min_recall` of the index asks. The name leads where it did.
       AfterPublishError: the name leads to the generation, but older collections cannot be deleted.
     """
+    checked_target(to, uri)
+    kind = checked_kind(to, index_kind)
     layout = Output(str(output))
     manifest = read_manifest(layout, generation)
     pushed = Pushed(
@@ -80,7 +85,9 @@ def push(
     except NoDatabaseError:
         return pushed
     with contextlib.closing(connection) as database:
-        sink = DatabaseSink(database, layout, manifest, collection, keep=keep, batch_rows=batch_rows)
+        sink = DatabaseSink(
+            database, layout, manifest, collection, keep=keep, batch_rows=batch_rows, index_kind=kind
+        )
         is_new = not sink.is_live
         dropped = tuple(sink.superseded())
         if dry_run:

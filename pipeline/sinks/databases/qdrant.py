@@ -6,7 +6,6 @@ import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from uuid import UUID, uuid5
 
 import httpx
@@ -17,8 +16,10 @@ from qdrant_client.http.exceptions import ApiException, ResponseHandlingExceptio
 
 from imgindex.errors import OutputError, UsageError
 from imgindex.models.ann.protocol import Metric
+from imgindex.sinks.databases.index_kinds import IndexKind
 from imgindex.sinks.databases.local import local_folder
-from imgindex.sinks.databases.protocol import Row, Vectors
+from imgindex.sinks.databases.protocol import PassingError, Row, Vectors, no_answer
+from imgindex.sinks.databases.targets import TARGETS
 
 logger = logging.getLogger(__name__)
 
@@ -64,14 +65,18 @@ class Qdrant:
     longest_name = 255
     longest_uri = None
     most_dims = 65_535
-    search_settings: Mapping[str, int] = MappingProxyType({"hnsw_ef": 256})
+    index_kinds = TARGETS["qdrant"].index_kinds
+    exact_kinds = index_kinds
 
     def __init__(self, uri: str, client: QdrantClient, *, is_server: bool = False) -> None:
         """`uri` is for messages."""
-        # The local mode always compares with every vector.
-        self._parameters = models.SearchParams(**self.search_settings) if is_server else None
+        self._is_server = is_server
         self.at = f"Qdrant at {uri}"
         self._client = client
+
+    def index_kind(self, name: str, rows: int) -> IndexKind:
+        """See `Database`."""
+        return IndexKind(name, {"m": 16, "ef_construct": 200}, {"hnsw_ef": 256})
 
     def collections(self, name: str) -> Mapping[str, str]:
         """See `Database`."""
@@ -96,12 +101,12 @@ class Qdrant:
                 return str(alias.collection_name)
         return None
 
-    def create(self, collection: str, description: str, dims: int, metric: Metric) -> None:
+    def create(self, collection: str, description: str, dims: int, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         self._client.create_collection(
             collection,
             vectors_config=models.VectorParams(size=dims, distance=_DISTANCES[metric]),
-            hnsw_config=models.HnswConfigDiff(m=16, ef_construct=200),
+            hnsw_config=models.HnswConfigDiff(**index.build),
             metadata={_DESCRIPTION: json.loads(description)},
         )
         if self._description(collection) == "null":
@@ -120,8 +125,8 @@ class Qdrant:
             wait=True,
         )
 
-    def finish(self, collection: str, metric: Metric) -> None:
-        """See `Database`."""
+    def finish(self, collection: str, metric: Metric, index: IndexKind) -> None:
+        """See `Database`. A server has begun by itself, when rows came."""
         started = time.monotonic()
         while not self._is_indexed(collection):
             if time.monotonic() - started > _INDEXING_SECONDS:
@@ -148,12 +153,15 @@ class Qdrant:
             for each in self._client.retrieve(collection, ids, with_payload=True, with_vectors=True)
         ]
 
-    def search(self, collection: str, vectors: Vectors, k: int, metric: Metric) -> list[list[Row]]:
+    def search(
+        self, collection: str, vectors: Vectors, k: int, metric: Metric, settings: Mapping[str, int] | None
+    ) -> list[list[Row]]:
         """See `Database`."""
+        parameters = None  # of the local mode, which always compares with every vector
+        if self._is_server:
+            parameters = models.SearchParams(**settings) if settings else models.SearchParams(exact=True)
         requests = [
-            models.QueryRequest(
-                query=vector, params=self._parameters, limit=k, with_payload=True, with_vector=True
-            )
+            models.QueryRequest(query=vector, params=parameters, limit=k, with_payload=True, with_vector=True)
             for vector in vectors.tolist()
         ]
         answers = self._client.query_batch_points(collection, requests)
@@ -184,12 +192,12 @@ class Qdrant:
                     f"{self.at} refuses the credentials; set QDRANT_API_KEY to a key that may write"
                 )
             if status in (408, 429) or status >= 500:
-                return OSError(f"it says {status} {reason}")
+                return PassingError(f"is not ready: it says {status} {reason}; run it again")
             return OutputError(f"{self.at} refuses a request: {_detail(error)}")
         if isinstance(error, ResponseHandlingException):
-            return OSError(str(error.source) or type(error.source).__name__)
+            return no_answer(str(error.source) or type(error.source).__name__)
         if isinstance(error, httpx.HTTPError):
-            return OSError(str(error) or type(error).__name__)
+            return no_answer(str(error) or type(error).__name__)
         if isinstance(error, ApiException):
             return OutputError(f"{self.at} refuses a request: {error}")
         return error if isinstance(error, OutputError | UsageError) else None

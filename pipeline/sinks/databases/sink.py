@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import TypeVar
 
@@ -43,8 +44,12 @@ class DatabaseSink:
         *,
         keep: int | None = None,
         batch_rows: int | None = None,
+        index_kind: str | None = None,
     ) -> None:
         """Clients ask the database for `name`; `prune` leaves `keep` generations, all of them by default.
+
+        A collection that is made gets an `index_kind` of the database, by default its first. One that is
+        there already must have that, if it is said.
 
         Raises:
           UsageError: an argument does not fit the database, or something else has the name.
@@ -66,7 +71,9 @@ class DatabaseSink:
         self._keep = keep
         row_bytes = 4 * manifest.dims + _BYTES_BESIDE_A_VECTOR
         self._rows = batch_rows or max(1, min(BATCH_ROWS, _REQUEST_BYTES // row_bytes))
-        self.description = Description.of(output, manifest, name, database.search_settings)
+        self._kind = index_kind
+        self._index = database.index_kind(index_kind or database.index_kinds[0], manifest.items)
+        self.description = Description.of(output, manifest, name, self._index)
         self._sample: Sample | None = None
         self._thread: int | None = None  # that has made the collection, where readers do not see it yet
         self.before = asked(database, lambda: database.live(name))
@@ -78,57 +85,98 @@ class DatabaseSink:
             return False
         held = self._count(self.collection)
         ours = self._ours().get(self.collection)
+        leads = f"{self.collection}, which {self.name} leads to in {self._database.at},"
+        other = "push this generation into another --collection, or another generation (--generation) first"
         if ours is None or ours.manifest != self.description.manifest or held != self.description.images:
             raise OutputError(
-                f"{self.collection}, which {self.name} leads to in {self._database.at}, holds "
-                f"{counted(held, 'row')} and not the {counted(self.description.images, 'image')} that were "
-                "pushed: something else has changed it; push another generation first (--generation), then "
-                "this one again"
+                f"{leads} holds {counted(held, 'row')} and not the "
+                f"{counted(self.description.images, 'image')} that were pushed: something else has changed "
+                f"it; {other}"
+            )
+        if self._kind not in (None, ours.index):
+            raise UsageError(
+                f"{leads} has an index of the kind {ours.index}, and is in use: leave out --index_kind, or "
+                f"{other}"
             )
         return True
 
     def create(self, source: Source) -> None:
         """Fills a collection of its own, unless a push before has, which then is compared again."""
+        held = self._held()
+        whole = held == self._manifest.items
+        if not whole:
+            if held is not None:
+                self._drop(self.collection)
+            self._thread = threading.get_ident()
+            self._make()
         self._sample = Sample(source)
-        manifest = self._manifest
-        if self._is_there():
-            for _ in self._sample.watched():
-                pass
-            self._ask(lambda: self._database.finish(self.collection, manifest.metric))
-            return
-        text = self.description.to_json()
-        self._thread = threading.get_ident()
-        attempts = count()
-
-        def create() -> None:
-            if next(attempts):  # the request before may have got there
-                self._database.drop(self.collection)
-            self._database.create(self.collection, text, manifest.dims, manifest.metric)
-
-        self._ask(create)
         for batch in self._sample.watched():
-            for images, vectors in self._requests(batch):
-                inserted(self._database, self.collection, images, vectors)
-        self._ask(lambda: self._database.finish(self.collection, manifest.metric))
+            if not whole:
+                self.insert(batch, again=False)
+        self._finish()
 
-    def _is_there(self) -> bool:
-        """Whether a push has filled the collection. What one that was killed has begun is deleted.
+    def prepare(self) -> bool:
+        """As `create` begins, where others `insert`; whether rows are missing.
 
-        Raises UsageError where something else has the name of the collection.
+        What another attempt has begun stays, for its rows are the same.
+        """
+        held = self._held()
+        if held is None:
+            self._make()
+        return held != self._manifest.items
+
+    def insert(self, batch: Batch, *, again: bool) -> None:
+        """Adds rows; `again`: some of them may be there already."""
+        for images, vectors in self._requests(batch):
+            inserted(self._database, self.collection, images, vectors, again=again)
+
+    def examine(self, source: Source) -> None:
+        """As `create` ends, where others have inserted the rows."""
+        if self._held() is None:
+            raise OutputError(
+                f"{self.collection} in {self._database.at} is gone: an attempt before has refused it, and "
+                "said why, or something else has deleted it; run it again"
+            )
+        self._sample = Sample(source)
+        for _ in self._sample.watched():
+            pass
+        self._finish()
+
+    def _held(self) -> int | None:
+        """How many rows the collection has; None where it is not there. One of other rows is deleted.
+
+        Raises UsageError where something else has its name.
         """
         described = self._ask(lambda: self._database.collections(self.name))
         if self.collection not in described:
-            return False
+            return None
         found = Description.parse(described[self.collection])
         if found is None:
             raise UsageError(
                 f"{self._database.at} has {self.collection}, which imgindex did not make; choose another "
                 "--collection"
             )
-        if found.manifest != self.description.manifest or self._count(self.collection) != found.images:
+        if self._kind is None and found.index in self._database.index_kinds:
+            self._index = self._database.index_kind(found.index, self._manifest.items)
+            self.description = replace(self.description, index=found.index, search=self._index.search)
+        if not found.holds_what(self.description):
             self._drop(self.collection)
-            return False
-        return True
+            return None
+        return self._count(self.collection)
+
+    def _make(self) -> None:
+        text, manifest = self.description.to_json(), self._manifest
+        attempts = count()
+
+        def create() -> None:
+            if next(attempts):  # the request before may have got there
+                self._database.drop(self.collection)
+            self._database.create(self.collection, text, manifest.dims, manifest.metric, self._index)
+
+        self._ask(create)
+
+    def _finish(self) -> None:
+        self._ask(lambda: self._database.finish(self.collection, self._manifest.metric, self._index))
 
     def _requests(self, batch: Batch) -> Iterator[tuple[pa.Table, Vectors]]:
         longest = self._database.longest_uri
@@ -159,7 +207,9 @@ class DatabaseSink:
         if wrong:
             raise self._refused(f"{printable(wrong[0])} does not have the vector and properties of the index")
         answers = self._ask(
-            lambda: database.search(self.collection, sample.vectors, sample.depth, manifest.metric)
+            lambda: database.search(
+                self.collection, sample.vectors, sample.depth, manifest.metric, self._index.search
+            )
         )
         lost, recall = sample.searched(answers)
         logger.info("recall@10 in %s is %.3f", self.collection, recall)
@@ -211,7 +261,8 @@ class DatabaseSink:
             return []
         ours = self._ours()
         others = ours.keys() - {self.collection}
-        whole = {name for name in others if self._count(name) == ours[name].images}
+        # A database may count rows that were written twice as two, until it has tidied up.
+        whole = {name for name in others if self._count(name) >= ours[name].images}
         newest = sorted(whole | {self.collection}, reverse=True)[: self._keep]
         half = {name for name in others - whole if name < self.collection}
         return sorted(half | (whole - set(newest)))

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from imgindex.errors import MachineError, UsageError
@@ -9,12 +10,32 @@ from imgindex.errors import MachineError, UsageError
 if TYPE_CHECKING:
     from imgindex.sinks.databases.protocol import Database
 
+
+@dataclass(frozen=True)
+class Target:
+    """What the command line says of a database, before its client is loaded."""
+
+    text: str  # how its address is written
+    secret: str  # the environment variable with the password, token or key
+    index_kinds: tuple[str, ...]  # in its own words; the first is the default
+    has_folders: bool = False  # whether it can be a folder of this machine, which one process writes to
+
+
 # The module of this package that has the target's name speaks to it, by its function `connect`. The extra of
 # imgindex with its client has that name, too.
 TARGETS = {
-    "milvus": "Milvus or Zilliz Cloud by its address, Milvus Lite by a path (token: MILVUS_TOKEN)",
-    "pgvector": "PostgreSQL with pgvector, by postgresql://user@host/database (password: PGPASSWORD)",
-    "qdrant": "Qdrant by its address, or a folder of its local mode (key: QDRANT_API_KEY)",
+    "milvus": Target(
+        "Milvus or Zilliz Cloud by its address, Milvus Lite by a path",
+        "MILVUS_TOKEN",
+        ("HNSW", "IVF_FLAT", "FLAT", "AUTOINDEX"),
+        has_folders=True,
+    ),
+    "pgvector": Target(
+        "PostgreSQL with pgvector, by postgresql://user@host/database", "PGPASSWORD", ("hnsw", "ivfflat")
+    ),
+    "qdrant": Target(
+        "Qdrant by its address, or a folder of its local mode", "QDRANT_API_KEY", ("hnsw",), has_folders=True
+    ),
 }
 
 # Also passwords with characters that should have been encoded, such as a slash.
@@ -22,6 +43,29 @@ _SECRETS = re.compile(
     r"(?:^(?!\w+://)|://)[^:@/?#\s]*:[^@]+@|(?:^|[?&\s])(?:\w*password|passwd|token|api[-_]?key|secret)\s*=",
     re.IGNORECASE,
 )
+
+
+def checked_target(target: str, uri: str) -> Target:
+    """What is known of a database. Raises UsageError: there is no such target, or `uri` holds a password."""
+    if target not in TARGETS:
+        raise UsageError(f"{target!r} is no database to push to; expected one of {', '.join(TARGETS)}")
+    found = TARGETS[target]
+    if _SECRETS.search(uri):  # which is not repeated: others see command lines
+        raise UsageError(
+            f"the address of {target} holds a password or a key, which logs and other users may see; leave "
+            f"it out and set the environment variable {found.secret}"
+        )
+    return found
+
+
+def checked_kind(target: str, kind: str | None) -> str | None:
+    """The kind of index as `target` writes it; None where none was asked for. Raises UsageError."""
+    if kind is None:
+        return None
+    known = {each.upper(): each for each in TARGETS[target].index_kinds}
+    if kind.upper() not in known:
+        raise UsageError(f"--index_kind is {kind!r}; {target} has {', '.join(known.values())} here")
+    return known[kind.upper()]
 
 
 def connected(target: str, uri: str, *, make: bool) -> "Database":
@@ -35,9 +79,7 @@ def connected(target: str, uri: str, *, make: bool) -> "Database":
       OutputError: it does not answer, or refuses the credentials.
       NoDatabaseError: it is a folder without a database, and `make` is false.
     """
-    if target not in TARGETS:
-        raise UsageError(f"{target!r} is no database to push to; expected one of {', '.join(TARGETS)}")
-    _refuse_secrets(target, uri)
+    checked_target(target, uri)
     try:
         module = importlib.import_module(f"imgindex.sinks.databases.{target}")
     except ModuleNotFoundError as error:
@@ -48,13 +90,3 @@ def connected(target: str, uri: str, *, make: bool) -> "Database":
         ) from error
     database: Database = module.connect(uri, make=make)
     return database
-
-
-def _refuse_secrets(target: str, uri: str) -> None:
-    """Raises UsageError, which does not repeat it, for a URI with a password: others see command lines."""
-    if _SECRETS.search(uri):
-        variable = TARGETS[target].rpartition(" ")[2].rstrip(")")
-        raise UsageError(
-            f"the address of {target} holds a password or a key, which logs and other users may see; leave "
-            f"it out and set the environment variable {variable}"
-        )
