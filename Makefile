@@ -67,14 +67,15 @@ fuzz: $(VENV)/installed
 
 # Builds on Prism and Flink, whose parts stay in ~/.cache, and on servers of S3 and of Cloud Storage, the latter where
 # Go can build it; what is missing is skipped and said. Exports, read by other tools in environments in ~/.cache. FEATURES says how large the index half's is, PAIRS how often two
-# builds start together.
+# builds start together, PUSH_KILLS how many pushes into each database are killed.
 FEATURES ?= 10000
 PAIRS ?= 3
+PUSH_KILLS ?= 3
 GCS_SERVER := github.com/fsouza/fake-gcs-server@v1.56.1
 test-integration: $(VENV)/installed-test
 	$(BIN)/pip install -qq --editable '.[integration]'
 	GOBIN=$(abspath $(BIN)) go install $(GCS_SERVER) || echo 'no fake-gcs-server: its tests are skipped'
-	IMGINDEX_FEATURES=$(FEATURES) IMGINDEX_PAIRS=$(PAIRS) $(PYTEST) -m integration
+	IMGINDEX_FEATURES=$(FEATURES) IMGINDEX_PAIRS=$(PAIRS) IMGINDEX_PUSH_KILLS=$(PUSH_KILLS) $(PYTEST) -m integration
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Pushes into a database, with Qdrant's local mode for one; see `push_contract`."""
 
+import contextlib
 import json
 import re
 import sys
@@ -472,3 +473,18 @@ class TestCommand:
         client = qdrant_client.QdrantClient(path=folder)
         assert client.count("imgindex").count == 12
         client.close()
+
+
+def test_the_example_of_beams_own_writers(
+    output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("apache_beam.ml.rag.ingestion.qdrant", reason="needs a newer Beam")
+    publish_vectors(output, generation(2), [f"g2/{n:02}.jpg" for n in range(30)], VECTORS[:30], shards=2)
+    monkeypatch.chdir(tmp_path)
+    imgindex.export(output, "npy", "embeddings")
+    page = (Path(__file__).parents[2] / "docs" / "push.md").read_text()
+    (example,) = (b for b in re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S) if "by-beam" in b)
+    exec(compile(example, "docs/push.md", "exec"), {})
+    with contextlib.closing(qdrant_client.QdrantClient(path="by-beam")) as client:
+        found = client.query_points("images", query=VECTORS[7].tolist(), using="dense", limit=1).points
+        assert (client.count("images").count, found[0].payload["uri"]) == (30, "g2/07.jpg")
