@@ -1,10 +1,11 @@
 """imgindex turns a directory of images into a search index.
 
 ``imgindex.build(config, options)`` builds or refreshes one, ``imgindex.Index.open(output).search(images)``
-asks it, ``imgindex.compare(output, a, b)`` compares two images, ``imgindex.export(output, format, folder)``
-writes it for other tools, ``imgindex.push(output, database, uri)`` puts it into a vector database; the
-transforms are for pipelines of one's own. Names load their modules when they are first used, so that
-importing the package loads neither Beam nor TensorFlow.
+asks it, ``imgindex.compare(output, a, b)`` compares two images, ``imgindex.duplicates(output)`` finds images
+that are duplicates of each other, ``imgindex.export(output, format, folder)`` writes it for other tools,
+``imgindex.push(output, database, uri)`` puts it into a vector database; the transforms are for pipelines of
+one's own. Names load their modules when they are first used, so that importing the package loads neither
+Beam nor TensorFlow.
 """
 
 import importlib
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
         load_config,
     )
     from imgindex.errors import ImgindexError
+    from imgindex.evaluation.duplicates.find import duplicates
+    from imgindex.evaluation.duplicates.results import Duplicates
     from imgindex.evaluation.evaluate import evaluate
     from imgindex.evaluation.results import Evaluation
     from imgindex.features.transforms import DiffAgainstStore, EmbedImages, GroupByChunk, ReadFeatures
@@ -45,6 +48,7 @@ __all__ = [
     "Comparison",
     "Config",
     "DiffAgainstStore",
+    "Duplicates",
     "EmbedImages",
     "EngineChoice",
     "EngineConfig",
@@ -70,6 +74,7 @@ __all__ = [
     "WriteIndex",
     "build",
     "compare",
+    "duplicates",
     "evaluate",
     "export",
     "load_config",
@@ -91,6 +96,8 @@ _MODULES = {
         "load_config",
     ],
     "errors": ["ImgindexError"],
+    "evaluation.duplicates.find": ["duplicates"],
+    "evaluation.duplicates.results": ["Duplicates"],
     "evaluation.evaluate": ["evaluate"],
     "evaluation.results": ["Evaluation"],
     "features.transforms": ["DiffAgainstStore", "EmbedImages", "GroupByChunk", "ReadFeatures"],

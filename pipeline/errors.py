@@ -75,6 +75,12 @@ class PublishRefusedError(ImgindexError):
     exit_code = 4
 
 
+class DuplicatesFoundError(ImgindexError):
+    """Duplicates were found where there should be none."""
+
+    exit_code = 4
+
+
 def foreseen(error: BaseException) -> ImgindexError | None:
     """`error` as one for people; None for what only a bug in imgindex raises.
 

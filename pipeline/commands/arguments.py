@@ -2,12 +2,13 @@
 
 import argparse
 import difflib
-import re
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
+from imgindex.commands.argument_values import seconds, whole_number, whole_numbers
+from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import shipped
 from imgindex.sinks.databases.names import DEFAULT_NAME
@@ -72,6 +73,7 @@ def parser() -> CommandParser:
         return added
 
     _add_evaluate(upkeep("evaluate", "Measure how good an index is, and what other settings would change."))
+    _add_duplicates(upkeep("duplicates", "Find images that are duplicates of each other; delete nothing."))
     inspect = upkeep("inspect", "Print what the live generation of an index holds, and its history.")
     inspect.add_argument(
         "--failures", action="store_true", help="list instead the images that failed, with stage, reason and "
@@ -88,10 +90,10 @@ def parser() -> CommandParser:
     )
     prune = upkeep("prune", "Delete old generations, and what of the store they alone used.")
     prune.add_argument(
-        "--keep", metavar="N", type=_whole_number, required=True, help="how many of the newest stay"
+        "--keep", metavar="N", type=whole_number, required=True, help="how many of the newest stay"
     )
     prune.add_argument(
-        "--grace", metavar="DURATION", type=_seconds, help="delete only what is older: a number and s, m, h "
+        "--grace", metavar="DURATION", type=seconds, help="delete only what is older: a number and s, m, h "
         "or d, as in 12h (default: 1h for generations, 7d for the features and failures of the store, from "
         "which a build goes on that was killed or refused)",
     )  # fmt: skip
@@ -119,13 +121,13 @@ def parser() -> CommandParser:
         "index factory, as HNSW32 or IVF256,Flat (default: Flat, which is exact)",
     )  # fmt: skip
     export.add_argument(
-        "--images", metavar="N", type=_whole_number, help="with --format atlas and projector: how many at "
+        "--images", metavar="N", type=whole_number, help="with --format atlas and projector: how many at "
         "most (default: 10,000)",
     )  # fmt: skip
     export.add_argument(
         "--seed",
         metavar="N",
-        type=_whole_number,
+        type=whole_number,
         help="with --images: draws them, where there are more (default: 0)",
     )
     export.add_argument(
@@ -190,7 +192,7 @@ def _add_search(search: argparse.ArgumentParser) -> None:
         ".tar, or a .txt, .csv or .parquet file of paths: each of its images",
     )  # fmt: skip
     search.add_argument(
-        "-k", "--k", metavar="N", type=_whole_number, help="neighbors of each image (default: 10)"
+        "-k", "--k", metavar="N", type=whole_number, help="neighbors of each image (default: 10)"
     )
     search.add_argument(
         "--exact", action="store_true", help="compare with every stored vector, by brute force"
@@ -241,14 +243,14 @@ def _add_push(push: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_collection(push, DEFAULT_NAME)
     push.add_argument(
-        "--keep", metavar="N", type=_whole_number, help="then delete the collections of all but the N newest "
+        "--keep", metavar="N", type=whole_number, help="then delete the collections of all but the N newest "
         "generations; never the live one, nor what imgindex did not make (default: delete none)",
     )  # fmt: skip
     push.add_argument("--generation", metavar="G", help="its name (default: the live one)")
     push.add_argument(
         "--batch_rows",
         metavar="N",
-        type=_whole_number,
+        type=whole_number,
         help="rows of a request (default: what makes some 4 MiB)",
     )
     push.add_argument(
@@ -287,16 +289,16 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "-k",
         "--k",
         metavar="N",
-        type=_whole_number,
+        type=whole_number,
         default=4,
         help="the ranks that P@k and recall@k look at (default: 4)",
     )
     evaluate.add_argument(
-        "--dims", metavar="N,N", type=_whole_numbers, help="numbers of PCA dimensions to try "
+        "--dims", metavar="N,N", type=whole_numbers, help="numbers of PCA dimensions to try "
         "(default: 1,2,5,10,20,50,100,150,200)",
     )  # fmt: skip
     evaluate.add_argument(
-        "--sample", metavar="N", type=_whole_number, help="how many images are queries at most "
+        "--sample", metavar="N", type=whole_number, help="how many images are queries at most "
         "(default: 10,000; of more than 100,000 images fewer, and at least 1,000)",
     )  # fmt: skip
     evaluate.add_argument(
@@ -304,7 +306,7 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         "compare on pixels, features and vectors: l1, l2, mse, cosine, ncc; needs the images",
     )  # fmt: skip
     evaluate.add_argument(
-        "--seed", metavar="N", type=_whole_number, default=0, help="draws the samples (default: 0)"
+        "--seed", metavar="N", type=whole_number, default=0, help="draws the samples (default: 0)"
     )
     evaluate.add_argument(
         "--compare", metavar="NAME,NAME", nargs="?", const="all", help="also compare indexes of other "
@@ -320,21 +322,32 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     )
 
 
-def _whole_number(text: str) -> int:
-    """Reads a whole number. Raises ArgumentTypeError."""
-    try:
-        return int(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number") from error
-
-
-def _whole_numbers(text: str) -> list[int]:
-    """Reads whole numbers with commas between. Raises ArgumentTypeError."""
-    try:
-        return [int(number) for number in text.split(",")]
-    except ValueError as error:
-        message = f"{text!r} is no list of whole numbers; expected one such as 50,100,150"
-        raise argparse.ArgumentTypeError(message) from error
+def _add_duplicates(duplicates: argparse.ArgumentParser) -> None:
+    duplicates.epilog = (
+        "Exit codes: 0 done; 2 bad usage; 3 an index is in trouble; 4 with --fail_if_found, where there are "
+        "duplicates."
+    )
+    duplicates.add_argument(
+        "--threshold", metavar="T", type=float, default=THRESHOLD, help="the least similarity of near "
+        f"duplicates, the cosine of their features (default: {THRESHOLD})",
+    )  # fmt: skip
+    duplicates.add_argument(
+        "--across", choices=["labels", "folders"], help="show only groups whose images have several labels, "
+        "or lie in several folders",
+    )  # fmt: skip
+    duplicates.add_argument(
+        "--against", metavar="OTHER", help="find the images of INDEX that this index holds, too, as those of "
+        "a test set in its training set; both must be of the same backbone and weights",
+    )  # fmt: skip
+    duplicates.add_argument(
+        "--new", action="store_true", help="look only at images that the last refresh has added or changed"
+    )
+    duplicates.add_argument("--csv", metavar="FILE", type=Path, help="also write a line for each image")
+    duplicates.add_argument("--json", metavar="FILE", type=Path, help="also write all groups as JSON")
+    duplicates.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
+    duplicates.add_argument(
+        "--fail_if_found", action="store_true", help="exit with 4 where there are duplicates"
+    )
 
 
 def with_underscores(arguments: Sequence[str]) -> list[str]:
@@ -356,20 +369,3 @@ def _with_underscores(argument: str) -> str:
 def hyphened(flag: str) -> str:
     """A flag of ours with hyphens for underscores, as people may write it."""
     return flag.replace("_", "-")
-
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
-
-
-def _seconds(duration: str) -> float:
-    """Reads a duration such as 12h. Raises ArgumentTypeError."""
-    match = re.fullmatch(r"([0-9]{1,6})([smhd])", duration)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"{duration!r} is no duration; expected one such as 30m, 12h or 7d")
-    return float(int(match[1]) * _SECONDS[match[2]])
-
-
-def duration(seconds: float) -> str:
-    """Writes a duration as `--grace` takes it, in the largest unit that makes it a whole number."""
-    unit = next((unit for unit in "dhm" if seconds and seconds % _SECONDS[unit] == 0), "s")
-    return f"{seconds / _SECONDS[unit]:.0f}{unit}"

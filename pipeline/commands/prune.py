@@ -2,7 +2,7 @@
 
 import argparse
 
-from imgindex.commands.arguments import duration
+from imgindex.commands.argument_values import duration
 from imgindex.generations.prune import FEATURE_GRACE, GENERATION_GRACE, prune
 from imgindex.text import counted
 

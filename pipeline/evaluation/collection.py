@@ -85,6 +85,7 @@ class Collection:
     labels: Items  # [n], numbers of `label_names`; NO_LABEL where an image has none
     label_names: tuple[str, ...]
     sha256: pa.Array  # of each content
+    sizes: pa.Table  # [n]: size in bytes, width and height in pixels
     _copies: TemporaryFolder  # of files of an object store; lives as long as the shards do
 
     def __len__(self) -> int:
@@ -125,6 +126,18 @@ class Collection:
         asked = _as_bytes(digests)
         places = np.minimum(np.searchsorted(known, asked), len(known) - 1)
         return np.where(known[places] == asked, contents[places], -1)
+
+    def copies_of(self, images: Items) -> Items:
+        """The images that have the bytes of any of `images`, which are of different bytes, in their order."""
+        order, starts = self._images
+        of_each = [order[starts[c] : starts[c + 1]] for c in self.contents[images]]
+        return np.sort(np.concatenate([np.empty(0, np.int64), *of_each]))
+
+    @cached_property
+    def folders(self) -> Items:
+        """A number of the folder that each image lies in [n]."""
+        folders = pa.compute.replace_substring_regex(self.uris, pattern="[^/]*$", replacement="")
+        return contents_of(folders).astype(np.int64)
 
     def feature_blocks(self) -> Iterator[tuple[Items, Float16]]:
         """All features, at most `_BLOCK_ROWS` at a time: numbers of images, and features [b, feature_dim].
@@ -233,6 +246,7 @@ def _read(layout: Output, manifest: Manifest) -> Collection:
         basis=basis,
         shards=tuple(shard.index for shard in shards),
         **columns_of(table),
+        sizes=table.select(["size", "width", "height"]),
         _copies=copies,
     )
 

@@ -7,6 +7,7 @@ kind do. What is no regular file, such as ``/dev/stdout``, holds nothing that co
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 from imgindex.errors import OutputError, UsageError
@@ -19,21 +20,31 @@ _JSON_MARK = '"generator": "imgindex"'
 _BEGINNING = 1024
 
 
-def check_asked_files(index: str, *, page: Path | None = None, json: Path | None = None) -> None:
-    """Checks that files can be written where a `page` and a `json` are wanted, and that nothing is lost.
+def check_asked_files(
+    index: str,
+    *,
+    page: Path | None = None,
+    json: Path | None = None,
+    csv: Path | None = None,
+    columns: Sequence[str] = (),
+) -> None:
+    """Checks that files can be written where they are wanted, and that nothing is lost.
 
-    `index` is the directory of the index that the command reads.
+    `index` is the directory of the index that the command reads, and `columns` are those of the CSV file.
 
     Raises:
-      UsageError: a path is that of a file that is no such page or JSON file; it lies in `index`; or both are
-        the same.
+      UsageError: a path is that of a file that is no such page, JSON file or CSV file; it lies in `index`; or
+        two are the same.
       OutputError: a path is a folder, its folder is missing, or nothing can be written there.
     """
-    if page is not None and json is not None and os.path.realpath(page) == os.path.realpath(json):
-        raise UsageError(f"{page} is given both for the page and for the JSON file; choose two names")
-    for path, kind, mark in ((page, "page", PAGE_MARK), (json, "JSON file", _JSON_MARK)):
+    taken: dict[str, tuple[Path, str]] = {}
+    asked = (page, "page", PAGE_MARK), (json, "JSON file", _JSON_MARK), (csv, "CSV file", ",".join(columns))
+    for path, kind, mark in asked:
         if path is None:
             continue
+        first, other = taken.setdefault(os.path.realpath(path), (path, kind))
+        if other != kind:
+            raise UsageError(f"{first} is given both for the {other} and for the {kind}; choose two names")
         if is_local(index) and Path(os.path.realpath(path)).is_relative_to(os.path.realpath(index)):
             raise UsageError(f"{path} lies in the index; choose a name outside of it")
         try:

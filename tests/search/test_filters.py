@@ -143,9 +143,9 @@ def test_recall_of_filtered_searches(large: Index, label: str) -> None:
     generator = np.random.default_rng(1)
     sources = generator.choice(COUNT, 200, replace=False)
     queries = stored.vectors[sources] + 0.05 * generator.standard_normal((200, large.facts.dims))
-    results = large.search_vectors(queries.astype(np.float32), 10, where=f"label={label}")
     hits = 0
-    for query, result in zip(queries.astype(np.float32), results, strict=True):
+    for query in queries.astype(np.float32):
+        (result,) = large.search_vectors(query[np.newaxis], 10, where=f"label={label}")
         assert {neighbor.label for neighbor in result.neighbors} == {label}
         assert len(result.neighbors) == 10
         found = {int(neighbor.uri[-9:-4]) for neighbor in result.neighbors}

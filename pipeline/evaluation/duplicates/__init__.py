@@ -1,0 +1,1 @@
+"""Finds images that are duplicates of each other: of the same bytes, or with nearly equal features."""
