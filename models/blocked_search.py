@@ -12,6 +12,9 @@ from imgindex.models.ann.protocol import Metric
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
+# Rows that are held beside the best, at least.
+_MORE = 64
+
 
 def scores(queries: Float32, rows: Float32, metric: Metric) -> Float32:
     """How near each of `rows` [n, dims] is to each of `queries` [m, dims]: [m, n], the nearer the greater.
@@ -56,7 +59,7 @@ class Nearest:
     """The `k` best rows of each query, of all the blocks of rows that were offered.
 
     A query's own content is left out: `contents` [queries] are numbers, and rows of the same number are no
-    answers. Up to 2 `k` rows of each query are held, so that the best need not be chosen at every offer.
+    answers. More than `k` rows of each query are held, so that the best need not be chosen at every offer.
     """
 
     def __init__(self, contents: Items, k: int) -> None:
@@ -65,8 +68,9 @@ class Nearest:
         self._sorted = contents[self._order]
         self._k = k
         self._held = np.zeros(len(contents), np.int64)
-        self._rows = np.empty((len(contents), 2 * k), np.int64)
-        self._scores = np.empty((len(contents), 2 * k), np.float32)
+        self._room = max(2 * k, k + _MORE)
+        self._rows = np.empty((len(contents), self._room), np.int64)
+        self._scores = np.empty((len(contents), self._room), np.float32)
         # No row of a smaller score can be among the best. Rows that are left out never are.
         self._least = np.full(len(contents), np.finfo(np.float32).min)
 
@@ -80,28 +84,35 @@ class Nearest:
             least = np.partition(found, -self._k, axis=1)[:, -self._k]
             self._least = np.maximum(self._least, least)
         # A row that is only as near counts, too: its number may be lower.
-        better = found >= self._least[:, np.newaxis]
-        for query in np.flatnonzero(better.any(axis=1)):
-            places = np.flatnonzero(better[query])
-            self._take(query, found[query, places], rows[places])
+        hits = np.flatnonzero(found >= self._least[:, np.newaxis])
+        queries, places = np.divmod(hits, len(rows))
+        counts = np.bincount(queries, minlength=len(self._held))
+        starts = np.cumsum(counts) - counts
+        full = self._held + counts > self._room
+        for query in np.flatnonzero(full):
+            taken = places[starts[query] : starts[query] + counts[query]]
+            self._choose(query, found[query, taken], rows[taken])
+        spots = self._held[queries] + np.arange(len(hits)) - starts[queries]
+        fits = ~full[queries]
+        queries, places, spots = queries[fits], places[fits], spots[fits]
+        self._scores[queries, spots], self._rows[queries, spots] = found[queries, places], rows[places]
+        self._held += np.where(full, 0, counts)
 
     def best(self) -> tuple[Items, Float32]:
         """The best rows [queries, k] and their scores, the best first; -1 and minus infinity for no row."""
-        unused = np.arange(self._rows.shape[1]) >= self._held[:, np.newaxis]
+        unused = np.arange(self._room) >= self._held[:, np.newaxis]
         self._rows[unused], self._scores[unused] = -1, -np.inf
         order = np.lexsort((self._rows, -self._scores), axis=1)[:, : self._k]
         return np.take_along_axis(self._rows, order, axis=1), np.take_along_axis(self._scores, order, axis=1)
 
-    def _take(self, query: np.integer, values: Float32, numbers: Items) -> None:
+    def _choose(self, query: np.integer, values: Float32, numbers: Items) -> None:
+        """Has a query hold the best only, of what it holds and of rows of these `numbers`."""
         held = self._held[query]
-        count = held + len(values)
-        if count > self._rows.shape[1]:
-            values = np.concatenate([self._scores[query, :held], values])
-            numbers = np.concatenate([self._rows[query, :held], numbers])
-            keep, self._least[query] = _best_of(values, numbers, self._k)
-            values, numbers, held, count = values[keep], numbers[keep], np.int64(0), np.int64(self._k)
-        self._scores[query, held:count], self._rows[query, held:count] = values, numbers
-        self._held[query] = count
+        values = np.concatenate([self._scores[query, :held], values])
+        numbers = np.concatenate([self._rows[query, :held], numbers])
+        keep, self._least[query] = _best_of(values, numbers, self._k)
+        self._scores[query, : self._k], self._rows[query, : self._k] = values[keep], numbers[keep]
+        self._held[query] = self._k
 
     def _leave_out(self, found: Float32, contents: Items) -> None:
         starts = np.searchsorted(self._sorted, contents, side="left")

@@ -15,8 +15,8 @@ from imgindex.runtime.resources import available_cores
 Float32 = npt.NDArray[np.float32]
 Items = npt.NDArray[np.int64]
 
-# Nodes that all queries of a measurement inspect together: they take some ten seconds on a core. At least so
-# many queries are asked all the same.
+# Nodes that all queries of a measurement inspect together, which takes less than a minute on a core. At least
+# so many queries are asked all the same.
 _INSPECTED = 10**8
 _LEAST_ASKED = 100
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imgindex.models import blocked_search
 from imgindex.models.ann.protocol import METRICS, Metric
 from imgindex.models.blocked_search import Nearest, scores
 
@@ -27,6 +28,7 @@ def test_a_zero_vector_has_the_cosine_0_with_everything() -> None:
     assert scores(rows, zero, "angular").tolist() == [[0], [0]]
 
 
+@pytest.mark.parametrize("more", [0, 1, 64])  # rows that are held beside the best
 @given(
     count=st.integers(1, 30),
     k=st.integers(1, 8),
@@ -34,14 +36,16 @@ def test_a_zero_vector_has_the_cosine_0_with_everything() -> None:
     seed=st.integers(0, 2**32 - 1),
 )
 def test_the_best_of_all_blocks_the_own_content_left_out(
-    count: int, k: int, cuts: list[int], seed: int
+    more: int, count: int, k: int, cuts: list[int], seed: int
 ) -> None:
     generator = np.random.default_rng(seed)
     contents = generator.integers(0, 5, count)  # many copies
     queries = generator.integers(0, 6, 4)  # some are of no row
     values = generator.integers(0, 4, (4, count)).astype(np.float32)  # many ties
     order = generator.permutation(count)
-    nearest = Nearest(queries, k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocked_search, "_MORE", more)
+        nearest = Nearest(queries, k)
     for rows in np.split(order, sorted(cuts)):
         nearest.offer(values[:, rows].copy(), rows, contents[rows])
     best, scored = nearest.best()
