@@ -114,7 +114,7 @@ def _near(collection: Collection, other: Collection, asked: Items, threshold: fl
             mine = is_asked[images]
             yield images[mine], other.basis.project(features[mine])
 
-    pairs = np.concatenate([np.empty((0, 2), np.int64), *search.pairs(queries())])
+    pairs = np.concatenate([np.empty((0, 2), np.int64), *search.pairs(queries(), len(asked))])
     if not len(pairs):
         return pairs, np.empty(0)
     dims = collection.manifest.feature_dim

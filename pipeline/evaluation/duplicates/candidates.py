@@ -6,11 +6,13 @@ features with a cosine of at least t, that distance is at most sqrt(2 (1 - t)). 
 farther apart is no pair of duplicates, and its features need not be read.
 """
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
+from tqdm import tqdm
 
 from imgindex.models.ann.shard_index import ShardIndex
 from imgindex.models.pca import Basis, whitening
@@ -64,18 +66,26 @@ class CandidateSearch:
             whitening(basis.explained_variance, basis.whiten).astype(np.float32) if basis.whiten else None
         )
 
-    def pairs(self, queries: Iterable[tuple[Items, Float32]]) -> Iterator[Items]:
+    def pairs(self, queries: Iterable[tuple[Items, Float32]], count: int) -> Iterator[Items]:
         """Pairs [p, 2] of a query and a content that may be duplicates of each other, some at a time.
 
-        `queries` are blocks of numbers [n] and their vectors [n, dims]. A pair comes once.
+        `queries` are blocks of numbers [n] and their vectors [n, dims], `count` in all. A pair comes once. On
+        a terminal, standard error shows how far the search is.
         """
-        with ThreadPoolExecutor(available_cores(), "candidates") as threads:  # Annoy lets go of Python's lock
+        quiet = not sys.stderr.isatty()
+        with (
+            # Annoy lets go of Python's lock.
+            ThreadPoolExecutor(available_cores(), "candidates") as threads,
+            tqdm(total=count, desc="comparing", unit=" images", disable=quiet, leave=False) as bar,
+        ):
             for numbers, vectors in queries:
                 starts = range(0, len(numbers), _BLOCK)
                 blocks = [slice(start, start + _BLOCK) for start in starts]
-                yield from threads.map(
-                    self._near, [numbers[block] for block in blocks], [vectors[block] for block in blocks]
-                )
+                parts = [numbers[block] for block in blocks]
+                found = threads.map(self._near, parts, [vectors[block] for block in blocks])
+                for part, pairs in zip(parts, found, strict=True):
+                    yield pairs
+                    bar.update(len(part))
 
     def _near(self, numbers: Items, vectors: Float32) -> Items:
         parts = [

@@ -156,7 +156,7 @@ def _among_themselves(
         images=int(np.count_nonzero(is_new)),
         exact=_counts([group for group in raw if group.kind == "exact"]),
         near=_counts([group for group in raw if group.kind == "near"]),
-        ungrouped=int(collection.copies[ungrouped].sum()),
+        ungrouped=0 if across else int(collection.copies[ungrouped].sum()),
         groups=Groups(raw, partial(_described, collection, first_of, features)),
     )
 
@@ -177,7 +177,7 @@ def _candidates(collection: Collection, first_of: Items, asked: Items, threshold
             yield images, collection.vectors[images]
 
     keys = [np.empty(0, np.int64)]  # a number for each pair, which takes half the memory
-    for pairs in search.pairs(queries()):
+    for pairs in search.pairs(queries(), len(asked)):
         lower, higher = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1).T
         keys.append(lower * len(first_of) + higher)
     return np.stack(np.divmod(np.unique(np.concatenate(keys)), len(first_of)), axis=1)

@@ -82,7 +82,8 @@ class Duplicates:
     images: int  # how many were looked at
     exact: Counts  # groups of files of the same bytes
     near: Counts  # all others
-    # Images in no group that reach the threshold with an image of one, but not with all of its images.
+    # Images in no group that reach the threshold with an image of one, but not with all of its images. They
+    # are not counted where only groups across labels or folders are given, nor against another index.
     ungrouped: int
     groups: Sequence[DuplicateGroup]  # the largest first
 
