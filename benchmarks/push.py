@@ -277,7 +277,7 @@ def memory(sizes: list[int], dims: int, to: str) -> bool:
             kind = "ivfflat" if to == "pgvector" else "FLAT"  # hnsw would take most of an hour
             command = [sys.executable, "-c", PUSH, f"{folder}/index", to, uri, kind]
             started = time.monotonic()
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             peaks.append(float(done.stdout.split()[-1]))
             seconds = time.monotonic() - started
         print(f"{rows} rows into {to}: {seconds:.0f} s, peak {peaks[-1]:.0f} MiB anonymous", flush=True)

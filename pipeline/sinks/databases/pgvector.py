@@ -27,6 +27,13 @@ _OPERATORS = {"angular": ("vector_cosine_ops", "<=>"), "euclidean": ("vector_l2_
 
 _RELATION = "format('%%I.%%I', current_schema(), %s::text)::regclass"
 
+_NO_ROOM = (
+    errors.DiskFull,
+    errors.OutOfMemory,
+    errors.ConfigurationLimitExceeded,
+    errors.ProgramLimitExceeded,
+)
+
 _CONNECT_SECONDS = "10"
 # What somebody reads in a long transaction is not waited for: whoever comes after would wait, too.
 _LOCK_TIMEOUT = "5s"
@@ -188,6 +195,8 @@ class Pgvector:
             parameters = [
                 sql.SQL("{} = {}").format(sql.Identifier(name), value) for name, value in index.build.items()
             ]
+            if "lists" in index.build:
+                self._allow_memory(index.build["lists"])
             self._connection.execute(
                 sql.SQL("CREATE INDEX ON {} USING {} (vector {}) WITH ({})").format(
                     self._table(collection),
@@ -197,6 +206,16 @@ class Pgvector:
                 )
             )
         self._connection.execute(sql.SQL("ANALYZE {}").format(self._table(collection)))
+
+    def _allow_memory(self, lists: int) -> None:
+        """Lets this transaction have what pgvector's k-means takes, which refuses to run in less."""
+        samples = max(50 * lists, 10_000)
+        kib = 4 * (samples * (lists + self.most_dims) + lists * (lists + 4 * self.most_dims)) // 1000
+        self._connection.execute(
+            "SELECT set_config(name, greatest(setting::bigint, %s)::text, true) FROM pg_settings "
+            "WHERE name = 'maintenance_work_mem'",
+            (kib,),
+        )
 
     def _has_index(self, collection: str, kind: str) -> bool:
         found = self._connection.execute(
@@ -282,7 +301,7 @@ class Pgvector:
             )
         if isinstance(error, errors.UniqueViolation):  # another attempt has written the rows
             return PassingError(f"has rows that were to be written: {_said(error)}; run it again")
-        if isinstance(error, errors.DiskFull | errors.OutOfMemory | errors.ConfigurationLimitExceeded):
+        if isinstance(error, _NO_ROOM):
             return OutputError(f"{self.at} has no room: {_said(error)}")
         if isinstance(error, psycopg.OperationalError):
             text = _said(error)
