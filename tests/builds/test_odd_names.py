@@ -93,18 +93,20 @@ def test_the_table_has_a_line_for_each(folder: Path, capsys: pytest.CaptureFixtu
         lines = block.split("\n")
         assert all(line.isprintable() for line in lines)
         assert lines[:2] == [printable(uri_of(path)), "rank  cosine  copies  path"]
-        shown = [line.split(maxsplit=3) for line in (line[:22] + "|" + line[22:] for line in lines[2:])]
+        shown = [line.split(maxsplit=3) for line in (line[:22] + "|" + line[22:] for line in lines[2:-1])]
         assert [int(rank) for rank, *_ in shown] == list(range(1, count + 1))
         assert shown[0][3] == f"|{printable(uri)}"
         assert sorted(name for *_, name in shown) == sorted(f"|{printable(each)}" for each in URIS)
+        assert lines[-1] == f"known: the file's bytes are indexed as {printable(uri)}"
 
 
 def test_a_byte_shows_as_its_number(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder / "photos" / os.fsdecode(b"caf\xe9.png")
     assert main(["search", str(folder / "index"), str(path), "-k", "1"]) == 0
-    first, _, found = capsys.readouterr().out.splitlines()
+    first, _, found, known = capsys.readouterr().out.splitlines()
     assert first.endswith(r"/caf\xe9.png")
     assert found.endswith(r"  caf\xe9.png")
+    assert known.endswith(r" as caf\xe9.png")
 
 
 def test_json_has_the_uris(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
