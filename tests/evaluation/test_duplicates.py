@@ -65,7 +65,7 @@ def numbers(group: DuplicateGroup) -> list[int]:
     ],
     ids=str,
 )
-@pytest.mark.parametrize("threshold", [0.9, 0.97])
+@pytest.mark.parametrize("threshold", [0.9, pytest.param(0.97, marks=pytest.mark.long)])
 def test_groups_are_those_of_brute_force(how: dict[str, Any], threshold: float, tmp_path: Path) -> None:
     """Every pair of a group reaches the threshold, no two groups could be one, and the least is the least."""
     features = planted(1)
@@ -219,6 +219,7 @@ class TestAgainst:
         )
         assert printed.err == "imgindex: 15 images found, where --fail_if_found allows none\n"
 
+    @pytest.mark.long
     def test_indexes_of_other_specs_are_refused(
         self, outputs: tuple[Path, Path, np.ndarray], quick_output: Path
     ) -> None:

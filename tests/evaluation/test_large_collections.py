@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from long_runs import some_long
 from outputs import publish_features
 
 import imgindex
@@ -79,7 +80,7 @@ def small_blocks(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(quality, "_RANKED", 1 << 12)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", some_long(METRICS, "angular"))
 def test_blocks_do_not_change_the_figures(
     metric: Metric, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -207,6 +207,7 @@ def test_the_engine_runs_no_more_batches_than_needed_whatever_fails_between(
     assert sum(advanced) == len(good)
 
 
+@pytest.mark.long
 @given(
     st.lists(st.lists(st.sampled_from([*range(13), "text.png", "black.png"]), min_size=1), max_size=9),
     st.integers(1, 5),

@@ -114,7 +114,9 @@ def built(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
     output = tmp_path_factory.mktemp("built") / "index"
     stream = io.StringIO()
     handler, logger = logging.StreamHandler(stream), logging.getLogger("imgindex")
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)  # as commands do
     names = {}
     for engine, shards, limit in [
         ("good", 1, 0.0),  # the first build
@@ -129,6 +131,7 @@ def built(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Built:
         assert len(manifest["shards"]) == shards
         names[f"{engine} {shards}"] = manifest["generation"]
     logger.removeHandler(handler)
+    logger.setLevel(level)
     return Built(Output(str(output)), names, stream.getvalue())
 
 

@@ -204,7 +204,7 @@ class TestWeights:
         images = pixels(2, 64, 64, 3)
         assert np.array_equal(loaded.model(images), mobilenet.model(images))
 
-    @pytest.mark.parametrize("name", some_long(FAMILIES, "EfficientNetB0"))
+    @pytest.mark.parametrize("name", some_long(FAMILIES))
     def test_a_path_gives_what_imagenet_gives_of_the_same_file(self, keras, monkeypatch, tmp_path, name):
         """The file lies where Keras would download it to."""
         file, size = tmp_path / "mine.h5", FAMILIES[name]

@@ -248,6 +248,7 @@ class TestMessages:
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("command", [["export", "--format", "npy", "vectors"], ["evaluate"]])
 @pytest.mark.parametrize(("kind", "code"), [("-S", 0), ("-H -S", 3)])
 def test_an_index_of_more_shards_than_files_may_be_open(
