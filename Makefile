@@ -16,17 +16,16 @@ demo: $(VENV)/installed
 schemas: $(VENV)/installed
 	for of in config manifest evaluation; do $(BIN)/python -m imgindex.schemas $$of > pipeline/schemas/$$of.schema.json; done
 
-# Workers take whole files of tests, so that what a file sets up is set up once, and in their order: whole builds come
-# first, and the last files are small. A test that crashes its worker fails by its name, and no new worker is started:
-# with --dist=loadfile, a run that starts one may never end.
+# Workers take whole files of tests, so that what a file sets up is set up once. A test that crashes its worker fails by
+# its name, and no new worker is started: with --dist=loadfile, a run that starts one may never end.
 WORKERS ?= 2
-PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --no-loadscope-reorder --max-worker-restart=0
+PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --max-worker-restart=0
 
 # Ends a worker that blocks in native code, where no signal is heeded, long after the limit of pyproject.toml.
 HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/installed-test
-	@echo 'The tests take about 8 minutes on two cores. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
+	@echo 'The tests take some 10 minutes on two cores. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
 	$(PYTEST) $(HANGS)
 
 # The same tests, and which lines they run: it takes Python half as long again.
