@@ -116,6 +116,18 @@ class Killed(BaseException):
     """Stands for the end of the process: nothing is cleaned up."""
 
 
+def killed_at(place: int, calls: list[str], killed_in: set[str]) -> Callable[[str], None]:
+    """What is told before each call, and raises Killed from call `place` on; it notes calls and where."""
+
+    def before(name: str) -> None:
+        calls.append(name)
+        if len(calls) > place:
+            killed_in.add(name)
+            raise Killed
+
+    return before
+
+
 # Pushes what the arguments say, and says when it begins.
 PUSH = """
 import sys
@@ -284,14 +296,7 @@ class PushContract:
             number += 1
             self.publish(output, number, 12)
             calls: list[str] = []
-
-            def before(name: str, place: int = place, calls: list[str] = calls) -> None:
-                calls.append(name)
-                if len(calls) > place:
-                    killed_in.add(name)
-                    raise Killed
-
-            faults(before)
+            faults(killed_at(place, calls, killed_in))
             try:
                 self.push(output, target, keep=2, batch_rows=4)
             except Killed:
@@ -535,14 +540,7 @@ class TransformContract(PushContract):
             number = place + 2
             self.publish(output, number, 12, shards=2)
             calls: list[str] = []
-
-            def before(name: str, place: int = place, calls: list[str] = calls) -> None:
-                calls.append(name)
-                if len(calls) > place:
-                    killed_in.add(name)
-                    raise Killed
-
-            faults(before)
+            faults(killed_at(place, calls, killed_in))
             try:
                 self.steps(self.transform(output, target, batch_rows=4, keep=2))
             except Killed:

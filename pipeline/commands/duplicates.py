@@ -17,7 +17,7 @@ from imgindex.evaluation.duplicates.results import (
     csv_rows,
     json_head,
 )
-from imgindex.io.asked_files import JSON_GENERATOR, check_asked_files
+from imgindex.io.asked_files import JSON_GENERATOR, check_asked_files, write_text
 from imgindex.runtime.standard_streams import encodable
 from imgindex.text import counted, human_bytes, printable
 
@@ -43,9 +43,9 @@ def run(known: argparse.Namespace) -> None:
     except OSError as error:
         raise OutputError(f"{error.filename}: cannot be written: {error.strerror}") from error
     if known.html:
-        from imgindex.evaluation.duplicates.page import write_page
+        from imgindex.evaluation.duplicates.page import duplicates_page
 
-        write_page(known.html, found, manifests)
+        write_text(known.html, duplicates_page(found, manifests))
     if known.fail_if_found and found.groups:
         raise DuplicatesFoundError(f"{_images(found.all)} found, where --fail_if_found allows none")
 
@@ -73,8 +73,8 @@ def _summary(found: Duplicates) -> Iterator[str]:
         yield f"  {name:<5} duplicates: {groups} of {_images(counts)}, {counts.surplus} besides one of each"
     if found.ungrouped:
         yield (
-            f"  {_images_of(found.ungrouped)} more reach the threshold with some images of a group, but not "
-            "with all"
+            f"  {counted(found.ungrouped, 'image')} more reach the threshold with some images of a group, "
+            "but not with all"
         )
 
 
@@ -95,11 +95,7 @@ def _group_lines(number: int, group: DuplicateGroup, against: bool) -> Iterator[
 
 
 def _images(counts: Counts) -> str:
-    return _images_of(counts.images)
-
-
-def _images_of(count: int) -> str:
-    return counted(count, "image")
+    return counted(counts.images, "image")
 
 
 def _write_csv(path: Path, found: Duplicates) -> None:

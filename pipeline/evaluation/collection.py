@@ -129,9 +129,13 @@ class Collection:
 
     def copies_of(self, images: Items) -> Items:
         """The images that have the bytes of any of `images`, which are of different bytes, in their order."""
+        return np.sort(self._images_with(self.contents[images]))
+
+    def _images_with(self, contents: Items) -> Items:
+        """The images of each of `contents`, one content after the other."""
         order, starts = self._images
-        of_each = [order[starts[c] : starts[c + 1]] for c in self.contents[images]]
-        return np.sort(np.concatenate([np.empty(0, np.int64), *of_each]))
+        of_each = [order[starts[content] : starts[content + 1]] for content in contents]
+        return np.concatenate([np.empty(0, np.int64), *of_each])
 
     @cached_property
     def folders(self) -> Items:
@@ -153,7 +157,6 @@ class Collection:
 
     def _read_blocks(self) -> Iterator[tuple[Items, Float16]]:
         directory = self.output.store(self.manifest.spec.digest)
-        order, starts = self._images
         missing = np.ones(len(self.sha256), bool)
         unreadable = ""
         waiting: list[tuple[Items, Float16]] = []
@@ -174,10 +177,9 @@ class Collection:
                 new = (contents >= 0) & missing[contents]
                 contents, first = contents[new], first[new]
                 missing[contents] = False
+                images = self._images_with(contents)
+                starts = self._images[1]
                 counts = starts[contents + 1] - starts[contents]
-                images = np.concatenate(
-                    [order[starts[c] : starts[c + 1]] for c in contents] or [np.empty(0, np.int64)]
-                )
                 waiting.append((images, features[np.repeat(first, counts)]))
                 rows += len(images)
                 if rows >= _BLOCK_ROWS:

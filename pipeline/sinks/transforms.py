@@ -75,13 +75,13 @@ class PushGeneration(beam.PTransform):  # type: ignore[misc]
         return read_manifest(Output(str(self.output)), generation)
 
     @contextlib.contextmanager
-    def sink(self, generation: str) -> Iterator[DatabaseSink]:
-        """The collection of a generation, from the worker that this runs on."""
+    def sink(self, manifest: Manifest) -> Iterator[DatabaseSink]:
+        """The collection of the generation of `manifest`, from the worker that this runs on."""
         with contextlib.closing(connected(self.to, self.uri, make=True)) as database:
             yield DatabaseSink(
                 database,
                 Output(str(self.output)),
-                self.manifest(generation),
+                manifest,
                 self.collection,
                 keep=self.keep,
                 batch_rows=self.batch_rows,
@@ -95,9 +95,10 @@ def _name_generation(generation: str | None, push: PushGeneration) -> str:
 
 def _make_collection(generation: str, push: PushGeneration) -> Iterator[tuple[str, int]]:
     """Makes the collection where it is missing; gives the shards that are to be written."""
-    with push.sink(generation) as sink:
+    manifest = push.manifest(generation)
+    with push.sink(manifest) as sink:
         if not sink.is_live and sink.prepare():
-            for number in range(len(push.manifest(generation).shards)):
+            for number in range(len(manifest.shards)):
                 yield generation, number
 
 
@@ -106,7 +107,7 @@ def _write_shard(shard: tuple[str, int], push: PushGeneration) -> int:
     generation, number = shard
     rows = 0
     with (
-        push.sink(generation) as sink,
+        push.sink(push.manifest(generation)) as sink,
         opened(str(push.output), generation, normalize=False, progress=Progress(), only=number) as source,
     ):
         for batch in source.of_shard(0, BATCH_ROWS):
@@ -119,7 +120,7 @@ def _write_shard(shard: tuple[str, int], push: PushGeneration) -> int:
 def _switch(generation: str, push: PushGeneration, written: Sequence[int]) -> str:
     """Compares the collection with the generation, and has the name lead to it."""
     logger.info("%d rows were written", sum(written))
-    with push.sink(generation) as sink:
+    with push.sink(push.manifest(generation)) as sink:
         if not sink.is_live:  # an attempt before may have got there
             with opened(str(push.output), generation, normalize=False, progress=Progress()) as source:
                 sink.examine(source)

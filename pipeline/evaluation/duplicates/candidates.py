@@ -25,14 +25,15 @@ Items = npt.NDArray[np.int64]
 MOST = 32
 # Vectors that Annoy looks at for them: a duplicate is much nearer than other images, so that a quick search
 # finds it. In 10**6 vectors with 40 trees, 1,000 found 99.5 % of 200 images at a cosine of 0.95, 2,000 all
-# of them. Where each of two images is searched for, it is enough that one finds the other.
+# of them. If both images of a pair are queries, it is enough that one of them finds the other.
 _BOTH_WAYS, _ONE_WAY = 1000, 2000
 # By how much more is asked for where copies take up all that was found.
 _DEEPER = 8
 # Images that a thread works on at a time.
 _BLOCK = 512
 
-# What the rounding of features to float16 adds to a squared distance, and to all of them in proportion.
+# Stored features are rounded to float16. That multiplies a squared distance by at most the second, after it
+# has added at most the first.
 _ROUNDING, _PROPORTION = 4 * 2.0**-22, 1 + 2.0**-9
 
 
@@ -110,7 +111,7 @@ class CandidateSearch:
             pairs.append(part)
             if asked >= len(shard.vectors):
                 break
-            # Where whatever was found is near, and is copies for the most part, there is more.
+            # If all that was found is near, and most of it is copies, there may be more that is near.
             near_ones = np.bincount(places[near], minlength=len(vectors))[waiting]
             distinct = np.bincount(part[:, 0], minlength=len(vectors))[waiting]
             waiting = waiting[(near_ones == counts) & (counts == asked) & (distinct <= MOST)]

@@ -12,7 +12,7 @@ Items = npt.NDArray[np.int64]
 Float16 = npt.NDArray[np.float16]
 Float64 = npt.NDArray[np.float64]
 
-# Digits of a similarity. What is shown is what is compared with the threshold.
+# A similarity is rounded to so many digits before it is compared with the threshold, and before it is shown.
 DIGITS = 6
 # Values of features that are float64 at once: 32 MiB.
 _VALUES = 1 << 22

@@ -47,7 +47,7 @@ def duplicates(
     new: bool = False,
     generation: str | None = None,
 ) -> Duplicates:
-    """Finds images that are duplicates of each other. Nothing is deleted, and no image is needed.
+    """Finds images that are duplicates of each other. It deletes nothing, and does not read the images.
 
     Exact duplicates are files of the same bytes. Near ones are images whose features have a cosine of at
     least `threshold`: the index names candidates, whose stored features are then compared exactly. Every pair
@@ -127,7 +127,7 @@ class _Raw:
 def _among_themselves(
     collection: Collection, is_new: Flags, threshold: float, across: Across | None
 ) -> Duplicates:
-    # Of images of the same bytes the first stands for all.
+    # The first of the images with the same bytes stands for all of them.
     first_of = first_images(collection)
     asked = np.unique(first_of[is_new])
     pairs = _candidates(collection, first_of, asked, threshold)

@@ -36,7 +36,7 @@ class Grouping:
     """Nodes in groups, at first each in one of its own."""
 
     def __init__(self, nodes: Items, compare: Compare, threshold: float) -> None:
-        """Of `nodes`, no two the same; `threshold` is the least similarity in a group."""
+        """`nodes` are distinct. `threshold` is the least similarity of two nodes of a group."""
         self._compare = compare
         self._threshold = threshold
         self._group_of = dict(zip(nodes.tolist(), nodes.tolist(), strict=True))
@@ -47,7 +47,7 @@ class Grouping:
     def merge(self, pairs: Items, similarities: Float64) -> None:
         """Merges the groups of `pairs` [p, 2], whose `similarities` [p] reach the threshold, where it can.
 
-        Of equally similar pairs, that of the lower nodes comes first.
+        If two pairs are equally similar, the pair of the lower nodes comes first.
         """
         pairs = np.sort(pairs, axis=1)
         for place in np.lexsort((pairs[:, 1], pairs[:, 0], -similarities)):
@@ -120,7 +120,7 @@ def group_nodes(
       similarities: of the pairs [p]; those that do not reach the threshold do not count.
       compare: gives the similarity of any two nodes.
       threshold: the least similarity of two nodes of a group.
-      most: how many pairs of a node were looked for. Of one that has as many or more, there may be others.
+      most: how many pairs of a node were looked for. A node with as many pairs may have others, too.
     """
     reach = similarities >= threshold
     pairs, similarities = pairs[reach], similarities[reach]

@@ -1,4 +1,4 @@
-"""What is said of the images of a group, and which of them to keep."""
+"""Describes the images of a group, and chooses the one to keep."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

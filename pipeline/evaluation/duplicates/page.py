@@ -1,13 +1,11 @@
 """A page of groups of duplicates, with thumbnails."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 from imgindex.evaluation.duplicates.results import Duplicate, DuplicateGroup, Duplicates
 from imgindex.evaluation.report.fragments import STYLE, paragraph
 from imgindex.evaluation.report.thumbnails import read_thumbnails
 from imgindex.generations.manifest import Manifest
-from imgindex.io.asked_files import write_text
 from imgindex.search.gallery import figure, query_row
 from imgindex.search.page_frame import document, escaped
 from imgindex.text import counted, human_bytes
@@ -24,11 +22,6 @@ _AGAINST = """
 .query::before { content: "Image"; }
 ol::before { content: "Its duplicates"; }
 """
-
-
-def write_page(path: Path, found: Duplicates, manifests: Mapping[str, Manifest]) -> None:
-    """Writes `duplicates_page` to a file. Raises OutputError."""
-    write_text(path, duplicates_page(found, manifests))
 
 
 def duplicates_page(found: Duplicates, manifests: Mapping[str, Manifest]) -> str:
