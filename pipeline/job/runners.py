@@ -10,6 +10,7 @@ from apache_beam.options.pipeline_options import (
     FlinkRunnerOptions,
     PipelineOptions,
     PortableOptions,
+    PrismRunnerOptions,
     StandardOptions,
 )
 from apache_beam.runners.portability.flink_runner import FlinkJarJobServer, FlinkRunner
@@ -98,7 +99,9 @@ class _StoppedAtExit(JobServer):  # type: ignore[misc]
 
 class _Prism(PrismRunner):  # type: ignore[misc]
     def default_job_server(self, options: PipelineOptions) -> JobServer:
-        return self.shared_handle.acquire(lambda: _StoppedAtExit(PrismJobServer(options)))
+        # Beam shares one with all that asks for Prism in a process, which need not have the same location.
+        location = options.view_as(PrismRunnerOptions).prism_location
+        return self.shared_handle.acquire(lambda: _StoppedAtExit(PrismJobServer(options)), tag=location)
 
 
 class _Flink(FlinkRunner):  # type: ignore[misc]

@@ -136,8 +136,7 @@ def test_prism_tells_why_a_build_was_refused(prism, tmp_path, capsys, monkeypatc
     for number in range(40):
         (folder / f"bad-{number}.jpg").write_text("no image")
     command = [*arguments(folder, tmp_path / "index"), "--runner=PrismRunner", f"--prism_location={prism}"]
-    # A process has one Prism. That of other tests, which the local runner of Beam looks for, has no location.
-    assert main([*command, "--experiments=disable_prism_server_singleton"]) == 4
+    assert main(command) == 4
     assert "max_failure_rate: 40 of" in capsys.readouterr().err
 
 

@@ -48,3 +48,16 @@ def test_flags_name_the_runner(flags, runner):
 def test_workers_do_not_take_more_cores_than_there_are(flags, threads, monkeypatch):
     monkeypatch.setattr(runners, "available_cores", lambda: 6)
     assert worker_threads(PipelineOptions(flags)) == threads
+
+
+def test_each_location_of_prism_has_its_own_server():
+    # Beam's local runner looks for a Prism too, and a process keeps what it found, or did not find.
+    def server(runner, *flags):
+        return runner.default_job_server(PipelineOptions(list(flags)))
+
+    found = server(PrismRunner())
+    own = new_runner(PipelineOptions(["--runner=PrismRunner"]))
+    first = server(own, "--prism_location=/opt/prism")
+    assert first is not found
+    assert server(own, "--prism_location=/opt/prism") is first
+    assert server(own, "--prism_location=/usr/bin/prism") is not first
