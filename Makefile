@@ -25,7 +25,7 @@ PYTEST := $(BIN)/pytest --numprocesses=$(WORKERS) --dist=loadfile --max-worker-r
 HANGS := -o faulthandler_timeout=900 -o faulthandler_exit_on_timeout=true
 
 test: $(VENV)/installed-test
-	@echo 'The tests take some 10 minutes on two cores. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
+	@echo 'The tests take some 8 minutes on two cores. Skipped: those marked long, integration and dataflow (make test-long, test-integration, test-dataflow).'
 	$(PYTEST) $(HANGS)
 
 # The same tests, and which lines they run: it takes Python half as long again.

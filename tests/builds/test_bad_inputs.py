@@ -92,6 +92,7 @@ def test_there_are_many_kinds() -> None:
     assert {kind.stage for kind in BAD} == {"list", "read", "decode", "embed"}
 
 
+@pytest.mark.long
 def test_the_good_are_indexed_and_the_bad_are_named(
     built: tuple[int, list[str], dict[str, float]], output: Path
 ) -> None:

@@ -84,6 +84,7 @@ def bytes_of(output: str) -> dict[str, str]:
     return {file["path"]: file["sha256"] for file in files if not file["path"].startswith("failures")}
 
 
+@pytest.mark.long
 def test_a_tar_makes_the_index_of_a_folder(
     built: imgindex.Config, images: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -139,6 +140,7 @@ def test_what_a_list_names_elsewhere_is_copied_and_shown(built: imgindex.Config,
     assert result.neighbors[0].uri == uri
 
 
+@pytest.mark.long
 def test_what_is_appended_to_a_tar_is_all_that_is_embedded(
     built: imgindex.Config, images: dict[str, bytes], image_bytes: Any, tmp_path: Path
 ) -> None:

@@ -46,6 +46,7 @@ def by_pillow(path: Path) -> np.ndarray:
     return (pixels.ravel() / np.linalg.norm(pixels)).astype(np.float16)
 
 
+@pytest.mark.long
 class TestIndex:
     def test_what_is_recorded(self, output: Path) -> None:
         manifest = read_manifest(Output(str(output)))
@@ -92,7 +93,6 @@ class TestIndex:
         assert "pixels 32x32, their RGB values" in printed
         assert "numpy float32" in printed
 
-    @pytest.mark.long
     def test_a_refresh_embeds_what_is_new(
         self,
         output: Path,

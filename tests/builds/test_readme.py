@@ -49,6 +49,7 @@ def folder(tmp_path_factory, sample_photos):
     return folder
 
 
+@pytest.mark.long
 def test_the_commands_run_in_their_order(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     ran = 0
@@ -82,6 +83,7 @@ def test_the_python_example_runs(folder, monkeypatch, capsys):
     assert "clock/clock_003.jpg clock" in capsys.readouterr().out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("example", "printed"), examples_of_pages())
 def test_the_examples_of_the_docs_run(example, printed, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)

@@ -16,6 +16,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.long
 def test_every_class_has_its_labelled_images(samples: Path) -> None:
     files = [path for path in samples.rglob("*") if path.is_file()]
     assert len(files) == 312

@@ -151,6 +151,7 @@ def mutants(draw: st.DrawFn, data: bytes) -> bytes:
     )  # fmt: skip
 
 
+@pytest.mark.long
 @given(st.data())
 @settings(max_examples=60)
 def test_any_damage_is_named_or_harmless(original: Path, reader: Reader, data: Any) -> None:
@@ -215,6 +216,7 @@ def test_no_path_leads_out_of_a_generation(path: str, original: Path, reader: Re
         assert "manifest.json" in ends[name][1]
 
 
+@pytest.mark.long
 @given(st.data())
 @settings(max_examples=40, phases=[Phase.generate])
 def test_any_file_of_a_generation_with_a_right_digest(original: Path, reader: Reader, data: Any) -> None:
@@ -227,6 +229,7 @@ def test_any_file_of_a_generation_with_a_right_digest(original: Path, reader: Re
         assert not end or path.name in end[-1], (name, end)
 
 
+@pytest.mark.long
 @given(st.data())
 @settings(max_examples=40, phases=[Phase.generate])
 def test_any_file_of_the_store_with_a_right_digest(original: Path, reader: Reader, data: Any) -> None:

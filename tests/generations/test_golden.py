@@ -56,6 +56,7 @@ def test_answers_vectors(output: Path) -> None:
     assert {neighbor.label for neighbor in found} == {"red", "green", "blue"}
 
 
+@pytest.mark.long
 def test_the_newest_answers_images_as_it_did() -> None:
     index = imgindex.Index.open(GOLDEN / NEWEST)
     for result in index.search(sorted(map(str, PHOTOS.glob("red/*.png"))), 4):

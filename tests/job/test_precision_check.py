@@ -156,6 +156,7 @@ def precision_of(folder: Path) -> dict[str, float]:
     return {uri: float(value) for uri, value in zip(uris, each, strict=True)}
 
 
+@pytest.mark.long
 def test_a_fall_is_refused_unless_it_is_forced(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -264,6 +264,7 @@ def test_a_signal_that_another_thread_is_given_ends_it_too() -> None:
     assert process.returncode == 143
 
 
+@pytest.mark.long
 def test_a_lease_is_given_back() -> None:
     process = start(
         "from conftest import MemoryFileSystem\n"

@@ -92,6 +92,7 @@ def known_of_index(text: str) -> Any:
     return answers
 
 
+@pytest.mark.long
 def test_json_is_that_of_the_index(output: Path, photos: Path, search: Search) -> None:
     queries = [photos / "a" / "00.png", photos / "b"]
     code, found, _ = search("--from", "qdrant", "memory", *queries, "-k", 5, "--json")
