@@ -16,7 +16,7 @@ setup(
         "imgindex.models.weights": "models/weights",
     },
     package_data={
-        "imgindex": ["py.typed", "configs/*.yaml", "schemas/*.json"],
+        "imgindex": ["py.typed", "configs/*.yaml", "schemas/*.json", "serving/static/*"],
         "imgindex.models.weights": ["*"],
     },
 )

@@ -3,9 +3,9 @@
 ``imgindex.build(config, options)`` builds or refreshes one, ``imgindex.Index.open(output).search(images)``
 asks it, ``imgindex.compare(output, a, b)`` compares two images, ``imgindex.duplicates(output)`` finds images
 that are duplicates of each other, ``imgindex.export(output, format, folder)`` writes it for other tools,
-``imgindex.push(output, database, uri)`` puts it into a vector database; the transforms are for pipelines of
-one's own. Names load their modules when they are first used, so that importing the package loads neither
-Beam nor TensorFlow.
+``imgindex.push(output, database, uri)`` puts it into a vector database, ``imgindex.asgi_app(output)`` serves
+it; the transforms are for pipelines of one's own. Names load their modules when they are first used, so that
+importing the package loads neither Beam nor TensorFlow.
 """
 
 import importlib
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from imgindex.search.comparison import Comparison, compare
     from imgindex.search.index import Index
     from imgindex.search.results import Neighbor, QueryError, Result
+    from imgindex.serving.app import asgi_app
+    from imgindex.serving.settings import ServiceSettings
     from imgindex.sinks.databases.push import push
     from imgindex.sinks.export import export
     from imgindex.sinks.transforms import PushGeneration
@@ -71,7 +73,9 @@ __all__ = [
     "ReadFeatures",
     "ReportConfig",
     "Result",
+    "ServiceSettings",
     "WriteIndex",
+    "asgi_app",
     "build",
     "compare",
     "duplicates",
@@ -110,6 +114,8 @@ _MODULES = {
     "search.comparison": ["Comparison", "compare"],
     "search.index": ["Index"],
     "search.results": ["Neighbor", "QueryError", "Result"],
+    "serving.app": ["asgi_app"],
+    "serving.settings": ["ServiceSettings"],
     "sinks.databases.push": ["push"],
     "sinks.export": ["export"],
     "sinks.transforms": ["PushGeneration"],

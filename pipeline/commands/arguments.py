@@ -11,6 +11,7 @@ from imgindex.commands.argument_values import seconds, whole_number, whole_numbe
 from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import shipped
+from imgindex.serving.settings import ServiceSettings
 from imgindex.sinks.databases.names import DEFAULT_NAME
 from imgindex.sinks.databases.targets import TARGETS
 from imgindex.sinks.formats import FORMATS
@@ -135,6 +136,8 @@ def parser() -> CommandParser:
     )
 
     _add_push(upkeep("push", "Put an index into a vector database, and switch its clients to it at once."))
+
+    _add_serve(upkeep("serve", "Answer searches over HTTP, and show a page to search on."))
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(
@@ -266,6 +269,39 @@ def _add_collection(command: argparse.ArgumentParser, default: str | None) -> No
     command.add_argument(
         "--collection", metavar="NAME", default=default, help="the name that clients ask a database for: an "
         f"alias, or a view (default: {DEFAULT_NAME})",
+    )  # fmt: skip
+
+
+def _add_serve(serve: argparse.ArgumentParser) -> None:
+    serve.epilog = (
+        "The environment variable IMGINDEX_TOKEN may hold a token, which every request must show then. "
+        "SIGTERM and Ctrl-C stop the service after the requests that have begun. Exit codes: 0 stopped; 2 bad "
+        "usage; 3 the index or this machine is not fit."
+    )
+    numbers = {"type": _whole_number, "metavar": "N"}
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
+    serve.add_argument("--port", default=8000, help="the port; 0 takes a free one (default: 8000)", **numbers)
+    serve.add_argument(
+        "--images", action="store_true", help="also show the original files of indexed images"
+    )
+    serve.add_argument(
+        "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
+    )
+    serve.add_argument(
+        "--max_bytes", default=ServiceSettings.max_bytes, help="of a request (default: 20 MiB)", **numbers
+    )
+    serve.add_argument(
+        "--max_pixels", default=ServiceSettings.max_pixels, help="of a query image (default: 100 million)", **numbers
+    )
+    serve.add_argument("--max_k", default=ServiceSettings.max_k, help="neighbors of a query (default: 1000)", **numbers)
+    serve.add_argument("--max_vectors", default=ServiceSettings.max_vectors, help="vectors of a request (default: 256)", **numbers)
+    serve.add_argument(
+        "--max_requests", default=ServiceSettings.max_requests, help="that are worked on at once; more are answered with 429 "
+        "(default: 64)", **numbers,
+    )  # fmt: skip
+    serve.add_argument(
+        "--timeout", metavar="S", type=float, default=ServiceSettings.seconds, help="seconds for a request to come in, and "
+        "again for its answer (default: 30)",
     )  # fmt: skip
 
 

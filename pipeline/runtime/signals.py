@@ -21,6 +21,9 @@ _done: list[str] = []
 # What whoever stops the work now should know.
 _remarks: list[str] = []
 
+# What lets the work end by itself, where there is a way: the first signal calls the last of them.
+_stops: list[Callable[[], None]] = []
+
 # Held while a generation is made the live one, so that a signal finds it live or not. An object store may not
 # answer, so that a signal does not wait for ever.
 _switch = threading.Lock()
@@ -68,6 +71,20 @@ def remarked(remark: str) -> Iterator[None]:
         _remarks.remove(remark)
 
 
+@contextlib.contextmanager
+def stopped_by(stop: Callable[[], None]) -> Iterator[None]:
+    """Has the first signal call `stop`, after which the block should soon end by itself.
+
+    The next signal ends the process.
+    """
+    _stops.append(stop)
+    try:
+        yield
+    finally:
+        if stop in _stops:
+            _stops.remove(stop)
+
+
 def run(command: Callable[[], int]) -> int:
     """Runs `command`, the whole work of this process; gives and raises what it does.
 
@@ -98,6 +115,9 @@ def run(command: Callable[[], int]) -> int:
 
 
 def _end(stderr: int, number: int, frame: FrameType | None) -> None:
+    if _stops:
+        _stops.pop()()
+        return
     for each in _SIGNALS:
         signal.signal(each, _end_at_once)
     # Threads trip over what is taken from them here; that is no news.

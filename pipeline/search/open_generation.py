@@ -1,5 +1,6 @@
 """The files of one generation, opened, and the answers that they give."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,6 +31,7 @@ from imgindex.search.queries import Loaded, Recipe, own_names
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
 from imgindex.search.results import Neighbor, QueryError, Result
+from imgindex.uris import is_encodable
 
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
@@ -127,6 +129,27 @@ class OpenGeneration:
             )
             for n, query in enumerate(loaded)
         ]
+
+    def find(self, uri: str) -> tuple[dict[str, Any], Vectors] | None:
+        """The metadata of the indexed image `uri`, and its vector [dims]; None where there is none.
+
+        The metadata also tells `shard` and `item`, the image's number in the shard.
+        """
+        if not is_encodable(uri):
+            return None
+        for number, (shard, table) in enumerate(zip(self._shards, self._metadata, strict=True)):
+            item = pc.index(table["uri"], uri).as_py()
+            if item >= 0:
+                return {**table.slice(item, 1).to_pylist()[0], "shard": number}, shard.vectors[item]
+        return None
+
+    def labels(self) -> Counter[str]:
+        """How many images have each label. Those without one are left out."""
+        counts: Counter[str] = Counter()
+        for table in self._metadata:
+            for row in pc.value_counts(table["label"].drop_null()).to_pylist():
+                counts[row["values"]] += row["counts"]
+        return counts
 
     def embedded(self, loaded: Sequence[Loaded]) -> tuple[Vectors, dict[int, QueryError]]:
         """As `vectors_of`: the vectors of queries, and the errors of those that have none."""

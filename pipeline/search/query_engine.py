@@ -1,6 +1,6 @@
 """The engine that an index was built with, for its queries, wherever the file of its model lies by now."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -16,7 +16,12 @@ from imgindex.runtime.resources import available_cores
 from imgindex.search.queries import Recipe
 
 
-def query_engine(output: str, manifest: Manifest, model: str | None = None) -> Engine:
+def query_engine(
+    output: str,
+    manifest: Manifest,
+    model: str | None = None,
+    load: Callable[[EngineChoice, int], Engine] = load_engine,
+) -> Engine:
     """Loads the engine of a generation, whose features fit the index.
 
     The file of the model, or of the weights, is `model` where that is given. Else it is looked for where it
@@ -27,6 +32,7 @@ def query_engine(output: str, manifest: Manifest, model: str | None = None) -> E
       output: the index's directory.
       manifest: of the generation.
       model: the path of a ``.keras`` model or of a ``.h5`` file of weights.
+      load: makes the engine of a choice, on so many threads.
 
     Raises:
       UsageError: `model` is no file of the right kind, or cannot be used.
@@ -36,7 +42,7 @@ def query_engine(output: str, manifest: Manifest, model: str | None = None) -> E
     recorded = _recorded(manifest)
     for choice in _with_model(recorded, absolute(model)) if model else _with_files(recorded, output):
         try:
-            engine = load_engine(choice, available_cores())
+            engine = load(choice, available_cores())
             _check(engine, choice, manifest)
         except (OutputError, UsageError) as error:
             refused = refused or error

@@ -1,0 +1,184 @@
+"""What the service does, without HTTP: every method leaves the event loop free."""
+
+import asyncio
+import calendar
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from imgindex.errors import UsageError
+from imgindex.generations.manifest import Manifest
+from imgindex.models.decoder import DecoderProcess
+from imgindex.models.decoder_pool import DecoderPool
+from imgindex.runtime.resources import available_cores
+from imgindex.search.open_generation import Wanted
+from imgindex.search.queries import Loaded, Recipe, load
+from imgindex.search.results import QueryError, Result
+from imgindex.serving.batcher import Batcher
+from imgindex.serving.errors import RefusedError, bad_request, busy, not_found
+from imgindex.serving.live_index import Answering, LiveIndex
+from imgindex.serving.metrics import Metrics
+from imgindex.serving.pictures import Pictures
+from imgindex.serving.settings import ServiceSettings
+
+_T = TypeVar("_T")
+
+# Seconds that an image may compute for: a limit of what a hostile one costs.
+_DECODE_SECONDS = 10.0
+
+# What is no fault of an image: it may be decoded the next time.
+_PASSING = frozenset({"killed", "stalled", "no_memory"})
+
+
+class Service:
+    """Answers queries by the live generation of an index."""
+
+    def __init__(self, live: LiveIndex, settings: ServiceSettings, metrics: Metrics) -> None:
+        self.live = live
+        self.settings = settings
+        self.metrics = metrics
+        self._working = 0
+        cores = available_cores()
+        self._decoders = DecoderPool(cores, partial(DecoderProcess, time_limit=_DECODE_SECONDS))
+        self._decoding = ThreadPoolExecutor(cores, "decode")
+        self._searching = ThreadPoolExecutor(cores, "search")
+        self._batcher = Batcher(self.metrics.batch)
+        self._pictures = Pictures(self._decoders.decode)
+
+    def start(self) -> None:
+        """Begins to follow the live generation."""
+        self.live.switched = self._tell
+        self.live.follow()
+
+    def close(self) -> None:
+        """Ends threads and processes; nobody may wait for an answer."""
+        self.live.close()
+        self._batcher.close()
+        self._pictures.close()
+        for pool in (self._decoding, self._searching):
+            pool.shutdown(cancel_futures=True)
+        self._decoders.close()
+
+    def _tell(self, found: Answering) -> None:
+        self.metrics.answering(found, begun(found.manifest), lambda: self.live.trouble is not None)
+
+    @contextlib.asynccontextmanager
+    async def working(self) -> AsyncIterator[Answering]:
+        """A place among the requests that are worked on, and the generation that answers all of this one.
+
+        Raises RefusedError where there is no place, and TimeoutError.
+        """
+        if self._working >= self.settings.max_requests:
+            raise busy(f"{self._working} requests are being worked on; try again")
+        self._working += 1
+        self.metrics.working.set(self._working)
+        try:
+            async with asyncio.timeout(self.settings.seconds):
+                yield self.live.current
+        finally:
+            self._working -= 1
+            self.metrics.working.set(self._working)
+
+    async def images(
+        self, answering: Answering, files: Sequence[tuple[str, bytes]], wanted: Wanted
+    ) -> list[Result]:
+        """The neighbors of images: of each a name and the bytes of its file."""
+        queries = await asyncio.gather(*(self._embedded(answering, name, data) for name, data in files))
+        return await self._answers(answering, queries, wanted)
+
+    async def uris(self, answering: Answering, uris: Sequence[str], wanted: Wanted) -> list[Result]:
+        """The neighbors of indexed images. Raises RefusedError for one that is not indexed."""
+        queries = []
+        for uri in uris:
+            row, vector = await self._row(answering, uri)
+            queries.append(Loaded(uri, vector, None, row["sha256"]))
+        return await self._answers(answering, queries, wanted)
+
+    async def vectors(self, answering: Answering, rows: Any, wanted: Wanted) -> list[Result]:
+        """The neighbors of vectors, [n, dims] as lists. Raises RefusedError for what is none."""
+        dims = answering.manifest.dims
+        try:
+            with np.errstate(over="ignore"):
+                vectors = np.asarray(rows, np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise bad_request(f"vectors must be lists of {dims} numbers each: {error}") from error
+        if vectors.ndim != 2 or vectors.shape[1] != dims:
+            raise bad_request(f"vectors must be lists of {dims} numbers each; got shape {vectors.shape}")
+        if not np.isfinite(vectors).all():
+            raise bad_request("vectors must be of finite numbers")
+        queries = [Loaded(f"vector {number}", vector) for number, vector in enumerate(vectors)]
+        return await self._answers(answering, queries, wanted)
+
+    async def item(self, answering: Answering, uri: str) -> dict[str, Any]:
+        """The metadata of an indexed image. Raises RefusedError."""
+        row, _ = await self._row(answering, uri)
+        return row
+
+    async def thumbnail(self, answering: Answering, uri: str) -> tuple[bytes, str]:
+        """A small JPEG of an indexed image, and the SHA-256 of the image. Raises RefusedError."""
+        row, _ = await self._row(answering, uri)
+        return await self._pictures.thumbnail(answering.manifest, row), row["sha256"]
+
+    async def original(self, answering: Answering, uri: str) -> tuple[bytes, str]:
+        """The file of an indexed image, and its SHA-256. Raises RefusedError."""
+        row, _ = await self._row(answering, uri)
+        return await self._pictures.original(answering.manifest, row), row["sha256"]
+
+    async def _row(self, answering: Answering, uri: str) -> tuple[dict[str, Any], Any]:
+        started = time.monotonic()
+        found = await self._in(self._searching, answering.opened.find, uri)
+        self.metrics.stage("metadata", time.monotonic() - started)
+        if found is None:
+            raise not_found("no indexed image has this uri")
+        return found
+
+    async def _embedded(self, answering: Answering, name: str, data: bytes) -> Loaded:
+        """A query with its vector in the place of its pixels, or with why it has none."""
+        opened = answering.opened
+        recipe = replace(
+            opened.recipe, max_pixels=min(opened.recipe.max_pixels, self.settings.max_pixels)
+        )
+        with self._batcher.decoding():
+            query = await self._in(self._decoding, self._decode, name, data, recipe)
+            if isinstance(query.value, QueryError):
+                return query
+            embedding = self._batcher.submit(answering, query)
+        return replace(query, value=await asyncio.wrap_future(embedding))
+
+    def _decode(self, name: str, data: bytes, recipe: Recipe) -> Loaded:
+        started = time.monotonic()
+        query = replace(load(data, recipe, self._decoders.decode), name=name)
+        self.metrics.stage("decode", time.monotonic() - started)
+        return query
+
+    async def _answers(
+        self, answering: Answering, queries: Sequence[Loaded], wanted: Wanted
+    ) -> list[Result]:
+        started = time.monotonic()
+        try:
+            results = await self._in(self._searching, answering.opened.answers, queries, wanted)
+        except UsageError as error:
+            raise bad_request(str(error)) from error
+        self.metrics.stage("search", time.monotonic() - started)
+        return results
+
+    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., _T], *arguments: Any) -> _T:
+        return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *arguments))
+
+
+def refusal_of(error: QueryError) -> RefusedError:
+    """What a request is answered with whose only query has no answer."""
+    status = 503 if error.reason in _PASSING else 422
+    headers = {"Retry-After": "1"} if status == 503 else {}
+    return RefusedError(status, error.reason, f"the image cannot be searched for: {error.message}", headers)
+
+
+def begun(manifest: Manifest) -> float:
+    """When a generation was begun to be built, in seconds since the epoch, by its name."""
+    return float(calendar.timegm(time.strptime(manifest.generation[:16], "%Y%m%dT%H%M%SZ")))

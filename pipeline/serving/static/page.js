@@ -1,0 +1,313 @@
+// The page of the search service. It loads nothing from other servers, and all text that it shows is text.
+
+const element = (id) => document.getElementById(id);
+const DEFAULT_K = 20;
+
+let info = null;
+let current = null; // what is shown: {uri} or {file, number}
+let running = null; // what ends the search that is under way
+const files = new Map(); // pictures of this visit, by the number that the history has of them
+
+const pathOf = (uri) => uri.split("/").map(encodeURIComponent).join("/");
+
+function stateOfLocation() {
+  const given = new URLSearchParams(location.search);
+  return {
+    view: given.get("view") === "report" ? "report" : "search",
+    uri: given.get("uri"),
+    k: Number(given.get("k")) || DEFAULT_K,
+    exact: given.has("exact"),
+    distinct: given.has("distinct"),
+  };
+}
+
+function addressOf(uri) {
+  const query = new URLSearchParams();
+  if (uri) query.set("uri", uri);
+  const k = element("k").valueAsNumber;
+  if (k && k !== DEFAULT_K) query.set("k", k);
+  for (const name of ["exact", "distinct"]) if (element(name).checked) query.set(name, "");
+  return `?${query}`;
+}
+
+function tell(problem) {
+  element("problem").hidden = !problem;
+  element("problem").textContent = problem || "";
+}
+
+async function fetched(path, options) {
+  let response;
+  try {
+    response = await fetch(path, { ...options, credentials: "same-origin" });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("The service cannot be reached. Try again in a moment.");
+  }
+  if (response.ok) return response;
+  let told = null;
+  try { told = (await response.json()).error; } catch { /* what stands between may answer in its own way */ }
+  if (response.status === 401) askForToken();
+  throw new Error(told ? `${told.message[0].toUpperCase()}${told.message.slice(1)}.`
+    : `The service answered with status ${response.status}.`);
+}
+
+async function loadInfo() {
+  info = await (await fetched("info")).json();
+  const count = info.images.toLocaleString("en");
+  element("facts").textContent =
+    `${count} image${info.images === 1 ? "" : "s"} · ${info.backbone} · ${info.generation}`;
+  element("tabs").hidden = !info.has_report;
+  element("k").max = info.limits.max_k;
+}
+
+// What is searched for
+
+async function search() {
+  if (running) running.abort();
+  const mine = running = new AbortController();
+  const asked = current;
+  const form = new FormData();
+  if (asked.file) {
+    if (info && asked.file.size > info.limits.max_bytes) {
+      show([]);
+      tell(`The picture is too large: it may have ${Math.floor(info.limits.max_bytes / 2 ** 20)} MiB at most.`);
+      return;
+    }
+    form.append("image", asked.file, asked.file.name || "picture");
+  } else {
+    form.append("uri", asked.uri);
+    form.append("exclude_self", "true");
+  }
+  form.append("k", String(element("k").valueAsNumber || DEFAULT_K));
+  for (const name of ["exact", "distinct"]) if (element(name).checked) form.append(name, "true");
+  element("results").setAttribute("aria-busy", "true");
+  element("status").textContent = "Searching…";
+  const started = performance.now();
+  try {
+    const response = await fetched("search", { method: "POST", body: form, signal: mine.signal });
+    const answer = await response.json();
+    const [result] = answer.results;
+    tell(result.error && result.error.message);
+    show(result.neighbors);
+    const count = result.neighbors.length;
+    element("status").textContent =
+      `${count} neighbor${count === 1 ? "" : "s"} in ${Math.round(performance.now() - started)} ms`;
+    if (info && answer.generation !== info.generation) await loadInfo();
+  } catch (error) {
+    if (error.name === "AbortError") return;
+    show([]);
+    element("status").textContent = "";
+    tell(error.message);
+  } finally {
+    if (running === mine) element("results").removeAttribute("aria-busy");
+  }
+}
+
+function showQuery() {
+  const frame = element("shown");
+  frame.querySelectorAll("img").forEach((old) => URL.revokeObjectURL(old.src));
+  frame.replaceChildren();
+  const picture = document.createElement("img");
+  const name = current.uri || current.file.name || "pasted picture";
+  picture.alt = `Query: ${name}`;
+  picture.src = current.uri ? `thumbnails/${pathOf(current.uri)}` : URL.createObjectURL(current.file);
+  picture.onerror = () => frame.replaceChildren(placeholder("cannot be shown"));
+  frame.append(picture);
+  element("query-name").textContent = name;
+  element("share").hidden = !current.uri;
+}
+
+function placeholder(text) {
+  const shown = document.createElement("p");
+  shown.className = "soft";
+  shown.textContent = text;
+  return shown;
+}
+
+// Neighbors
+
+function show(neighbors) {
+  element("empty").hidden = true;
+  element("results").replaceChildren(...neighbors.map(item));
+}
+
+function item(neighbor) {
+  const folder = neighbor.uri.split("/");
+  const file = folder.pop();
+  const link = document.createElement("a");
+  link.href = addressOf(neighbor.uri);
+  link.title = neighbor.uri;
+  link.addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return; // as of any link, in a window of its own
+    event.preventDefault();
+    go({ uri: neighbor.uri });
+  });
+  const frame = document.createElement("div");
+  frame.className = "frame";
+  const picture = document.createElement("img");
+  picture.loading = "lazy";
+  picture.decoding = "async";
+  picture.alt = "";
+  picture.src = `thumbnails/${pathOf(neighbor.uri)}`;
+  picture.onerror = () => {
+    frame.classList.add("missing");
+    frame.replaceChildren("cannot be shown");
+  };
+  frame.append(picture);
+  const similarity = document.createElement("span");
+  similarity.className = "similarity";
+  const bar = document.createElement("meter");
+  bar.min = 0;
+  bar.max = 1;
+  bar.value = Math.max(0, neighbor.similarity);
+  bar.setAttribute("aria-hidden", "true");
+  const value = document.createElement("span");
+  const distance = info && info.metric !== "angular" ? ` · ${neighbor.distance.toFixed(3)} away` : "";
+  value.textContent = neighbor.similarity.toFixed(3) + distance;
+  similarity.append(bar, value);
+  link.append(frame, text("file", file), text("label", described(neighbor)), similarity);
+  link.setAttribute("aria-label",
+    `${neighbor.rank}: ${neighbor.uri}, similarity ${neighbor.similarity.toFixed(3)}. Search by this picture`);
+  const entry = document.createElement("li");
+  entry.append(link);
+  return entry;
+}
+
+function described(neighbor) {
+  const copies = neighbor.copies ? ` · ${neighbor.copies} cop${neighbor.copies === 1 ? "y" : "ies"}` : "";
+  return (neighbor.label || "") + copies;
+}
+
+function text(kind, words) {
+  const made = document.createElement("span");
+  made.className = kind;
+  made.textContent = words;
+  return made;
+}
+
+// Where people go
+
+function go(what, { push = true } = {}) {
+  current = what;
+  if (push) history.pushState({ picture: what.number ?? null }, "", addressOf(what.uri));
+  showQuery();
+  return search();
+}
+
+function take(file) {
+  if (!file) return;
+  if (!file.type.startsWith("image/") && file.type) {
+    tell(`${file.name} is no picture.`);
+    return;
+  }
+  const number = files.size;
+  files.set(number, file);
+  go({ file, number });
+}
+
+function restore(saved) {
+  const state = stateOfLocation();
+  const isReport = state.view === "report";
+  element("search-view").hidden = isReport;
+  element("report-view").hidden = !isReport;
+  element("tab-search").toggleAttribute("aria-current", !isReport);
+  element("tab-report").toggleAttribute("aria-current", isReport);
+  if (isReport) {
+    if (!element("report").src) element("report").src = "report";
+    return;
+  }
+  element("k").value = state.k;
+  element("exact").checked = state.exact;
+  element("distinct").checked = state.distinct;
+  const number = saved && saved.picture;
+  if (state.uri) go({ uri: state.uri }, { push: false });
+  else if (files.has(number)) go({ file: files.get(number), number }, { push: false });
+  else clear();
+}
+
+function clear() {
+  current = null;
+  if (running) running.abort();
+  const hint = placeholder("Drop, paste or choose a picture");
+  hint.id = "hint";
+  element("shown").replaceChildren(hint);
+  element("query-name").textContent = "";
+  element("share").hidden = true;
+  element("results").replaceChildren();
+  element("results").removeAttribute("aria-busy");
+  element("status").textContent = "";
+  element("empty").hidden = false;
+  tell("");
+}
+
+function changed() {
+  if (!current) return;
+  history.replaceState(history.state, "", addressOf(current.uri));
+  search();
+}
+
+async function askForToken() {
+  const dialog = element("token-dialog");
+  if (!dialog.open) dialog.showModal();
+}
+
+element("token-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const response = await fetch("session", {
+    method: "POST", headers: { Authorization: `Bearer ${element("token").value}` },
+  });
+  element("token-problem").textContent = response.ok ? "" : "This is not the token of this service.";
+  if (!response.ok) return;
+  element("token-dialog").close();
+  begin();
+});
+
+element("file").addEventListener("change", (event) => {
+  take(event.target.files[0]);
+  event.target.value = "";
+});
+element("query").addEventListener("submit", (event) => event.preventDefault());
+for (const name of ["k", "exact", "distinct"]) element(name).addEventListener("change", changed);
+element("share").addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(location.href);
+    element("status").textContent = "The link is copied.";
+  } catch {
+    element("status").textContent = "The address of this page is the link.";
+  }
+});
+for (const [name, view] of [["tab-search", ""], ["tab-report", "report"]]) {
+  element(name).addEventListener("click", (event) => {
+    if (event.metaKey || event.ctrlKey || event.shiftKey) return;
+    event.preventDefault();
+    const saved = { picture: current && current.number };
+    history.pushState(saved, "", view ? "?view=report" : addressOf(current && current.uri));
+    restore(saved);
+  });
+}
+addEventListener("popstate", (event) => restore(event.state));
+addEventListener("paste", (event) => take([...event.clipboardData.files][0]));
+addEventListener("dragover", (event) => {
+  event.preventDefault();
+  document.body.classList.add("dragging");
+});
+addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) document.body.classList.remove("dragging");
+});
+addEventListener("drop", (event) => {
+  event.preventDefault();
+  document.body.classList.remove("dragging");
+  take(event.dataTransfer.files[0]);
+});
+
+async function begin() {
+  try {
+    await loadInfo();
+  } catch (error) {
+    tell(error.message);
+    return;
+  }
+  restore(history.state);
+}
+
+begin();
