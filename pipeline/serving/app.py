@@ -36,7 +36,10 @@ register_url_convertor("uri", _UriConvertor())
 
 
 def asgi_app(
-    output: str | Path | LiveIndex, settings: ServiceSettings | None = None, *, model: str | Path | None = None
+    output: str | Path | LiveIndex,
+    settings: ServiceSettings | None = None,
+    *,
+    model: str | Path | None = None,
 ) -> Starlette:
     """The search service of an index as an ASGI application, for any server that runs one.
 
@@ -62,7 +65,9 @@ def asgi_app(
         middleware=[Middleware(Gate, settings=settings, metrics=metrics)],
     )
     app.state.make = lambda: Service(
-        output if isinstance(output, LiveIndex) else LiveIndex(str(output), None if model is None else str(model)),
+        output
+        if isinstance(output, LiveIndex)
+        else LiveIndex(str(output), None if model is None else str(model)),
         settings,
         metrics,
     )

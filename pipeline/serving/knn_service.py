@@ -37,7 +37,9 @@ def knn_request(content: Any, settings: ServiceSettings) -> KnnRequest:
     if not isinstance(content, Mapping):
         raise bad_request("the JSON must be an object")
     if content.get("text"):
-        raise RefusedError(422, "no_text", "this index has no text encoder; search by image or embedding_input")
+        raise RefusedError(
+            422, "no_text", "this index has no text encoder; search by image or embedding_input"
+        )
     if content.get("image_url"):
         raise RefusedError(422, "no_urls", "this service loads nothing from other servers; send the image")
     if content.get("modality", "image") != "image":

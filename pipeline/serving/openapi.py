@@ -120,7 +120,11 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         "exclude_self": _is("boolean", "Leave out the query and its copies.", default=False),
     }
     vectors = _list(_list(_NUMBER)) | {"maxItems": settings.max_vectors}
-    form = {"image": _BINARY, "uri": _TEXT, "vectors": _is("string", "As JSON.", maxLength=settings.max_bytes)}
+    form = {
+        "image": _BINARY,
+        "uri": _TEXT,
+        "vectors": _is("string", "As JSON.", maxLength=settings.max_bytes),
+    }
     content = {
         "multipart/form-data": {"schema": {"type": "object", "properties": {**form, **how}}},
         "application/json": {
@@ -137,6 +141,8 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         "deduplicate": _SWITCH,
     }
     busy = (429, 503)
+    by_uri = {"parameters": [_URI]}
+    knn_body = {"content": {"application/json": {"schema": {"type": "object", "properties": knn}}}}
     paths = {
         "/search": {
             "post": _route(
@@ -146,13 +152,13 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
             )
         },
         "/items/{uri}": {
-            "get": _route("What is known of an indexed image.", _answer(_ref("Item")), 404, *busy, parameters=[_URI])
+            "get": _route("What is known of an indexed image.", _answer(_ref("Item")), 404, *busy, **by_uri)
         },
         "/thumbnails/{uri}": {
-            "get": _route("A small picture.", _answer(_BINARY, "image/jpeg"), 404, *busy, parameters=[_URI])
+            "get": _route("A small picture.", _answer(_BINARY, "image/jpeg"), 404, *busy, **by_uri)
         },
         "/images/{uri}": {
-            "get": _route("The file of an image.", _answer(_BINARY, "image/*"), 403, 404, *busy, parameters=[_URI])
+            "get": _route("The file of an image.", _answer(_BINARY, "image/*"), 403, 404, *busy, **by_uri)
         },
         "/report": {"get": _route("The report of the generation.", _answer(_TEXT, "text/html"), 404)},
         "/info": {"get": _route("What answers, and its limits.", _answer(_ANY))},
@@ -162,7 +168,7 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         "/knn-service": {
             "post": _route(
                 "As clip-retrieval answers.", _answer(_list(_ref("KnnResult"))), 400, 408, 413, 422, *busy,
-                requestBody={"content": {"application/json": {"schema": {"type": "object", "properties": knn}}}},
+                requestBody=knn_body,
             )
         },
         "/indices-list": {"get": _route("The names that /knn-service takes.", _answer(_list(_TEXT)))},

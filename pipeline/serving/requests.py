@@ -46,7 +46,9 @@ async def search_request(request: Request, settings: ServiceSettings, dims: int)
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
                     if name != "image":
-                        raise bad_request(f"the file of the field {name!r}; expected one of the field 'image'")
+                        raise bad_request(
+                            f"the file of the field {name!r}; expected one of the field 'image'"
+                        )
                     images.append((value.filename or "image", await value.read()))
                 else:
                     body.setdefault(name, []).append(value)
@@ -86,7 +88,10 @@ async def _form(request: Request, settings: ServiceSettings, dims: int) -> Async
 
 
 def _checked(
-    images: Sequence[tuple[str, bytes]], body: Mapping[str, Sequence[Any]], settings: ServiceSettings, dims: int
+    images: Sequence[tuple[str, bytes]],
+    body: Mapping[str, Sequence[Any]],
+    settings: ServiceSettings,
+    dims: int,
 ) -> SearchRequest:
     unknown = body.keys() - _FIELDS
     if unknown:

@@ -1,12 +1,10 @@
 """The routes: what each takes from a request, and what it answers."""
 
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from itertools import accumulate
-from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request

@@ -85,7 +85,7 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(app: ASGIApp, opened: socket.socket, settings: ServiceSettings) -> None:
-    """Answers on a bound socket until SIGINT or SIGTERM. Requests that have begun are answered before the end.
+    """Answers on a bound socket until SIGINT or SIGTERM; requests that have begun are answered first.
 
     A second signal ends the process at once.
     """

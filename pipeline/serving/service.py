@@ -141,9 +141,7 @@ class Service:
     async def _embedded(self, answering: Answering, name: str, data: bytes) -> Loaded:
         """A query with its vector in the place of its pixels, or with why it has none."""
         opened = answering.opened
-        recipe = replace(
-            opened.recipe, max_pixels=min(opened.recipe.max_pixels, self.settings.max_pixels)
-        )
+        recipe = replace(opened.recipe, max_pixels=min(opened.recipe.max_pixels, self.settings.max_pixels))
         with self._batcher.decoding():
             query = await self._in(self._decoding, self._decode, name, data, recipe)
             if isinstance(query.value, QueryError):
@@ -157,9 +155,7 @@ class Service:
         self.metrics.stage("decode", time.monotonic() - started)
         return query
 
-    async def _answers(
-        self, answering: Answering, queries: Sequence[Loaded], wanted: Wanted
-    ) -> list[Result]:
+    async def _answers(self, answering: Answering, queries: Sequence[Loaded], wanted: Wanted) -> list[Result]:
         started = time.monotonic()
         try:
             results = await self._in(self._searching, answering.opened.answers, queries, wanted)
