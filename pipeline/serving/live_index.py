@@ -24,6 +24,9 @@ _LOCAL_SECONDS, _REMOTE_SECONDS = 1.0, 10.0
 # Until a generation that could not be opened is tried again: it may be mended.
 _RETRY_SECONDS = 30.0
 
+# Labels that the page offers.
+_MOST_LABELS = 1000
+
 
 @dataclass(frozen=True)
 class Answering:
@@ -32,6 +35,7 @@ class Answering:
     opened: OpenGeneration
     engines: QueryEngines
     report: bytes | None  # its page, where it has one
+    labels: list[str]  # those of most images, in the order of the alphabet
 
     @property
     def manifest(self) -> Manifest:
@@ -115,7 +119,8 @@ class LiveIndex:
                 loaded = QueryEngines(self._output.root, manifest, self._model)
             # So that no client waits for what is made at the first search.
             generation.answers([Loaded("trial", np.ones(manifest.dims, np.float32))], Wanted(1))
-            return Answering(generation, loaded, _report_of(self._output, manifest))
+            labels = sorted(label for label, _ in generation.labels().most_common(_MOST_LABELS))
+            return Answering(generation, loaded, _report_of(self._output, manifest), labels)
 
         return open_generation(self._output, None, opened)
 

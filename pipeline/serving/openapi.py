@@ -45,14 +45,19 @@ _SCHEMAS: dict[str, _Schema] = {
             "shard": _COUNT,
             "item": _is("integer", "The number of the image in its shard."),
             "copies": _is("integer", "How many other indexed files have the same bytes."),
-        }
+            "vector": _list(_NUMBER),
+        },
+        optional=("vector",),
     ),
     "Result": _object(
         {
             "query": _TEXT,
+            "known": _is("string", "The uri of an indexed image that has the bytes of the query."),
+            "vector": _list(_NUMBER),
             "neighbors": _list(_ref("Neighbor")),
             "error": {"anyOf": [_ref("QueryError"), {"type": "null"}]},
-        }
+        },
+        optional=("known", "vector"),
     ),
     "Results": _object(
         {
@@ -118,6 +123,8 @@ def document(settings: ServiceSettings) -> dict[str, Any]:
         "exact": _is("boolean", "Compare with every stored vector.", default=False),
         "distinct": _is("boolean", "List images whose files have the same bytes once.", default=False),
         "exclude_self": _is("boolean", "Leave out the query and its copies.", default=False),
+        "where": _list(_TEXT) | {"description": "Conditions, as label=cat or uri^=2024/; all must hold."},
+        "with_vectors": _is("boolean", "Answer with vectors, too.", default=False),
     }
     vectors = _list(_list(_NUMBER)) | {"maxItems": settings.max_vectors}
     form = {

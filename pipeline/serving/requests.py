@@ -22,6 +22,9 @@ _FIELDS = frozenset({"image", "vectors", "k", *_REPEATED, *_SWITCHES})
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 _NEIGHBORS = 10
 
+# Neighbors of all queries of a request, in the most of one; and values of their vectors.
+_MOST_NEIGHBORS, _MOST_VALUES = 10, 1 << 18
+
 # Bytes of JSON for each value of a vector, and for all else.
 _VALUE_BYTES, _OTHER_BYTES = 32, 64 << 10
 
@@ -119,7 +122,13 @@ def _checked(
     if vectors is not None and switches.get("exclude_self"):
         raise bad_request("exclude_self is for images and uris; a vector does not tell which image it is")
     k = number("k", body["k"][0], settings.max_k) if "k" in body else min(_NEIGHBORS, settings.max_k)
+    count = len(images) + len(uris) + len(vectors or ())
+    most = _MOST_NEIGHBORS * settings.max_k
+    if count * k > most:
+        raise too_large(f"{count} queries with k {k} in a request; expected at most {most} neighbors in all")
     with_vectors = switches.pop("with_vectors", False)
+    if with_vectors and count * k * dims > _MOST_VALUES:
+        raise too_large(f"vectors of {count * k} neighbors; expected at most {_MOST_VALUES // dims}")
     wanted = Wanted(k, **switches, where=conditions, vectors=with_vectors)
     return SearchRequest(images, uris, vectors, wanted)
 

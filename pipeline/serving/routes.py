@@ -1,7 +1,6 @@
 """The routes: what each takes from a request, and what it answers."""
 
 import math
-import time
 from collections.abc import Awaitable, Callable
 from importlib import resources
 from itertools import accumulate
@@ -10,8 +9,6 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
-from imgindex.search.open_generation import Wanted
-from imgindex.search.results import Result, as_json
 from imgindex.serving import openapi
 from imgindex.serving.errors import RefusedError, not_found
 from imgindex.serving.knn_service import INDEX_NAME, knn_answer, knn_request
@@ -58,23 +55,10 @@ async def search(request: Request) -> Response:
             results = await service.uris(answering, asked.uris, asked.wanted)
         else:
             results = await service.vectors(answering, asked.vectors, asked.wanted)
-        return _results(service, answering, results, asked.wanted)
-
-
-def _results(service: Service, answering: Answering, results: list[Result], wanted: Wanted) -> Response:
-    if len(results) == 1 and results[0].error is not None:
-        raise refusal_of(results[0].error)
-    started = time.monotonic()
-    content = {
-        "generation": answering.generation,
-        "metric": answering.manifest.metric,
-        "k": wanted.k,
-        "exact": wanted.exact,
-        "results": [as_json(result) for result in results],
-    }
-    response = JSONResponse(content, headers=_headers(answering))
-    service.metrics.stage("metadata", time.monotonic() - started)
-    return response
+        if len(results) == 1 and results[0].error is not None:
+            raise refusal_of(results[0].error)
+        body = await service.written(answering, results, asked.wanted)
+        return Response(body, media_type="application/json", headers=_headers(answering))
 
 
 async def knn_service(request: Request) -> Response:
@@ -157,6 +141,8 @@ async def info(request: Request) -> Response:
         "metric": manifest.metric,
         "backbone": manifest.spec.backbone,
         "image_size": list(manifest.spec.image_size),
+        "basis": manifest.pca.fitted_in,
+        "labels": answering.labels,
         "recall": _finite(manifest.recall.recall),
         "has_report": answering.report is not None,
         "has_images": settings.images,

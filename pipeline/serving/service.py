@@ -3,6 +3,7 @@
 import asyncio
 import calendar
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,7 @@ from imgindex.models.decoder_pool import DecoderPool
 from imgindex.runtime.resources import available_cores
 from imgindex.search.open_generation import Wanted
 from imgindex.search.queries import Loaded, Recipe, load
-from imgindex.search.results import QueryError, Result
+from imgindex.search.results import QueryError, Result, as_json
 from imgindex.serving.batcher import Batcher
 from imgindex.serving.errors import RefusedError, bad_request, busy, not_found
 from imgindex.serving.live_index import Answering, LiveIndex
@@ -114,6 +115,23 @@ class Service:
             raise bad_request("vectors must be of finite numbers")
         queries = [Loaded(f"vector {number}", vector) for number, vector in enumerate(vectors)]
         return await self._answers(answering, queries, wanted)
+
+    async def written(self, answering: Answering, results: Sequence[Result], wanted: Wanted) -> bytes:
+        """The JSON of the answer to a request."""
+        return await self._in(self._searching, self._written, answering, results, wanted)
+
+    def _written(self, answering: Answering, results: Sequence[Result], wanted: Wanted) -> bytes:
+        started = time.monotonic()
+        content = {
+            "generation": answering.generation,
+            "metric": answering.manifest.metric,
+            "k": wanted.k,
+            "exact": wanted.exact,
+            "results": [as_json(result) for result in results],
+        }
+        body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        self.metrics.stage("metadata", time.monotonic() - started)
+        return body
 
     async def item(self, answering: Answering, uri: str) -> dict[str, Any]:
         """The metadata of an indexed image. Raises RefusedError."""

@@ -15,15 +15,19 @@ function stateOfLocation() {
   return {
     view: given.get("view") === "report" ? "report" : "search",
     uri: given.get("uri"),
+    vector: given.get("vector"),
+    basis: given.get("basis"),
+    label: given.get("label") || "",
     k: Number(given.get("k")) || DEFAULT_K,
     exact: given.has("exact"),
     distinct: given.has("distinct"),
   };
 }
 
-function addressOf(uri) {
+function addressOf(what) {
   const query = new URLSearchParams();
-  if (uri) query.set("uri", uri);
+  for (const name of ["uri", "vector", "basis"]) if (what && what[name]) query.set(name, what[name]);
+  if (element("label").value) query.set("label", element("label").value);
   const k = element("k").valueAsNumber;
   if (k && k !== DEFAULT_K) query.set("k", k);
   for (const name of ["exact", "distinct"]) if (element(name).checked) query.set(name, "");
@@ -54,32 +58,66 @@ async function fetched(path, options) {
 async function loadInfo() {
   info = await (await fetched("info")).json();
   const count = info.images.toLocaleString("en");
-  element("facts").textContent =
-    `${count} image${info.images === 1 ? "" : "s"} · ${info.backbone} · ${info.generation}`;
+  const facts = [`${count} image${info.images === 1 ? "" : "s"}`, info.backbone, info.generation];
+  element("facts").replaceChildren(...facts.flatMap((fact, n) => [n ? " · " : "", text("fact", fact)]));
+  const chosen = element("label").value;
+  element("label").replaceChildren(new Option("all", ""), ...info.labels.map((label) => new Option(label, label)));
+  element("label").value = info.labels.includes(chosen) ? chosen : "";
+  element("label-field").hidden = info.labels.length < 2;
   element("tabs").hidden = !info.has_report;
   element("k").max = info.limits.max_k;
 }
 
 // What is searched for
 
+function formOf(asked) {
+  const form = new FormData();
+  if (asked.file) form.append("image", asked.file, asked.file.name || "picture");
+  else if (asked.vector) form.append("vectors", JSON.stringify(numbersOf(asked.vector)));
+  else {
+    form.append("uri", asked.uri);
+    form.append("exclude_self", "true");
+  }
+  form.append("k", String(element("k").valueAsNumber || DEFAULT_K));
+  for (const name of ["exact", "distinct"]) if (element(name).checked) form.append(name, "true");
+  const label = element("label").value;
+  if (label) form.append("where", `label=${label.replace(/[\\,]/g, "\\$&")}`);
+  return form;
+}
+
+// A vector as a link holds it: float32 numbers in base64, as addresses may have it
+
+function textOf(numbers) {
+  const bytes = new Uint8Array(Float32Array.from(numbers).buffer);
+  return btoa(String.fromCharCode(...bytes)).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
+}
+
+function numbersOf(words) {
+  const bytes = Uint8Array.from(atob(words.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
+  return [...new Float32Array(bytes.buffer)];
+}
+
+async function linkOf(asked) {
+  if (!asked.file) return addressOf(asked);
+  const form = formOf(asked);
+  form.set("k", "1");
+  form.append("with_vectors", "true");
+  const answer = await (await fetched("search", { method: "POST", body: form })).json();
+  return addressOf({ vector: textOf(answer.results[0].vector), basis: info.basis });
+}
+
 async function search() {
   if (running) running.abort();
   const mine = running = new AbortController();
   const asked = current;
-  const form = new FormData();
+  const form = formOf(asked);
   if (asked.file) {
     if (info && asked.file.size > info.limits.max_bytes) {
       show([]);
       tell(`The picture is too large: it may have ${Math.floor(info.limits.max_bytes / 2 ** 20)} MiB at most.`);
       return;
     }
-    form.append("image", asked.file, asked.file.name || "picture");
-  } else {
-    form.append("uri", asked.uri);
-    form.append("exclude_self", "true");
   }
-  form.append("k", String(element("k").valueAsNumber || DEFAULT_K));
-  for (const name of ["exact", "distinct"]) if (element(name).checked) form.append(name, "true");
   element("results").setAttribute("aria-busy", "true");
   element("status").textContent = "Searching…";
   const started = performance.now();
@@ -89,6 +127,7 @@ async function search() {
     const [result] = answer.results;
     tell(result.error && result.error.message);
     show(result.neighbors);
+    if (asked.file && result.known) element("query-name").textContent = `Indexed as ${result.known}`;
     const count = result.neighbors.length;
     element("status").textContent =
       `${count} neighbor${count === 1 ? "" : "s"} in ${Math.round(performance.now() - started)} ms`;
@@ -107,6 +146,12 @@ function showQuery() {
   const frame = element("shown");
   frame.querySelectorAll("img").forEach((old) => URL.revokeObjectURL(old.src));
   frame.replaceChildren();
+  element("share").hidden = false;
+  element("query-name").textContent = "";
+  if (current.vector) {
+    frame.append(placeholder("A picture that someone has searched by"));
+    return;
+  }
   const picture = document.createElement("img");
   const name = current.uri || current.file.name || "pasted picture";
   picture.alt = `Query: ${name}`;
@@ -114,7 +159,6 @@ function showQuery() {
   picture.onerror = () => frame.replaceChildren(placeholder("cannot be shown"));
   frame.append(picture);
   element("query-name").textContent = name;
-  element("share").hidden = !current.uri;
 }
 
 function placeholder(text) {
@@ -135,7 +179,7 @@ function item(neighbor) {
   const folder = neighbor.uri.split("/");
   const file = folder.pop();
   const link = document.createElement("a");
-  link.href = addressOf(neighbor.uri);
+  link.href = addressOf({ uri: neighbor.uri });
   link.title = neighbor.uri;
   link.addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return; // as of any link, in a window of its own
@@ -189,7 +233,7 @@ function text(kind, words) {
 
 function go(what, { push = true } = {}) {
   current = what;
-  if (push) history.pushState({ picture: what.number ?? null }, "", addressOf(what.uri));
+  if (push) history.pushState({ picture: what.number ?? null }, "", addressOf(what));
   showQuery();
   return search();
 }
@@ -217,10 +261,16 @@ function restore(saved) {
     return;
   }
   element("k").value = state.k;
+  element("label").value = state.label;
+  if (element("label").selectedIndex < 0) element("label").value = "";
   element("exact").checked = state.exact;
   element("distinct").checked = state.distinct;
   const number = saved && saved.picture;
   if (state.uri) go({ uri: state.uri }, { push: false });
+  else if (state.vector && state.basis !== info.basis) {
+    clear();
+    tell("The index has changed since this link was made. Choose the picture again.");
+  } else if (state.vector) go({ vector: state.vector, basis: state.basis }, { push: false });
   else if (files.has(number)) go({ file: files.get(number), number }, { push: false });
   else clear();
 }
@@ -242,7 +292,7 @@ function clear() {
 
 function changed() {
   if (!current) return;
-  history.replaceState(history.state, "", addressOf(current.uri));
+  history.replaceState(history.state, "", addressOf(current));
   search();
 }
 
@@ -267,13 +317,16 @@ element("file").addEventListener("change", (event) => {
   event.target.value = "";
 });
 element("query").addEventListener("submit", (event) => event.preventDefault());
-for (const name of ["k", "exact", "distinct"]) element(name).addEventListener("change", changed);
+for (const name of ["k", "exact", "distinct", "label"]) element(name).addEventListener("change", changed);
 element("share").addEventListener("click", async () => {
+  let link = "";
   try {
-    await navigator.clipboard.writeText(location.href);
+    link = new URL(await linkOf(current), location.href).href;
+    await navigator.clipboard.writeText(link);
     element("status").textContent = "The link is copied.";
-  } catch {
-    element("status").textContent = "The address of this page is the link.";
+  } catch (error) {
+    if (link) prompt("The link", link); // where a page may not write to the clipboard
+    else tell(error.message);
   }
 });
 for (const [name, view] of [["tab-search", ""], ["tab-report", "report"]]) {
@@ -281,7 +334,7 @@ for (const [name, view] of [["tab-search", ""], ["tab-report", "report"]]) {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
     const saved = { picture: current && current.number };
-    history.pushState(saved, "", view ? "?view=report" : addressOf(current && current.uri));
+    history.pushState(saved, "", view ? "?view=report" : addressOf(current));
     restore(saved);
   });
 }
@@ -307,7 +360,12 @@ async function begin() {
     tell(error.message);
     return;
   }
-  restore(history.state);
+  try {
+    restore(history.state);
+  } catch {
+    clear();
+    tell("This link cannot be read.");
+  }
 }
 
 begin();
