@@ -3,7 +3,7 @@
 import re
 from html.parser import HTMLParser
 
-_VOID = {"meta", "img", "wbr", "br"}
+_VOID = {"meta", "img", "wbr", "br", "link", "input"}
 
 
 class Page(HTMLParser):

@@ -46,7 +46,7 @@ class Service:
         self.metrics = metrics
         self._working = 0
         cores = available_cores()
-        self._decoders = DecoderPool(cores, partial(DecoderProcess, time_limit=_DECODE_SECONDS))
+        self._decoders = DecoderPool(cores, make=partial(DecoderProcess, time_limit=_DECODE_SECONDS))
         self._decoding = ThreadPoolExecutor(cores, "decode")
         self._searching = ThreadPoolExecutor(cores, "search")
         self._batcher = Batcher(self.metrics.batch)
