@@ -10,7 +10,7 @@ from imgindex.errors import MachineError
 try:
     from imgindex.serving.app import asgi_app
     from imgindex.serving.live_index import LiveIndex
-    from imgindex.serving.server import bound_socket, serve
+    from imgindex.serving.server import BACKLOG, bound_socket, serve
 except ModuleNotFoundError as error:
     if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn", "prometheus_client", "anyio"):
         raise
@@ -39,6 +39,7 @@ def run(known: argparse.Namespace) -> None:
     )
     with bound_socket(known.host, known.port) as opened:
         live = LiveIndex(known.output, known.model)
+        opened.listen(BACKLOG)  # so that whoever reads the address can connect
         host, port = opened.getsockname()[:2]
         if settings.token is None and not ipaddress.ip_address(host).is_loopback:
             print(

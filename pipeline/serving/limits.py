@@ -11,6 +11,7 @@ import time
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from imgindex.errors import ImgindexError, foreseen
@@ -39,6 +40,9 @@ _OPEN_FOLDER = "/static/"
 
 # For a client that has sent too much to read that it has.
 _DRAIN_SECONDS = 5.0
+
+# The status that a request counts as whose client has gone: nginx's "client closed request".
+_GONE = 499
 
 # How many bodies may be under way for each request that is worked on.
 _BODIES = 4
@@ -74,6 +78,8 @@ class Gate:
         except TimeoutError:
             reason = "timeout"
             await answer.refuse(_late())
+        except ClientDisconnect:
+            reason, answer.status = "disconnected", _GONE
         except Exception as error:
             reason = "internal"
             await answer.refuse(_internal(error))

@@ -17,7 +17,8 @@ from imgindex.serving.settings import ServiceSettings
 _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 15
 
-_BACKLOG = 2048
+# Connections that wait to be taken.
+BACKLOG = 2048
 
 
 class _ImpatientProtocol(H11Protocol):
@@ -101,7 +102,7 @@ def serve(app: ASGIApp, opened: socket.socket, settings: ServiceSettings) -> Non
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
+            backlog=BACKLOG,
             timeout_keep_alive=_IDLE_SECONDS,
             timeout_graceful_shutdown=round(settings.seconds) + 1,
         )
