@@ -54,6 +54,8 @@ def make_demo(folder: Path) -> None:
     write_page(page, index, results)
     print(f"{result_table(results[:3], index.facts.metric)}\n")
     print(f"Look at {page.resolve()} in a browser.")
+    print("Search on a page in your browser (needs pip install 'imgindex[serve]'):")
+    print(f"  {_command('serve', index_directory)}")
     print("Search by yourself:")
     print(f"  {_command('search', index_directory, queries[0], '-k', 5)}")
     print("Index images, with your own folder in place of the demo's:")

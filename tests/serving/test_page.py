@@ -13,6 +13,8 @@ from serving_process import Serving, serving
 from imgindex.generations.layout import Output, make_current
 
 webdriver = pytest.importorskip("selenium.webdriver")
+waits = pytest.importorskip("selenium.webdriver.support.wait")
+keys = pytest.importorskip("selenium.webdriver.common.keys").Keys
 BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.integration,
@@ -22,7 +24,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., bytes]) -> Path:
-    """A folder with ``photos``, one of which has a name that is markup, and an ``index`` of two generations."""
+    """A folder with ``photos``, one with a name that is markup, and an ``index`` of two generations."""
     site = tmp_path_factory.mktemp("site")
     for number in range(12):
         path = site / "photos" / "ab"[number % 2] / f"{number:02}.png"
@@ -60,7 +62,7 @@ class Browser:
 
     def wait(self, code: str) -> Any:
         """Waits until an expression is true; gives its value."""
-        return webdriver.support.wait.WebDriverWait(self.driver, 60, 0.05).until(lambda _: self.script(code))
+        return waits.WebDriverWait(self.driver, 60, 0.05).until(lambda _: self.script(code))
 
     def element(self, identity: str) -> Any:
         return self.driver.find_element("id", identity)
@@ -159,15 +161,14 @@ def test_names_are_text_whatever_they_are(browser: Browser, service: Serving) ->
 
 def test_the_keyboard_is_enough(browser: Browser, site: Path) -> None:
     browser.upload(site / "photos/a/02.png")
-    keys = webdriver.common.keys.Keys
     second = browser.driver.find_elements("css selector", "#results a")[1]
     title = second.get_attribute("title")
     for _ in range(30):
         active = browser.driver.switch_to.active_element
         if active.get_attribute("title") == title:
             break
-        active.send_keys(keys.TAB)
-    browser.driver.switch_to.active_element.send_keys(keys.ENTER)
+        webdriver.ActionChains(browser.driver).send_keys(keys.TAB).perform()
+    webdriver.ActionChains(browser.driver).send_keys(keys.ENTER).perform()
     browser.wait(f"document.querySelector('#query-name').textContent === {title!r}")
 
 

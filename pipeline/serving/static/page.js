@@ -118,6 +118,7 @@ async function search() {
       return;
     }
   }
+  tell("");
   element("results").setAttribute("aria-busy", "true");
   element("status").textContent = "Searching…";
   const started = performance.now();
