@@ -57,6 +57,12 @@ def test_the_wheel_holds_the_configs_and_the_schemas(wheel_names):
         assert {f"imgindex/{folder}/{name}" for name in files} <= set(wheel_names)
 
 
+def test_the_wheel_holds_the_page_of_the_service(wheel_names):
+    files = {path.name for path in (ROOT / "pipeline/serving/static").iterdir()}
+    assert "index.html" in files
+    assert {f"imgindex/serving/static/{name}" for name in files} <= set(wheel_names)
+
+
 @pytest.mark.parametrize("module", ["imgindex", "imgindex.cli", "imgindex.models"])
 def test_importing_loads_neither_beam_nor_tensorflow(module):
     heavy = "apache_beam", "tensorflow", "keras", "sklearn", "pyarrow"
