@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from imgindex.commands.argument_values import seconds, whole_number, whole_numbers
+from imgindex.commands.serve_arguments import add_serve
 from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import shipped
-from imgindex.serving.settings import ServiceSettings
 from imgindex.sinks.databases.names import DEFAULT_NAME
 from imgindex.sinks.databases.targets import TARGETS
 from imgindex.sinks.formats import FORMATS
@@ -137,7 +137,7 @@ def parser() -> CommandParser:
 
     _add_push(upkeep("push", "Put an index into a vector database, and switch its clients to it at once."))
 
-    _add_serve(upkeep("serve", "Answer searches over HTTP, and show a page to search on."))
+    add_serve(upkeep("serve", "Answer searches over HTTP, and show a page to search on."))
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(
@@ -269,39 +269,6 @@ def _add_collection(command: argparse.ArgumentParser, default: str | None) -> No
     command.add_argument(
         "--collection", metavar="NAME", default=default, help="the name that clients ask a database for: an "
         f"alias, or a view (default: {DEFAULT_NAME})",
-    )  # fmt: skip
-
-
-def _add_serve(serve: argparse.ArgumentParser) -> None:
-    serve.epilog = (
-        "The environment variable IMGINDEX_TOKEN may hold a token, which every request must show then. "
-        "SIGTERM and Ctrl-C stop the service after the requests that have begun. Exit codes: 0 stopped; 2 "
-        "bad usage; 3 the index or this machine is not fit."
-    )
-    serve.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s)")
-    serve.add_argument(
-        "--port", metavar="N", type=_whole_number, default=8000, help="0 takes a free one (default: 8000)"
-    )
-    serve.add_argument("--images", action="store_true", help="also show the original files of indexed images")
-    serve.add_argument(
-        "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
-    )
-    limits = {
-        "max_bytes": "bytes of a request",
-        "max_pixels": "pixels of a query image",
-        "max_k": "neighbors of a query",
-        "max_vectors": "vectors of a request",
-        "max_requests": "requests that are worked on at once; more are answered with 429",
-    }
-    for name, text in limits.items():
-        most = getattr(ServiceSettings, name)
-        serve.add_argument(
-            f"--{name}", metavar="N", type=_whole_number, default=most, help=f"{text} (default: {most:,})"
-        )
-    seconds = ServiceSettings.seconds
-    serve.add_argument(
-        "--timeout", metavar="S", type=float, default=seconds, help="seconds for a request to come in, and "
-        f"again for its answer (default: {seconds:g})",
     )  # fmt: skip
 
 
