@@ -4,6 +4,7 @@ It is ASGI without a framework, for a framework reads bodies before it can be as
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
 import logging
@@ -38,8 +39,8 @@ _HEADERS = {
 _OPEN = ("/", "/healthz", "/readyz", "/session", "/openapi.json")
 _OPEN_FOLDER = "/static/"
 
-# For a client that has sent too much to read that it has.
-_DRAIN_SECONDS = 5.0
+# What is taken of a client that sends too much, so that it can read that it has: in the most of a request.
+_DRAINED, _DRAIN_SECONDS = 4, 5.0
 
 # The status that a request counts as whose client has gone: nginx's "client closed request".
 _GONE = 499
@@ -62,18 +63,18 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answer = _Answer(send)
+        answer, body = _Answer(send), _Body(receive, self)
         started = time.monotonic()
         reason: str | None = None
         try:
             self._check_token(scope)
             # What a client takes that sends its body, and reads its answer, as slowly as it may.
             async with asyncio.timeout(3 * self._settings.seconds):
-                await self._app(scope, _Body(receive, self), answer)
+                await self._app(scope, body, answer)
         except RefusedError as error:
             reason = error.reason
             if error.status == 413:
-                await _drain(receive, 4 * self._settings.max_bytes)
+                await body.drain()
             await answer.refuse(error)
         except TimeoutError:
             reason = "timeout"
@@ -140,11 +141,22 @@ class _Body:
             ) from error  # fmt: skip
         finally:
             self._gate.end_body()
-        self._size += len(message.get("body", b""))
+        self._count(message)
         if self._size > settings.max_bytes:
             raise too_large(f"the request has more than {settings.max_bytes} bytes")
-        self._is_over = message["type"] != "http.request" or not message.get("more_body", False)
         return message
+
+    async def drain(self) -> None:
+        """Takes what a client still sends, for it may not look for the answer before; but not for ever."""
+        most = _DRAINED * self._gate.settings.max_bytes
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while not self._is_over and self._size < most:
+                    self._count(await self._receive())
+
+    def _count(self, message: Message) -> None:
+        self._size += len(message.get("body", b""))
+        self._is_over = message["type"] != "http.request" or not message.get("more_body", False)
 
 
 class _Answer:
@@ -208,20 +220,6 @@ def is_shown(headers: dict[bytes, str], token: str) -> bool:
 def session_of(token: str) -> str:
     """What the cookie holds of whoever has shown the token: it does not tell the token."""
     return hmac.new(token.encode(), b"imgindex session", sha256).hexdigest()
-
-
-async def _drain(receive: Receive, most: int) -> None:
-    """Takes what a client still sends, for it may not look for the answer before; but not for ever."""
-    try:
-        async with asyncio.timeout(_DRAIN_SECONDS):
-            size = 0
-            while size < most:
-                message = await receive()
-                size += len(message.get("body", b""))
-                if message["type"] != "http.request" or not message.get("more_body", False):
-                    break
-    except TimeoutError:
-        pass
 
 
 def _route_of(scope: Scope) -> str:
