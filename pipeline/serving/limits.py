@@ -45,8 +45,8 @@ _DRAINED, _DRAIN_SECONDS = 4, 5.0
 # The status that a request counts as whose client has gone: nginx's "client closed request".
 _GONE = 499
 
-# How many bodies may be under way for each request that is worked on.
-_BODIES = 4
+# Bytes of all bodies at once, in the most of one.
+_HELD = 16
 
 
 class Gate:
@@ -56,7 +56,7 @@ class Gate:
         self._app = app
         self._settings = settings
         self._metrics = metrics
-        self._receiving = 0
+        self._held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
@@ -84,6 +84,8 @@ class Gate:
         except Exception as error:
             reason = "internal"
             await answer.refuse(_internal(error))
+        finally:
+            body.let_go()
         self._metrics.answered(_route_of(scope), answer.status, reason, time.monotonic() - started)
 
     def _check_token(self, scope: Scope) -> None:
@@ -98,15 +100,19 @@ class Gate:
                 {"WWW-Authenticate": "Bearer"},
             )  # fmt: skip
 
-    def begin_body(self) -> None:
-        """Takes a place among the bodies that come in. Raises RefusedError where there is none."""
-        if self._receiving >= _BODIES * self._settings.max_requests:
-            raise busy("too many requests are being received; try again")
-        self._receiving += 1
+    def hold(self, count: int) -> None:
+        """Counts bytes of bodies whose requests are under way. Raises RefusedError where there are too many.
 
-    def end_body(self) -> None:
-        """Gives the place back."""
-        self._receiving -= 1
+        It is bytes that count, and not bodies: whoever only begins to send costs nothing, and must not keep
+        others out.
+        """
+        self._held += count
+        if self._held > _HELD * self._settings.max_bytes:
+            raise busy("too much is being received; try again")
+
+    def let_go(self, count: int) -> None:
+        """Counts them no more."""
+        self._held -= count
 
     @property
     def settings(self) -> ServiceSettings:
@@ -120,7 +126,7 @@ class _Body:
     def __init__(self, receive: Receive, gate: Gate) -> None:
         self._receive = receive
         self._gate = gate
-        self._size = 0
+        self._size = self._held = 0
         self._end: float | None = None
         self._is_over = False
 
@@ -130,7 +136,6 @@ class _Body:
         settings = self._gate.settings
         if self._end is None:
             self._end = time.monotonic() + settings.seconds
-        self._gate.begin_body()
         try:
             async with asyncio.timeout(self._end - time.monotonic()):
                 message = await self._receive()
@@ -139,12 +144,16 @@ class _Body:
                 408, "slow", f"the request did not come in within {settings.seconds:g} seconds",
                 {"Connection": "close"},
             ) from error  # fmt: skip
-        finally:
-            self._gate.end_body()
         self._count(message)
+        self._held += len(message.get("body", b""))
+        self._gate.hold(len(message.get("body", b"")))
         if self._size > settings.max_bytes:
             raise too_large(f"the request has more than {settings.max_bytes} bytes")
         return message
+
+    def let_go(self) -> None:
+        """Has its bytes counted no more."""
+        self._gate.let_go(self._held)
 
     async def drain(self) -> None:
         """Takes what a client still sends, for it may not look for the answer before; but not for ever."""

@@ -14,7 +14,7 @@ class ServiceSettings:
     max_k: int = 1000  # neighbors of a query
     max_vectors: int = 256  # queries of a request that are vectors
     max_images: int = 16  # queries of a request that are images, or uris
-    max_requests: int = 64  # that are worked on at once; four times as many may be sending their bodies
+    max_requests: int = 64  # that are worked on at once
     seconds: float = 30.0  # for the body of a request to come in, and again for its answer
     images: bool = False  # whether original images are served
     token: str | None = field(default=None, repr=False)  # which requests must show, where there is one

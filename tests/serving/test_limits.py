@@ -61,6 +61,29 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path) -> 
     asyncio.run(run())
 
 
+def test_more_bytes_than_are_held_at_once_are_told_to_come_back(folder: Path) -> None:
+    async def run() -> None:
+        gate = asyncio.Event()
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"{" + bytes(900)
+            await gate.wait()
+
+        headers = {"content-type": "application/json"}
+        async with running(folder, ServiceSettings(max_bytes=1000)) as (_, client):
+            held = [
+                asyncio.create_task(client.post("/search", content=body(), headers=headers))
+                for _ in range(18)
+            ]
+            refused, _ = await asyncio.wait(held, return_when=asyncio.FIRST_COMPLETED)
+            assert {reason(each.result()) for each in refused} == {(429, "busy")}
+            gate.set()
+            assert 400 in {answer.status_code for answer in await asyncio.gather(*held)}
+            assert (await client.post("/search", json={"uri": "a/02.png"})).status_code == 200
+
+    asyncio.run(run())
+
+
 def test_a_form_may_not_hold_more_files_than_are_allowed(folder: Path) -> None:
     async def run() -> None:
         async with running(folder, ServiceSettings(max_images=2)) as (_, client):

@@ -131,11 +131,14 @@ class TestHostileClients:
         assert is_answering(service, folder)
         before = descriptors()
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
-            list(threads.map(disturb, range(1500)))
-        while not is_answering(service, folder):  # until it has noticed that most of them have gone
-            continue
+            disturbing = [threads.submit(disturb, number) for number in range(1500)]
+            for _ in range(10):
+                assert is_answering(service, folder)
+            for each in disturbing:
+                each.result()
+        assert is_answering(service, folder)
         while descriptors() > before + 5:  # until it has noticed the last of them
-            is_answering(service, folder)
+            assert is_answering(service, folder)
 
 
 class TestUsage:
