@@ -49,11 +49,18 @@ class ShardIndex(AnnIndex):
         if settings is None:
             items = None if contents is None else first_items(contents)
             return exact_nearest(self.vectors, queries, k, self.metric, items)
-        return [self._search_distinct(query, k, settings, contents) for query in queries]
+        answers = []
+        for query in queries:
+            items = self.candidates(query, k, settings, contents)
+            # A library's own distances are float32, in which small ones are noise.
+            order, squares, _ = rank(self.vectors[items], query, self.metric, k)
+            answers.append((items[order], np.sqrt(squares).astype(np.float32)))
+        return answers
 
-    def _search_distinct(
-        self, query: Float32, k: int, settings: SearchSettings, contents: Contents | None
-    ) -> tuple[Items, Float32]:
+    def candidates(
+        self, query: Float32, k: int, settings: SearchSettings, contents: Contents | None = None
+    ) -> Items:
+        """The items that `nearest` gives for `query` [dims], in the order of the library."""
         asked = k = min(k, len(self.vectors))
         while True:
             found, _ = self.search(query, asked, settings)
@@ -61,10 +68,7 @@ class ShardIndex(AnnIndex):
             if contents is None or len(items) >= k or len(found) < asked or asked == len(self.vectors):
                 break
             asked = min(asked * _DEEPER, len(self.vectors))
-        items = items[:k]
-        # A library's own distances are float32, in which small ones are noise.
-        order, squares, _ = rank(self.vectors[items], query, self.metric, k)
-        return items[order], np.sqrt(squares).astype(np.float32)
+        return items[:k]
 
 
 def first_items(contents: Contents) -> Items:

@@ -18,7 +18,7 @@ from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest, Shard
 from imgindex.indexing.shard_files import FILES_OF_A_SHARD, OpenedShard, contents_of, open_shard, read_basis
 from imgindex.io.paths import absolute
-from imgindex.models.ann.protocol import SearchSettings
+from imgindex.models.ann.protocol import Items, SearchSettings
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import first_items
 from imgindex.models.engines.protocol import Engine
@@ -68,6 +68,11 @@ class _Among:
 
 def _deeper(settings: SearchSettings, times: int) -> SearchSettings:
     return {name: times * value for name, value in settings.items()}
+
+
+def _short(answers: Sequence[Items], wanted: int) -> list[int]:
+    """The numbers of the answers of fewer items than are wanted."""
+    return [n for n, items in enumerate(answers) if len(items) < wanted]
 
 
 class OpenGeneration:
@@ -234,9 +239,8 @@ class OpenGeneration:
         """How many images fulfill a filter."""
         return self._among(where).places(distinct=False)
 
-    def _nearest_of_all(
-        self, vectors: Vectors, k: int, wanted: Wanted, among: _Among
-    ) -> list[list[tuple[npt.NDArray[np.int64], Vectors]]]:
+    def _nearest_of_all(self, vectors: Vectors, k: int, wanted: Wanted, among: _Among) -> list[list[Items]]:
+        """For each shard, the items that it answers to each of `vectors`, in no order that counts."""
         if among.items is None:
             # Recall was measured for RECALL_K neighbors; more of them take a search that is as much deeper.
             times = max(1, -(-k // RECALL_K))
@@ -245,7 +249,7 @@ class OpenGeneration:
                 self._nearest(shard, vectors, k, settings, wanted.distinct)
                 for shard in range(len(self._shards))
             ]
-        return [
+        answers = [
             nearest_among(
                 index,
                 vectors,
@@ -256,46 +260,46 @@ class OpenGeneration:
             )
             for shard, (index, items) in enumerate(zip(self._shards, among.items, strict=True))
         ]
+        return [[items for items, _ in answer] for answer in answers]
 
     def _nearest(
         self, shard: int, vectors: Vectors, k: int, settings: SearchSettings | None, distinct: bool
-    ) -> list[tuple[npt.NDArray[np.int64], Vectors]]:
+    ) -> list[Items]:
         """What a shard answers to each of `vectors`: `k` items at most, of those of the same bytes one."""
-        index = self._shards[shard]
-        if not distinct:
-            return index.nearest(vectors, k, settings)
-        contents = self._contents[shard]
-        answers = index.nearest(vectors, k, settings, contents)
+        index, contents = self._shards[shard], self._contents[shard] if distinct else None
         if settings is None:
+            return [items for items, _ in index.nearest(vectors, k, None, contents)]
+        answers = [index.candidates(vector, k, settings, contents) for vector in vectors]
+        if contents is None:
             return answers
         wanted = min(k, self._distinct[shard])
         # Where copies took up all that the search came across. At last the search is exact.
-        for deeper in (*(_deeper(settings, times) for times in _DEEPER_SEARCHES), None):
-            short = [n for n, (items, _) in enumerate(answers) if len(items) < wanted]
-            if not short:
-                break
-            found = index.nearest(vectors[short], k, deeper, contents)
-            for n, answer in zip(short, found, strict=True):
-                answers[n] = answer
+        for times in _DEEPER_SEARCHES:
+            for n in _short(answers, wanted):
+                answers[n] = index.candidates(vectors[n], k, _deeper(settings, times), contents)
+        short = _short(answers, wanted)
+        for n, (items, _) in zip(short, index.nearest(vectors[short], k, None, contents), strict=True):
+            answers[n] = items
         return answers
 
     def _merge(
         self,
         vector: Vectors,
-        answers: Sequence[tuple[npt.NDArray[np.int64], Vectors]],
+        answers: Sequence[Items],
         k: int,
         wanted: Wanted,
         left_out: frozenset[int],
     ) -> Iterator[Neighbor]:
         distinct = wanted.distinct
-        shards = np.concatenate([np.full(len(found), n) for n, (found, _) in enumerate(answers)])
-        items = np.concatenate([found for found, _ in answers])
+        shards = np.repeat(np.arange(len(answers)), [len(items) for items in answers])
+        items = np.concatenate(answers)
         stored = np.concatenate(
-            [index.vectors[found] for index, (found, _) in zip(self._shards, answers, strict=True)]
+            [index.vectors[found] for index, found in zip(self._shards, answers, strict=True)]
         )
         most = len(items) if distinct or left_out else k
         places, squares, _ = rank(stored, vector, self.manifest.metric, most)
-        contents = np.array([self._contents[shards[place]][items[place]] for place in places], np.int64)
+        numbers = [of[found] for of, found in zip(self._contents, answers, strict=True)]
+        contents = np.concatenate(numbers)[places]
         if left_out:
             kept = np.flatnonzero(~np.isin(contents, list(left_out)))[: None if distinct else k]
             places, squares, contents = places[kept], squares[kept], contents[kept]
