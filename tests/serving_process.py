@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-COMMAND = Path(__file__).parent / "quick_command.py"
+COMMAND = Path(__file__).parent / "serving_command.py"
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import socket
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -13,7 +14,7 @@ from imgindex.errors import MachineError, UsageError
 from imgindex.runtime import signals
 from imgindex.serving.settings import ServiceSettings
 
-# Seconds for the head of a request to come in, and for a connection to stay open without one.
+# Seconds for the head of a request to come in at most, and for a connection to stay open without one.
 _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 15
 
@@ -24,7 +25,11 @@ BACKLOG = 2048
 class _ImpatientProtocol(H11Protocol):
     """Closes a connection on which the head of a request does not come in. uvicorn itself waits for ever."""
 
-    _head: asyncio.TimerHandle | None = None
+    def __init__(self, settings: ServiceSettings, **given: Any) -> None:
+        """Of a service with such limits; `given` is what uvicorn gives."""
+        super().__init__(**given)
+        self._head_seconds = min(_HEAD_SECONDS, settings.seconds)
+        self._head: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -42,7 +47,7 @@ class _ImpatientProtocol(H11Protocol):
         if self._is_working():
             self._forget()
         elif self._head is None:
-            self._head = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+            self._head = self.loop.call_later(self._head_seconds, self._give_up)
 
     def _is_working(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -93,7 +98,7 @@ def serve(app: ASGIApp, opened: socket.socket, settings: ServiceSettings) -> Non
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=_ImpatientProtocol,
+            http=partial(_ImpatientProtocol, settings),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             loop="asyncio",
