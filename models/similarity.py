@@ -114,6 +114,43 @@ def rank(vectors: Float32, query: Float32, metric: Metric, k: int) -> tuple[Item
     Also their squared distances from `query` [dims], which rise, and by how much these are off at most.
     """
     squares, errors = exact_squares(vectors, query, metric)
+    return _ranked(squares, errors, vectors, query, metric, k)
+
+
+def rank_each(
+    vectors: Float32, counts: Items, queries: Float32, metric: Metric, k: int
+) -> list[tuple[Items, Float64]]:
+    """What `rank` gives for each of `queries` [m, dims] of its own `vectors`, but for the errors.
+
+    The first ``counts[0]`` of `vectors` [n, dims] are those of the first query, and so on. Places count from
+    the first of a query's own.
+    """
+    owners = np.repeat(np.arange(len(queries)), counts)
+    squares, errors = exact_squares(vectors, queries[owners], metric)
+    order = np.lexsort((squares, owners))
+    least, most = (squares - errors)[order], (squares + errors)[order]
+    # Where each is farther than the one before, whatever the errors are, the order is exact.
+    unclear = (least[1:] <= most[:-1]) & (owners[1:] == owners[:-1])
+    unclear_of = set(owners[1:][unclear].tolist())
+    ranked = []
+    stops = np.cumsum(counts).tolist()
+    for number, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
+        own = slice(start, stop)
+        if number in unclear_of:
+            query = queries[number]
+            places, near, _ = _ranked(squares[own], errors[own], vectors[own], query, metric, k)
+        else:
+            places = order[own][:k]
+            near = squares[places]
+            places = places - start
+        ranked.append((places, near))
+    return ranked
+
+
+def _ranked(
+    squares: Float64, errors: Float64, vectors: Float32, query: Float32, metric: Metric, k: int
+) -> tuple[Items, Float64, Float64]:
+    """As `rank`, of the squared distances and their errors."""
     order = np.argsort(squares, kind="stable")
     squares, errors = squares[order], errors[order]
     # Where all that follows is farther than all before.
@@ -132,28 +169,30 @@ def rank(vectors: Float32, query: Float32, metric: Metric, k: int) -> tuple[Item
 
 
 def exact_squares(vectors: Float32, query: Float32, metric: Metric) -> tuple[Float64, Float64]:
-    """Squared distances [n] of `vectors` [n, dims] from `query` [dims], and by how much they are off at most.
+    """Squared distances [n] of `vectors` [n, dims] from `query`, and by how much they are off at most.
 
-    Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
+    `query` is one [dims] for all, or one for each [n, dims]. Angular distance is sqrt(2 (1 - cos)); a zero
+    vector is at right angles to everything.
     """
-    parts = [
-        _squares(vectors[start : start + _RANKED_ROWS].astype(np.float64), query.astype(np.float64), metric)
-        for start in range(0, max(len(vectors), 1), _RANKED_ROWS)
-    ]
+    parts = []
+    for start in range(0, max(len(vectors), 1), _RANKED_ROWS):
+        own = slice(start, start + _RANKED_ROWS)
+        points = query if query.ndim == 1 else query[own]
+        parts.append(_squares(vectors[own].astype(np.float64), points.astype(np.float64), metric))
     return np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
 
 
-def _squares(rows: Float64, point: Float64, metric: Metric) -> tuple[Float64, Float64]:
-    dims = len(point)
+def _squares(rows: Float64, points: Float64, metric: Metric) -> tuple[Float64, Float64]:
+    dims = rows.shape[1]
     if metric == "euclidean":
-        squares = np.square(rows - point).sum(axis=1)
+        squares = np.square(rows - points).sum(axis=1)
         # The difference, its square, and the sum are rounded; nothing cancels.
         return squares, 2 * _error_of(dims + 2, 2.0**-53) * squares
-    same = (rows == point).all(axis=1)
-    length, lengths = np.sqrt(np.square(point).sum()), np.sqrt(np.square(rows).sum(axis=1))
+    same = (rows == points).all(axis=1)
+    length, lengths = np.sqrt(np.square(points).sum(axis=-1)), np.sqrt(np.square(rows).sum(axis=1))
     right = (lengths == 0) | (length == 0)
     rows = rows / np.where(right, 1, lengths)[:, np.newaxis]
-    squares = np.square(rows - point / (length or 1)).sum(axis=1)
+    squares = np.square(rows - points / np.where(length == 0, 1, length)[..., np.newaxis]).sum(axis=1)
     # Both directions are off by their lengths' and quotients' rounding, which does not vanish with their
     # distance.
     distances = np.sqrt(squares)

@@ -24,15 +24,6 @@ def name_of(uri: str) -> str:
     return _STAND_INS.sub(lambda match: _bytes_of(match[0]).decode("utf-8", "surrogateescape"), uri)
 
 
-def is_encodable(uri: str) -> bool:
-    """Whether a text is without lone surrogates, as every uri is."""
-    try:
-        uri.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
 def byte_of(character: str) -> int | None:
     """The byte that `character`, of a name or of a uri, stands for; None where it stands for itself."""
     for base in (_IN_NAMES, _IN_URIS):

@@ -1,40 +1,42 @@
 """The files of one generation, opened, and the answers that they give."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from imgindex.errors import DamagedError, UsageError
 from imgindex.generations.layout import Output, files_of
 from imgindex.generations.manifest import Manifest, Shard
-from imgindex.indexing.shard_files import FILES_OF_A_SHARD, OpenedShard, contents_of, open_shard, read_basis
+from imgindex.indexing.shard_files import FILES_OF_A_SHARD, OpenedShard, open_shard, read_basis
 from imgindex.io.paths import absolute
 from imgindex.models.ann.protocol import Items, SearchSettings
 from imgindex.models.ann.recall import RECALL_K
 from imgindex.models.ann.shard_index import first_items
 from imgindex.models.engines.protocol import Engine
-from imgindex.models.similarity import cosine_similarity, rank
+from imgindex.models.similarity import cosine_similarity, rank_each
 from imgindex.runtime.resources import allow_open_files, available_cores
 from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.search.filtered_search import nearest_among
 from imgindex.search.filters import Filter
+from imgindex.search.indexed_images import IndexedImages
 from imgindex.search.queries import Loaded, Recipe, own_names
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
 from imgindex.search.results import Neighbor, QueryError, Result
-from imgindex.uris import is_encodable
 
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
+
+
+# Candidates of several queries that are ranked at once: of 150 dimensions some 10 MiB.
+_MERGED = 1 << 12
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,18 @@ class _Among:
 
 def _deeper(settings: SearchSettings, times: int) -> SearchSettings:
     return {name: times * value for name, value in settings.items()}
+
+
+def _blocks(counts: npt.NDArray[np.int64]) -> Iterator[slice]:
+    """Queries in turn, as many at once as are merged at once by the `counts` of their candidates."""
+    start = total = 0
+    for place, count in enumerate(counts.tolist()):
+        if place > start and total + count > _MERGED:
+            yield slice(start, place)
+            start, total = place, 0
+        total += count
+    if len(counts):
+        yield slice(start, len(counts))
 
 
 def _short(answers: Sequence[Items], wanted: int) -> list[int]:
@@ -107,6 +121,7 @@ class OpenGeneration:
             raise DamagedError(f"{files[manifest.basis].path} is of other dimensions")
         self._shards = [shard.index for shard in shards]
         self._metadata = [shard.metadata for shard in shards]
+        self.images = IndexedImages(self._metadata)
         self._last_filter: tuple[Filter, _Among] | None = None
 
     def __len__(self) -> int:
@@ -122,7 +137,7 @@ class OpenGeneration:
         asked = [number for number in range(len(loaded)) if number not in errors]
         left_out = self.themselves([loaded[n] for n in asked]) if wanted.exclude_self else None
         found = iter(self.neighbors(vectors[asked], wanted, left_out))
-        known = self._known({query.sha256 for query in loaded if query.sha256 is not None})
+        known = self.images.known({query.sha256 for query in loaded if query.sha256 is not None})
         return [
             Result(query.name, (), errors[n])
             if n in errors
@@ -140,48 +155,20 @@ class OpenGeneration:
 
         The metadata also tells `shard` and `item`, the image's number in the shard.
         """
-        if not is_encodable(uri):
+        place = self.images.with_uri(uri)
+        if place is None:
             return None
-        for number, (shard, table) in enumerate(zip(self._shards, self._metadata, strict=True)):
-            item = pc.index(table["uri"], uri).as_py()
-            if item >= 0:
-                return {**table.slice(item, 1).to_pylist()[0], "shard": number}, shard.vectors[item]
-        return None
-
-    def labels(self) -> Counter[str]:
-        """How many images have each label. Those without one are left out."""
-        counts: Counter[str] = Counter()
-        for table in self._metadata:
-            for row in pc.value_counts(table["label"].drop_null()).to_pylist():
-                counts[row["values"]] += row["counts"]
-        return counts
+        shard, item = place
+        return {**self.images.row(place), "shard": shard}, self._shards[shard].vectors[item]
 
     def embedded(self, loaded: Sequence[Loaded]) -> tuple[Vectors, dict[int, QueryError]]:
         """As `vectors_of`: the vectors of queries, and the errors of those that have none."""
         return vectors_of(loaded, self.manifest.dims, self.basis, lambda: self.engine)
 
-    def _known(self, digests: set[str]) -> dict[str, str]:
-        """By their SHA-256, the first uri of each of `digests` that is indexed."""
-        wanted = pa.array(sorted(digests), pa.string())
-        found: dict[str, str] = {}
-        for table in self._metadata if digests else ():
-            rows = table.select(["sha256", "uri"]).filter(pc.is_in(table["sha256"], value_set=wanted))
-            for digest, uri in zip(rows["sha256"].to_pylist(), rows["uri"].to_pylist(), strict=True):
-                found[digest] = min(uri, found.get(digest, uri))
-        return found
-
     def themselves(self, queries: Sequence[Loaded]) -> list[frozenset[int]]:
         """For each query the contents of the indexed images that it is: by its bytes, or by its path."""
         root = self.manifest.input_root
-        names = [own_names(query, root) for query in queries]
-        wanted = pa.array(sorted(set[str]().union(*names)), pa.string())
-        contents: dict[str, int] = {}
-        for table, numbers in zip(self._metadata, self._contents, strict=True):
-            for column in ("sha256", "uri"):
-                found = pc.indices_nonzero(pc.is_in(table[column], value_set=wanted)).to_numpy()
-                values = table[column].take(found).to_pylist()
-                contents.update(zip(values, numbers[found].tolist(), strict=True))
-        return [frozenset(contents[name] for name in each if name in contents) for each in names]
+        return [self.images.contents_named(own_names(query, root)) for query in queries]
 
     def neighbors(
         self, vectors: Vectors, wanted: Wanted, left_out: Sequence[frozenset[int]] | None = None
@@ -209,29 +196,31 @@ class OpenGeneration:
         among: _Among,
         more: int,
         left_out: Sequence[frozenset[int]],
-    ) -> Iterator[tuple[Neighbor, ...]]:
+    ) -> list[tuple[Neighbor, ...]]:
         """As `neighbors`, where what is left out of each answer takes `more` places."""
         available = among.places(wanted.distinct) - more
         k = min(wanted.k, max(1, available))
-        answers = self._nearest_of_all(vectors, k + more, wanted, among)
-        for n, (vector, contents) in enumerate(zip(vectors, left_out, strict=True)):
-            found = tuple(self._merge(vector, [answer[n] for answer in answers], k, wanted, contents))
-            if more and not wanted.exact and len(found) < min(k, available):
-                # The search came across mostly what is left out.
-                exactly = replace(wanted, exact=True)
-                exact = self._nearest_of_all(vectors[n : n + 1], k + more, exactly, among)
-                found = tuple(self._merge(vector, [each[0] for each in exact], k, wanted, contents))
-            yield found
+        neighbors = self._merge(
+            vectors, self._nearest_of_all(vectors, k + more, wanted, among), k, wanted, left_out
+        )
+        if more and not wanted.exact:
+            # These searches came across mostly what is left out.
+            short = [n for n, found in enumerate(neighbors) if len(found) < min(k, available)]
+            answers = self._nearest_of_all(vectors[short], k + more, replace(wanted, exact=True), among)
+            exact = self._merge(vectors[short], answers, k, wanted, [left_out[n] for n in short])
+            for n, found in zip(short, exact, strict=True):
+                neighbors[n] = found
+        return neighbors
 
     def _among(self, where: Filter | None) -> _Among:
         """The images that fulfill a filter. Those of the last one are kept."""
         if where is None:
-            return _Among(None, self._counts)
+            return _Among(None, self.images.counts)
         last = self._last_filter  # at once, for other threads may replace it
         if last is None or last[0] != where:
             items = tuple(map(where.items, self._metadata))
-            contents = [each[rows] for each, rows in zip(self._contents, items, strict=True)]
-            counts = np.bincount(np.concatenate(contents), minlength=len(self._counts))
+            contents = [each[rows] for each, rows in zip(self.images.contents, items, strict=True)]
+            counts = np.bincount(np.concatenate(contents), minlength=len(self.images.counts))
             last = self._last_filter = where, _Among(items, counts)
         return last[1]
 
@@ -256,7 +245,7 @@ class OpenGeneration:
                 k,
                 items,
                 None if wanted.exact else self.manifest.search_k,
-                self._contents[shard] if wanted.distinct else None,
+                self.images.contents[shard] if wanted.distinct else None,
             )
             for shard, (index, items) in enumerate(zip(self._shards, among.items, strict=True))
         ]
@@ -266,13 +255,13 @@ class OpenGeneration:
         self, shard: int, vectors: Vectors, k: int, settings: SearchSettings | None, distinct: bool
     ) -> list[Items]:
         """What a shard answers to each of `vectors`: `k` items at most, of those of the same bytes one."""
-        index, contents = self._shards[shard], self._contents[shard] if distinct else None
+        index, contents = self._shards[shard], self.images.contents[shard] if distinct else None
         if settings is None:
             return [items for items, _ in index.nearest(vectors, k, None, contents)]
         answers = [index.candidates(vector, k, settings, contents) for vector in vectors]
         if contents is None:
             return answers
-        wanted = min(k, self._distinct[shard])
+        wanted = min(k, self.images.distinct[shard])
         # Where copies took up all that the search came across. At last the search is exact.
         for times in _DEEPER_SEARCHES:
             for n in _short(answers, wanted):
@@ -284,75 +273,92 @@ class OpenGeneration:
 
     def _merge(
         self,
-        vector: Vectors,
-        answers: Sequence[Items],
+        vectors: Vectors,
+        answers: Sequence[Sequence[Items]],
         k: int,
         wanted: Wanted,
-        left_out: frozenset[int],
-    ) -> Iterator[Neighbor]:
-        distinct = wanted.distinct
-        shards = np.repeat(np.arange(len(answers)), [len(items) for items in answers])
-        items = np.concatenate(answers)
-        stored = np.concatenate(
-            [index.vectors[found] for index, found in zip(self._shards, answers, strict=True)]
-        )
-        most = len(items) if distinct or left_out else k
-        places, squares, _ = rank(stored, vector, self.manifest.metric, most)
-        numbers = [of[found] for of, found in zip(self._contents, answers, strict=True)]
-        contents = np.concatenate(numbers)[places]
-        if left_out:
-            kept = np.flatnonzero(~np.isin(contents, list(left_out)))[: None if distinct else k]
-            places, squares, contents = places[kept], squares[kept], contents[kept]
-        if distinct:
-            firsts = first_items(contents)[:k]
-            places, squares, contents = places[firsts], squares[firsts], contents[firsts]
-        cosines = cosine_similarity(stored[places], vector[np.newaxis])[0]
-        for n, place in enumerate(places):
-            shard, item = int(shards[place]), int(items[place])
-            row = {name: column[item].as_py() for name, column in self._columns[shard].items()}
-            yield Neighbor(
-                rank=n + 1,
-                uri=row["uri"],
-                similarity=float(cosines[n]),
-                distance=float(np.sqrt(squares[n])),
-                label=row["label"],
-                sha256=row["sha256"],
-                width=row["width"],
-                height=row["height"],
-                shard=shard,
-                item=item,
-                copies=int(self._counts[contents[n]]) - 1,
-                vector=stored[place] if wanted.vectors else None,
+        left_out: Sequence[frozenset[int]],
+    ) -> list[tuple[Neighbor, ...]]:
+        """The neighbors of each of `vectors`, of what each shard answers to each of them."""
+        counts = np.array([[len(items) for items in answer] for answer in answers], np.int64)
+        neighbors: list[tuple[Neighbor, ...]] = []
+        for block in _blocks(counts.sum(axis=0)):
+            neighbors += self._merged(
+                vectors[block],
+                [answer[block] for answer in answers],
+                counts[:, block],
+                k,
+                wanted,
+                left_out[block],
             )
+        return neighbors
 
-    @cached_property
-    def _numbered(self) -> tuple[list[npt.NDArray[np.int32]], npt.NDArray[np.int64]]:
-        """For each shard the contents of its items, and how many items of all shards have each content.
+    def _merged(
+        self,
+        vectors: Vectors,
+        answers: Sequence[Sequence[Items]],
+        counts: npt.NDArray[np.int64],
+        k: int,
+        wanted: Wanted,
+        left_out: Sequence[frozenset[int]],
+    ) -> list[tuple[Neighbor, ...]]:
+        """As `_merge`; `counts` [shards, queries] of items."""
+        shards = np.repeat(np.tile(np.arange(len(answers)), len(vectors)), counts.T.ravel())
+        items = np.concatenate([items for each in zip(*answers, strict=True) for items in each])
+        stored = np.empty((len(items), self.manifest.dims), np.float32)
+        contents = np.empty(len(items), np.int64)
+        for number, (index, numbers) in enumerate(zip(self._shards, self.images.contents, strict=True)):
+            own = shards == number
+            stored[own], contents[own] = index.vectors[items[own]], numbers[items[own]]
+        totals = counts.sum(axis=0)
+        cut = wanted.distinct or any(left_out)
+        ranked = rank_each(stored, totals, vectors, self.manifest.metric, len(items) if cut else k)
+        chosen, squares, cosines = [], [], []
+        for vector, first, out, (places, near) in zip(
+            vectors, np.cumsum(totals) - totals, left_out, ranked, strict=True
+        ):
+            places = places + first
+            if cut:
+                kept = np.flatnonzero(~np.isin(contents[places], list(out)))
+                if wanted.distinct:
+                    kept = kept[first_items(contents[places[kept]])]
+                places, near = places[kept[:k]], near[kept[:k]]
+            chosen.append(places)
+            squares.append(near)
+            # A squared angular distance is 2 (1 - cos).
+            angular = self.manifest.metric == "angular"
+            cosines.append(
+                1 - near / 2 if angular else cosine_similarity(stored[places], vector[np.newaxis])[0]
+            )
+        places = np.concatenate(chosen)
+        neighbors = self._described(
+            (rank for own in chosen for rank in range(1, len(own) + 1)),
+            np.concatenate(cosines),
+            np.sqrt(np.concatenate(squares)),
+            shards[places],
+            items[places],
+            contents[places],
+            stored[places] if wanted.vectors else [None] * len(places),
+        )
+        return [tuple(islice(neighbors, len(own))) for own in chosen]
 
-        Some 4 bytes an image and 8 for each distinct one.
-        """
-        digests = [chunk for table in self._metadata for chunk in table["sha256"].chunks]
-        contents = contents_of(pa.chunked_array(digests))
-        ends = np.cumsum([len(table) for table in self._metadata])
-        return np.split(contents, ends[:-1]), np.bincount(contents)
-
-    @property
-    def _contents(self) -> list[npt.NDArray[np.int32]]:
-        return self._numbered[0]
-
-    @property
-    def _counts(self) -> npt.NDArray[np.int64]:
-        return self._numbered[1]
-
-    @cached_property
-    def _distinct(self) -> list[int]:
-        """How many distinct images each shard holds."""
-        return [len(np.unique(contents)) for contents in self._contents]
-
-    @cached_property
-    def _columns(self) -> list[dict[str, Any]]:
-        names = ("uri", "label", "sha256", "width", "height")
-        return [{name: table[name] for name in names} for table in self._metadata]
+    def _described(
+        self,
+        ranks: Iterable[int],
+        cosines: npt.NDArray[np.float64],
+        distances: npt.NDArray[np.float64],
+        shards: npt.NDArray[np.int64],
+        items: npt.NDArray[np.int64],
+        contents: npt.NDArray[np.int64],
+        vectors: Sequence[Vectors | None] | Vectors,
+    ) -> Iterator[Neighbor]:
+        """Neighbors, of all that is known of each."""
+        columns = zip(
+            ranks, self.images.told(shards, items), cosines.tolist(), distances.tolist(), shards.tolist(),
+            items.tolist(), (self.images.counts[contents] - 1).tolist(), vectors, strict=True,
+        )  # fmt: skip
+        for rank, (uri, label, sha256, *size), cosine, distance, *place, copies, vector in columns:
+            yield Neighbor(rank, uri, cosine, distance, label, sha256, *size, *place, copies, vector)
 
     @cached_property
     def recipe(self) -> Recipe:

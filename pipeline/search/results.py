@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,9 @@ class Neighbor:
     copies: int | None  # other images in the index whose files have the same bytes
     # [dims], as the index holds it, where it was asked for.
     vector: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
+
+
+_NEIGHBOR_FIELDS = tuple(each.name for each in fields(Neighbor) if each.name != "vector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +72,26 @@ def to_json(results: Sequence[Result]) -> str:
 
 def as_json(result: Result) -> dict[str, Any]:
     """A result as what JSON is written of; `known` and vectors only where there are any."""
-    fields = asdict(result)
-    for described in (fields, *fields["neighbors"]):
-        vector = described.pop("vector")
-        if vector is not None:
-            described["vector"] = list(map(_shortest, vector))
-    if result.known is None:
-        del fields["known"]
-    for neighbor in fields["neighbors"]:
-        for name in ("similarity", "distance"):
-            neighbor[name] = _shortest(neighbor[name])
-    return fields
+    described: dict[str, Any] = {
+        "query": result.query,
+        "neighbors": [_neighbor_as_json(neighbor) for neighbor in result.neighbors],
+        "error": None if result.error is None else asdict(result.error),
+    }
+    if result.known is not None:
+        described["known"] = result.known
+    return described | _vector_as_json(result.vector)
+
+
+def _neighbor_as_json(neighbor: Neighbor) -> dict[str, Any]:
+    # `asdict` would copy each value, which takes several times as long.
+    described = {name: getattr(neighbor, name) for name in _NEIGHBOR_FIELDS}
+    for name in ("similarity", "distance"):
+        described[name] = _shortest(described[name])
+    return described | _vector_as_json(neighbor.vector)
+
+
+def _vector_as_json(vector: npt.NDArray[np.float32] | None) -> dict[str, list[float]]:
+    return {} if vector is None else {"vector": list(map(_shortest, vector))}
 
 
 def _shortest(value: float) -> float:

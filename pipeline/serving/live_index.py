@@ -119,7 +119,7 @@ class LiveIndex:
                 loaded = QueryEngines(self._output.root, manifest, self._model)
             # So that no client waits for what is made at the first search.
             generation.answers([Loaded("trial", np.ones(manifest.dims, np.float32))], Wanted(1))
-            labels = sorted(label for label, _ in generation.labels().most_common(_MOST_LABELS))
+            labels = sorted(label for label, _ in generation.images.labels().most_common(_MOST_LABELS))
             return Answering(generation, loaded, _report_of(self._output, manifest), labels)
 
         return open_generation(self._output, None, opened)

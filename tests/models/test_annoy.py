@@ -17,7 +17,7 @@ from imgindex.models import similarity
 from imgindex.models.ann.annoy import Annoy, AnnoyShard
 from imgindex.models.ann.protocol import METRICS
 from imgindex.models.ann.recall import first_to_reach, measure_recall, recall_sample
-from imgindex.models.similarity import cosine_similarity, exact_nearest, exact_squares
+from imgindex.models.similarity import cosine_similarity, exact_nearest, exact_squares, rank_each
 
 EVERYTHING = {"search_k": 10**6}  # makes Annoy inspect every node of these small indexes
 
@@ -191,6 +191,22 @@ ROWS = st.integers(1, 4).flatmap(
         ),
     )
 )
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@given(rows=ROWS, k=st.integers(1, 20), parts=st.lists(st.integers(0, 8), min_size=1, max_size=6))
+def test_each_query_ranks_its_own_vectors_as_fractions_do(metric, rows, k, parts):
+    vectors = np.array(rows, np.float32)
+    queries = vectors[np.arange(len(parts)) % len(vectors)]
+    items = np.arange(sum(parts)) * 7 % len(vectors)  # the same ones, again and again
+    ranked = rank_each(vectors[items], np.array(parts), queries, metric, k)
+    stops = np.cumsum(parts)
+    for query, start, stop, (places, squares) in zip(queries, stops - parts, stops, ranked, strict=True):
+        own = vectors[items[start:stop]]
+        assert places.tolist() == exact_order(own, query, metric)[:k]
+        np.testing.assert_allclose(
+            squares, exact_squares(own, query, metric)[0][places], rtol=1e-12, atol=1e-12
+        )
 
 
 class TestExactNearest:
