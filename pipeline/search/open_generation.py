@@ -357,8 +357,11 @@ class OpenGeneration:
             ranks, self.images.told(shards, items), cosines.tolist(), distances.tolist(), shards.tolist(),
             items.tolist(), (self.images.counts[contents] - 1).tolist(), vectors, strict=True,
         )  # fmt: skip
-        for rank, (uri, label, sha256, *size), cosine, distance, *place, copies, vector in columns:
-            yield Neighbor(rank, uri, cosine, distance, label, sha256, *size, *place, copies, vector)
+        for rank, told, cosine, distance, shard, item, copies, vector in columns:
+            uri, label, sha256, width, height = told
+            yield Neighbor(
+                rank, uri, cosine, distance, label, sha256, width, height, shard, item, copies, vector
+            )
 
     @cached_property
     def recipe(self) -> Recipe:
