@@ -1,11 +1,11 @@
 """Requests as the service takes them: fields of a query string, of a form or of JSON, checked."""
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic_core import from_json
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -143,7 +143,7 @@ def _vectors(given: Any, settings: ServiceSettings, dims: int) -> Any:
     if len(rows) > settings.max_vectors:
         raise too_large(f"{len(rows)} vectors in a request; expected at most {settings.max_vectors}")
     for row in rows:
-        if not isinstance(row, list) or not all(type(value) in (int, float) for value in row):
+        if not isinstance(row, list) or not set(map(type, row)) <= {int, float}:
             raise bad_request("the field 'vectors' must be a list of lists of numbers")
     return rows
 
@@ -173,13 +173,13 @@ def json_bytes(settings: ServiceSettings, dims: int) -> int:
 def json_of(data: bytes, settings: ServiceSettings, dims: int) -> Any:
     """What JSON says. Raises RefusedError.
 
-    Python reads it in one piece, and nothing else goes on meanwhile. So it may hold no more values than the
+    It is read in one piece, and nothing else goes on meanwhile. So it may hold no more values than the
     largest request that is allowed; a text in it may be long.
     """
     most = settings.max_vectors * (dims + 2) + 1000
     if sum(map(data.count, (b",", b"[", b"{"))) > most:
         raise too_large(f"the JSON holds more than {most} values")
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError) as error:
+        return from_json(data, allow_inf_nan=False)
+    except ValueError as error:
         raise bad_request(f"the JSON cannot be read: {error}") from error

@@ -3,7 +3,6 @@
 import asyncio
 import calendar
 import contextlib
-import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+from pydantic_core import to_json
 
 from imgindex.errors import UsageError
 from imgindex.generations.manifest import Manifest
@@ -129,7 +129,7 @@ class Service:
             "exact": wanted.exact,
             "results": [as_json(result) for result in results],
         }
-        body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+        body = to_json(content)
         self.metrics.stage("metadata", time.monotonic() - started)
         return body
 

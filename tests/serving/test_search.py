@@ -122,7 +122,7 @@ class TestBadRequests:
             ({}, 400, "expected one of 'image', 'uri' and 'vectors'"),
             ({"uri": "a/00.png", "vectors": [[0] * 6]}, 400, "expected one of"),
             ({"uri": "nowhere.png"}, 404, "no indexed image has this uri"),
-            ({"uri": "\ud800"}, 404, "no indexed image has this uri"),
+            ({"uri": "\ud800"}, 400, "the JSON cannot be read"),
             ({"uri": 7}, 400, "must be text"),
             ({"uri": "a/00.png", "k": 0}, 400, "expected a whole number from 1 to 1000"),
             ({"uri": "a/00.png", "k": 1001}, 400, "expected a whole number from 1 to 1000"),
