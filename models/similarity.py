@@ -18,11 +18,11 @@ from imgindex.models.ann.protocol import Float32, Items, Metric
 Float64 = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.floating]
 
-# Rows and queries whose distances are computed at once: 16 MiB of float32.
-_EXACT_ROWS = 1 << 16
-_QUERIES = 1 << 6
+# Rows and queries whose distances are computed at once: 8 MiB of float32.
+_EXACT_ROWS = 1 << 14
+_QUERIES = 1 << 7
 
-# Rows that are float64 at once: of 150 dimensions some 5 MiB.
+# Rows that are float64 at once, and that a query holds beside the nearest: of 150 dimensions some 5 MiB.
 _RANKED_ROWS = 1 << 12
 
 # Squared lengths of float32 vectors whose products neither vanish nor overflow.
@@ -41,61 +41,110 @@ def exact_nearest(
     rows that are compared; None: all.
     """
     count = len(vectors) if items is None else len(items)
-    best = [np.empty(0, np.int64)] * len(queries)
-    squares = [np.empty(0)] * len(queries)
-    limits = np.full(len(queries), np.inf)  # at most so far is the k-th, squared
+    near = [_Near(query, k, metric) for query in queries]
+    # Used again and again: the system takes long to hand out as much memory.
+    squares = np.empty(min(len(queries), _QUERIES) * min(count, _EXACT_ROWS), np.float32)
     for start in range(0, count, _EXACT_ROWS):
         stop = min(start + _EXACT_ROWS, count)
         rows = np.arange(start, stop) if items is None else items[start:stop]
-        block = np.ascontiguousarray(vectors[start:stop] if items is None else vectors[rows])
+        block = vectors[start:stop] if items is None else vectors[rows]
+        lengths = np.einsum("ij,ij->i", block, block)
         for first in range(0, len(queries), _QUERIES):
-            rough, error = _rough_squares(block, queries[first : first + _QUERIES], metric)
-            for number, (about, off) in enumerate(zip(rough, error, strict=True), start=first):
-                limit = limits[number]
-                if len(about) >= k:
-                    limit = np.fmin(limit, np.partition(about, k - 1)[k - 1] + off)
-                # Whatever is not surely farther, as NaNs are not.
-                near = rows[~(about > _rounded_up(limit + off))]
-                candidates = np.concatenate([best[number], near])
-                order, squares[number], errors = rank(vectors[candidates], queries[number], metric, k)
-                best[number] = candidates[order]
-                if len(order) == k:
-                    limits[number] = squares[number][-1] + errors[-1]
-    return [(found, np.sqrt(square).astype(np.float32)) for found, square in zip(best, squares, strict=True)]
+            asked = slice(first, first + _QUERIES)
+            rough = squares[: len(near[asked]) * len(rows)].reshape(-1, len(rows))
+            error = _rough_squares(block, lengths, queries[asked], metric, rough)
+            limits = _limits(rough, error, k, np.array([each.limit for each in near[asked]]))
+            # Whatever is not surely farther, as NaNs are not.
+            hits = np.flatnonzero(~(rough > limits[:, np.newaxis]))
+            numbers, places = np.divmod(hits, len(rows))
+            edges = np.searchsorted(numbers, np.arange(len(rough) + 1))
+            for number in np.flatnonzero(np.diff(edges)):
+                found = places[edges[number] : edges[number + 1]]
+                near[first + number].add(rows[found], rough[number, found], error[number], vectors)
+    return [each.nearest(vectors) for each in near]
+
+
+def _limits(rough: Float32, error: Float64, k: int, known: Float64) -> Float32:
+    """How great `rough` [m, n], each row off by at most its `error`, can be of what is among the `k` least.
+
+    `known` [m] is what the k-th is at most.
+    """
+    # Most rows are within it at first.
+    if rough.shape[1] >= k and np.isinf(known).any():
+        known = np.fmin(known, np.array([np.partition(row, k - 1)[k - 1] for row in rough]) + error)
+    return _rounded_up(known + error)
+
+
+class _Near:
+    """Rows that may be among the `k` nearest of a query, of those that it was compared with."""
+
+    def __init__(self, query: Float32, k: int, metric: Metric) -> None:
+        self._query, self._k, self._metric = query, k, metric
+        self._rows = np.empty(0, np.int64)
+        # Between what their squared distances are.
+        self._least, self._most = np.empty(0), np.empty(0)
+        self.limit = np.inf  # at most so far is the k-th, squared
+
+    def add(self, rows: Items, about: Float32, off: float, vectors: Float32) -> None:
+        """Adds rows of `vectors`, whose squared distances are `about` that, but for at most `off`."""
+        self._rows = np.concatenate([self._rows, rows])
+        self._least = np.concatenate([self._least, about - off])
+        self._most = np.concatenate([self._most, about + off])
+        if len(self._rows) > self._k:
+            kth = np.partition(self._most, self._k - 1)[self._k - 1]  # NaNs come last
+            self.limit = np.fmin(self.limit, kth)
+            kept = ~(self._least > self.limit)
+            self._rows, self._least, self._most = self._rows[kept], self._least[kept], self._most[kept]
+        if len(self._rows) > self._k + _RANKED_ROWS:
+            self._settle(vectors)
+
+    def _settle(self, vectors: Float32) -> None:
+        """Leaves the nearest alone: many that are nearly as near would fill the memory."""
+        order, squares, errors = rank(vectors[self._rows], self._query, self._metric, self._k)
+        self._rows = self._rows[order]
+        self.limit = squares[-1] + errors[-1]
+        self._least, self._most = np.zeros(len(order)), np.full(len(order), self.limit)
+
+    def nearest(self, vectors: Float32) -> tuple[Items, Float32]:
+        """The nearest and their distances, in exact order."""
+        order, squares, _ = rank(vectors[self._rows], self._query, self._metric, self._k)
+        return self._rows[order], np.sqrt(squares).astype(np.float32)
 
 
 def _rough_squares(
-    vectors: Float32, queries: Float32, metric: Metric
-) -> tuple[Float32, npt.NDArray[np.float64]]:
-    """Squared distances [m, n] in float32, and for each query [m] by how much they are off at most.
+    vectors: Float32, lengths: Float32, queries: Float32, metric: Metric, squares: Float32
+) -> Float64:
+    """Writes squared distances to `squares` [m, n]; gives by how much each row of it [m] is off at most.
 
-    A distance that may be off by more is NaN.
+    `lengths` [n] are the squared ones of `vectors`. A distance that may be off by more is NaN.
     """
     dims = vectors.shape[1]
-    lengths = np.einsum("ij,ij->i", vectors, vectors)
     query_lengths = np.einsum("ij,ij->i", queries, queries)
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         if metric == "angular":
             # Of rounding: the product, both lengths with their roots, two quotients; and the sum.
-            error = np.full(len(queries), 2 * _error_of(2 * dims + 8, 2.0**-24) + 2.0**-22)
-            squares = (-2 * queries / np.sqrt(query_lengths)[:, np.newaxis]) @ vectors.T
+            error: Float64 = np.full(len(queries), 2 * _error_of(2 * dims + 8, 2.0**-24) + 2.0**-22)
+            np.matmul(-2 * queries / np.sqrt(query_lengths)[:, np.newaxis], vectors.T, out=squares)
             squares /= np.sqrt(lengths)
             squares += 2
             squares[:, ~_is_safe(lengths)] = np.nan
             squares[~_is_safe(query_lengths)] = np.nan
-            return squares, error
-        squares = (-2 * queries) @ vectors.T
-        squares += lengths
-        squares += query_lengths[:, np.newaxis]
-        # At most g(d + 2) (|x| + |y|)**2 <= 2 g(d + 2) (|x|**2 + |y|**2), which is rounded itself, and what
-        # vanishes of each product.
-        most = query_lengths.astype(np.float64) + float(lengths.max(initial=0))
-        return squares, 3 * _error_of(dims + 4, 2.0**-24) * most + 3 * dims * 2.0**-126
+        else:
+            np.matmul(-2 * queries, vectors.T, out=squares)
+            squares += lengths
+            squares += query_lengths[:, np.newaxis]
+            # At most g(d + 2) (|x| + |y|)**2 <= 2 g(d + 2) (|x|**2 + |y|**2), which is rounded itself, and
+            # what vanishes of each product.
+            most = query_lengths.astype(np.float64) + float(lengths.max(initial=0))
+            error = 3 * _error_of(dims + 4, 2.0**-24) * most + 3 * dims * 2.0**-126
+            if (most > _SAFE[1]).any():  # where the product overflows, its square need not be great
+                squares[~np.isfinite(squares)] = np.nan
+    return error
 
 
-def _rounded_up(value: float) -> np.float32:
+def _rounded_up(values: Float64) -> Float32:
     with np.errstate(over="ignore"):
-        above: np.float32 = np.nextafter(np.float32(value), np.float32(np.inf))
+        above: Float32 = np.nextafter(values.astype(np.float32), np.float32(np.inf))
     return above
 
 

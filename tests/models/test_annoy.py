@@ -1,5 +1,6 @@
 """Annoy shards: same bytes twice, distances and neighbors against brute force in float64, damaged files."""
 
+import tracemalloc
 from fractions import Fraction
 from itertools import pairwise
 from operator import mul
@@ -273,6 +274,27 @@ class TestExactNearest:
             expected = brute_force(vectors, query, metric)
             assert items.tolist() == np.argsort(expected)[:10].tolist()
             np.testing.assert_allclose(distances, np.sort(expected)[:10], rtol=1e-6)
+
+    def test_products_that_overflow(self):
+        vectors = np.float32([[1.8e19], [1.21e19], [1e18]])
+        [(items, _)] = exact_nearest(vectors, np.float32([[1.4e19]]), 1, "euclidean")
+        assert items.tolist() == [1]
+
+    @pytest.mark.parametrize("copies", [False, True])
+    def test_memory_does_not_grow_with_the_rows(self, copies):
+        """Also where all rows are as near."""
+        vectors = random_vectors(40_000, 8)
+        vectors[:] = vectors[0] if copies else vectors
+        queries, peaks = random_vectors(3, 8, seed=1), []
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(similarity, "_EXACT_ROWS", 500)
+            patch.setattr(similarity, "_RANKED_ROWS", 500)
+            for rows in (2000, 40_000):
+                tracemalloc.start()
+                exact_nearest(vectors[:rows], queries, 5, "angular")
+                peaks.append(tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+        assert peaks[1] <= 1.2 * peaks[0]
 
     def test_no_queries(self):
         assert exact_nearest(random_vectors(5, 2), np.zeros((0, 2), np.float32), 3, "angular") == []
