@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class Neighbor:
 
 
 _NEIGHBOR_FIELDS = tuple(each.name for each in fields(Neighbor) if each.name != "vector")
+_fields_of = attrgetter(*_NEIGHBOR_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 def _neighbor_as_json(neighbor: Neighbor) -> dict[str, Any]:
     # `asdict` would copy each value, which takes several times as long.
-    described = {name: getattr(neighbor, name) for name in _NEIGHBOR_FIELDS}
+    described = dict(zip(_NEIGHBOR_FIELDS, _fields_of(neighbor), strict=True))
     for name in ("similarity", "distance"):
         described[name] = _shortest(described[name])
     return described | _vector_as_json(neighbor.vector)
