@@ -49,6 +49,7 @@ from imgindex.runtime.resources import available_cores
 from imgindex.search.query_engine import query_engine
 
 VECTORS_BAR, IMAGES_BAR = 0.6, 0.8
+MEMORY_MIB = 48.0
 DIMS, TREES, RECALL = 150, 40, 0.95
 Vectors = npt.NDArray[np.float32]
 
@@ -372,6 +373,7 @@ def mixed(known: argparse.Namespace, photos: Sequence[Path], folder: Path) -> bo
     changing, fixed = names[: len(names) // 2], names[len(names) // 2 :]
     imgindex.build(config_of(inputs, output, known))
     generations = dict([images_of(output)])
+    held: list[float] = []
     with serving(output) as (port, pid), clients_process() as clients:
         started = time.monotonic()
         asking = clients.submit(ask_mixed, port, photos[:100], fixed[:100], known.seconds)
@@ -381,21 +383,26 @@ def mixed(known: argparse.Namespace, photos: Sequence[Path], folder: Path) -> bo
             )
             # Two photos change places, so that names and contents of generations differ.
             one, other = (inputs / changing[(2 * turn + n) % len(changing)] for n in (0, 1))
-            held = one.read_bytes()
+            first = one.read_bytes()
             one.write_bytes(other.read_bytes())
-            other.write_bytes(held)
+            other.write_bytes(first)
             imgindex.build(config_of(inputs, output, known))
             name, images = images_of(output)
             generations[name] = images
             if turn == known.publishes // 2:
-                imgindex.prune(output, keep=1)
+                prune = ["prune", str(output), "--keep", "1", "--grace", "1s"]
+                subprocess.run(
+                    [sys.executable, "-m", "imgindex", *prune], check=True, stdout=subprocess.DEVNULL
+                )
+            held.append(anonymous_mib(pid))
             print(
                 f"  {time.monotonic() - started:5.0f} s: generation {turn + 1} is live; the service holds "
-                f"{anonymous_mib(pid):.0f} MiB",
+                f"{held[-1]:.0f} MiB",
                 flush=True,
             )
         answers = asking.result()
-        print(f"  at the end {anonymous_mib(pid):.0f} MiB")
+        held.append(anonymous_mib(pid))
+        print(f"  at the end {held[-1]:.0f} MiB")
     wrong = {kind: n for kind, n in answers["statuses"].items() if not kind.endswith(" 200")}
     strange = {
         name: len(found - generations.get(name, set()))
@@ -404,7 +411,8 @@ def mixed(known: argparse.Namespace, photos: Sequence[Path], folder: Path) -> bo
     }
     print(f"  answers: {dict(sorted(answers['statuses'].items()))}")
     print(f"  {len(answers['answered'])} generations answered; images of another one: {strange or 'none'}")
-    return not wrong and not strange and len(answers["answered"]) > known.publishes // 2
+    is_flat = max(held) <= held[0] + MEMORY_MIB
+    return is_flat and not wrong and not strange and len(answers["answered"]) > known.publishes // 2
 
 
 def main() -> None:
