@@ -553,6 +553,38 @@ class TransformContract(PushContract):
         assert {"create", "insert", "finish", "count", "fetch", "search", "switch", "drop"} <= killed_in
         assert target.collections() == {collection(number), collection(number - 1)}
 
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_a_late_attempt_to_make_the_collection_deletes_no_rows(
+        self,
+        lost: bool,
+        output: str,
+        target: Target,
+        faults: Callable[[Callable[[str], None]], None],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """It sees none, and then another attempt makes and fills it. `lost`: it tries again after that."""
+        monkeypatch.setattr("imgindex.io.retries._DELAYS", (0,))
+        self.publish(output, 1, shards=2)
+        push = self.transform(output, target)
+        calls: list[str] = []
+
+        def before(name: str) -> None:
+            calls.append(name)
+            if calls.count("create") == 1 and name == "create":
+                for shard in transforms._make_collection(generation(1), push):
+                    transforms._write_shard(shard, push)
+                if lost:
+                    raise OSError("the answer is lost")
+
+        faults(before)
+        if lost:
+            list(transforms._make_collection(generation(1), push))
+        else:
+            with pytest.raises(OutputError, match=r"refuses a request: .*exist"):
+                list(transforms._make_collection(generation(1), push))
+        assert transforms._switch(generation(1), push, []) == collection(1)
+        assert self.whole(target, 1)
+
     def test_what_differs_from_the_index_never_gets_the_name(
         self, output: str, target: Target, faults: Callable[[Callable[[str], None]], None]
     ) -> None:

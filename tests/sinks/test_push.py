@@ -209,6 +209,32 @@ class TestTransientErrors:
         assert failed >= set(names)
         assert sorted(target.rows("photos")) == [f"g1/{n:02}.jpg" for n in range(12)]
 
+    def test_a_switch_whose_answer_is_lost_for_good(
+        self, output: str, target: QdrantTarget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The push fails, and what the name leads to now stays: Qdrant would delete it with the name."""
+        own, live = InMemory.switch, InMemory.live
+        lost = qdrant.ResponseHandlingException(OSError("connection reset"))
+        away: list[str] = []
+
+        def switch(self: InMemory, *given: Any) -> None:
+            own(self, *given)
+            away.extend(["the second attempt", "the third"])
+            raise lost
+
+        def live_again(self: InMemory, name: str) -> str | None:
+            if away:
+                away.pop()
+                raise lost
+            return live(self, name)
+
+        monkeypatch.setattr(InMemory, "switch", switch)
+        monkeypatch.setattr(InMemory, "live", live_again)
+        with pytest.raises(OutputError, match="does not answer: connection reset"):
+            push(output)
+        assert away == []
+        assert sorted(target.rows("photos")) == [f"g1/{n:02}.jpg" for n in range(12)]
+
     def test_a_server_that_stays_away_in_the_middle(
         self,
         output: str,

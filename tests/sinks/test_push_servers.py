@@ -101,10 +101,20 @@ class TestPostgres(KindsContract, TransformContract):
         assert [[row.uri for row in rows] for rows in found] == expected
         assert target.connection.execute(scans).fetchall() == before
 
+    def test_ivfflat_gets_the_memory_that_it_takes(self, output: str, target: PostgresTarget) -> None:
+        """Its k-means refuses to run in less than it takes, here some 3 MiB."""
+        vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)
+        publish_vectors(output, generation(1), [f"{n:04}.jpg" for n in range(3000)], vectors)
+        joined = "&" if "?" in target.uri else "?"
+        narrow = f"{target.uri}{joined}options=-cmaintenance_work_mem%3D1MB"
+        imgindex.push(output, "pgvector", narrow, collection="photos", index_kind="ivfflat")
+        assert target.index_kind("photos") == "ivfflat"
+        assert target.nearest("photos", vectors[7], 1, "angular") == ["0007.jpg"]
+
     def test_tables_of_other_schemas_stay(
         self, output: str, target: PostgresTarget, faults: Callable[[Callable[[str], None]], None]
     ) -> None:
-        """Also where a request is repeated, and so deletes what it may have made."""
+        """Also where a request is repeated, and so looks for what it may have made."""
         self.publish(output, 1, 12)
         target.connection.execute("CREATE EXTENSION vector")
         target.connection.execute("CREATE SCHEMA mine")

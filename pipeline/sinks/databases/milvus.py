@@ -128,7 +128,9 @@ class Milvus:
 
     def create(self, collection: str, description: str, dims: int, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
-        self.drop(collection)  # one without a description, whose making has been interrupted
+        there = self._client.has_collection(collection, timeout=_CALL_SECONDS)
+        if there and self._description(collection) is None:  # its making has been interrupted
+            self.drop(collection)
         schema = MilvusClient.create_schema(
             auto_id=False, enable_dynamic_field=False, description=description
         )

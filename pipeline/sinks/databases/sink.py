@@ -169,8 +169,9 @@ class DatabaseSink:
         attempts = count()
 
         def create() -> None:
-            if next(attempts):  # the request before may have got there
-                self._database.drop(self.collection)
+            # The request before may have got there, and others may write to the collection already.
+            if next(attempts) and self.collection in self._database.collections(self.name):
+                return
             self._database.create(self.collection, text, manifest.dims, manifest.metric, self._index)
 
         self._ask(create)
@@ -285,7 +286,9 @@ class DatabaseSink:
         if self._thread == threading.get_ident():
             self._thread = None
             try:
-                self._database.drop(self.collection)
+                # A switch whose answer was lost may have got there.
+                if self._database.live(self.name) != self.collection:
+                    self._database.drop(self.collection)
             except Exception as error:
                 told = self._database.told(error)
                 if told is None:
