@@ -4,6 +4,7 @@ import argparse
 import ipaddress
 import os
 import sys
+from dataclasses import replace
 
 from imgindex.errors import MachineError
 
@@ -33,6 +34,7 @@ def run(known: argparse.Namespace) -> None:
         max_k=known.max_k,
         max_vectors=known.max_vectors,
         max_requests=known.max_requests,
+        max_connections=known.max_connections,
         seconds=known.timeout,
         images=known.images,
         token=os.environ.get(TOKEN),
@@ -41,7 +43,11 @@ def run(known: argparse.Namespace) -> None:
         live = LiveIndex(known.output, known.model)
         opened.listen(BACKLOG)  # so that whoever reads the address can connect
         host, port = opened.getsockname()[:2]
-        if settings.token is None and not ipaddress.ip_address(host).is_loopback:
+        is_local = ipaddress.ip_address(host).is_loopback
+        if known.allow_host or (is_local and settings.token is None):
+            names = [known.host, *known.allow_host]
+            settings = replace(settings, hosts=tuple(name.lower() for name in names))
+        if settings.token is None and not is_local:
             print(
                 f"imgindex: everyone who can reach this machine can search and see the pictures; set {TOKEN} "
                 "to ask for a token",

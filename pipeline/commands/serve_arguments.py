@@ -17,6 +17,11 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     serve.add_argument(
         "--port", metavar="N", type=whole_number, default=8000, help="0 takes a free one (default: 8000)"
     )
+    serve.add_argument(
+        "--allow_host", metavar="NAME", action="append", default=[],
+        help="a name that the service may be reached by, such as a proxy's; may be repeated. Without a "
+        "token, a service on a loopback address answers only to its address, localhost and these names",
+    )  # fmt: skip
     serve.add_argument("--images", action="store_true", help="also show the original files of indexed images")
     serve.add_argument(
         "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
@@ -27,6 +32,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
         "max_k": "neighbors of a query",
         "max_vectors": "vectors of a request",
         "max_requests": "requests that are worked on at once; more are answered with 429",
+        "max_connections": "connections that are open at once; more are answered with 503",
     }
     for name, text in limits.items():
         most = getattr(ServiceSettings, name)

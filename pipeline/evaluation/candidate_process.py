@@ -4,10 +4,8 @@ It is a process of its own, which its parent may end. The folder holds the job, 
 gets what was found, line by line, so that what was measured before the end stays.
 """
 
-import ctypes
 import importlib
 import json
-import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ import numpy.typing as npt
 
 from imgindex.models.ann.protocol import AnnBackend, AnnIndex, SearchSettings
 from imgindex.models.ann.recall import RECALL_K
+from imgindex.runtime.child_process import end_with_parent
 
 Items = npt.NDArray[np.int64]
 Values = npt.NDArray[np.float64]
@@ -26,8 +25,6 @@ Values = npt.NDArray[np.float64]
 # A search's queries end after so many seconds, after some that are not timed.
 _SECONDS = 5.0
 _WARM_UP = 5
-
-_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 def measure(folder: Path) -> None:
@@ -99,8 +96,7 @@ def memory_of(process: int | str, field: str) -> int:
 
 
 if __name__ == "__main__":
-    # The parent may be killed; what it started ends with it.
-    ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    end_with_parent()
     # ScaNN loads TensorFlow where it can, and fails beside a version that it was not compiled for.
     sys.modules["tensorflow"] = None  # type: ignore[assignment]
     measure(Path(sys.argv[1]))

@@ -14,7 +14,7 @@ from typing import Any
 from imgindex.search.open_generation import Wanted
 from imgindex.search.results import Result
 from imgindex.serving.errors import RefusedError, bad_request
-from imgindex.serving.requests import number
+from imgindex.serving.requests import Queries, number
 from imgindex.serving.settings import ServiceSettings
 
 INDEX_NAME = "imgindex"
@@ -25,10 +25,9 @@ _NUM_IMAGES = 100
 
 @dataclass(frozen=True)
 class KnnRequest:
-    """What is searched for: an image or a vector; and how."""
+    """What is searched for, an image or a vector, and how."""
 
-    image: bytes | None
-    vector: Any
+    queries: Queries
     wanted: Wanted
 
 
@@ -59,7 +58,8 @@ def knn_request(content: Any, settings: ServiceSettings) -> KnnRequest:
             raise bad_request(f"image must be in base64: {error}") from error
     elif not isinstance(vector, list) or not all(type(value) in (int, float) for value in vector):
         raise bad_request("embedding_input must be a list of numbers")
-    return KnnRequest(image, vector, Wanted(k, distinct=bool(content.get("deduplicate", False))))
+    queries = Queries([("image", image)]) if image is not None else Queries(vectors=[vector])
+    return KnnRequest(queries, Wanted(k, distinct=bool(content.get("deduplicate", False))))
 
 
 def knn_answer(result: Result, first_items: list[int]) -> list[dict[str, Any]]:

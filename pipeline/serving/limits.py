@@ -6,9 +6,12 @@ It is ASGI without a framework, for a framework reads bodies before it can be as
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 import json
 import logging
+import re
 import time
+from collections.abc import Sequence
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
 
@@ -67,6 +70,7 @@ class Gate:
         started = time.monotonic()
         reason: str | None = None
         try:
+            self._check_host(scope)
             self._check_token(scope)
             # What a client takes that sends its body, and reads its answer, as slowly as it may.
             async with asyncio.timeout(3 * self._settings.seconds):
@@ -87,6 +91,19 @@ class Gate:
         finally:
             body.let_go()
         self._metrics.answered(_route_of(scope), answer.status, reason, time.monotonic() - started)
+
+    def _check_host(self, scope: Scope) -> None:
+        names = self._settings.hosts
+        if names is None:
+            return
+        for header, value in scope["headers"]:
+            if header == b"host" and not is_own_host(value.decode("latin-1"), names):
+                told = value.decode("latin-1")[:80]
+                raise RefusedError(
+                    421, "wrong_host",
+                    f"this service is not to be reached as {told}; use its address or localhost, or start it "
+                    "with --allow_host NAME",
+                )  # fmt: skip
 
     def _check_token(self, scope: Scope) -> None:
         token = self._settings.token
@@ -212,6 +229,22 @@ def error_body(error: RefusedError) -> bytes:
     """The JSON that a client gets for an error."""
     told = {"status": error.status, "reason": error.reason, "message": error.message}
     return json.dumps({"error": told}, ensure_ascii=True).encode()
+
+
+def is_own_host(host: str, names: Sequence[str]) -> bool:
+    """Whether the header Host names this machine, or one of `names`.
+
+    A page elsewhere may have its name lead to this machine, and then read what the service answers. It can
+    do so only by a name: an address is what it is, and browsers look up localhost themselves.
+    """
+    name = _PORT.sub("", host).rstrip(".").lower()
+    with contextlib.suppress(ValueError):
+        ipaddress.ip_address(name.strip("[]"))
+        return True
+    return name == "localhost" or name.endswith(".localhost") or name in names
+
+
+_PORT = re.compile(r":\d*$")
 
 
 def is_shown(headers: dict[bytes, str], token: str) -> bool:

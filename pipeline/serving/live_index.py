@@ -58,6 +58,7 @@ class LiveIndex:
         """Opens the live generation; `model` as for `Index.open`. Raises OutputError and UsageError."""
         self._output = Output(output)
         self._model = model
+        self.output = output  # the index's directory
         self.trouble: str | None = None  # why the live generation does not answer
         self.switched: Callable[[Answering], None] = lambda _: None
         self.current = self._open(None)

@@ -1,58 +1,86 @@
 """Requests as the service takes them: fields of a query string, of a form or of JSON, checked."""
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pydantic_core import from_json
-from starlette.datastructures import FormData, UploadFile
+from starlette.datastructures import FormData, QueryParams, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from imgindex.errors import UsageError
+from imgindex.evaluation.duplicates.find import Across
+from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.search.filters import filter_of
 from imgindex.search.open_generation import Wanted
+from imgindex.serving.duplicates import LEAST_THRESHOLD
 from imgindex.serving.errors import RefusedError, bad_request, too_large
 from imgindex.serving.settings import ServiceSettings
 
-_SWITCHES = ("exact", "distinct", "exclude_self", "with_vectors")
-_REPEATED = ("uri", "where")
-_FIELDS = frozenset({"image", "vectors", "k", *_REPEATED, *_SWITCHES})
+_SWITCHES = ("exact", "distinct", "exclude_self", "with_vectors", "combine")
+_FILES = ("image", "negative")
+_VECTORS = ("vectors", "negative_vectors")
+_REPEATED = ("uri", "negative_uri", "where")
+_FIELDS = frozenset({"k", *_FILES, *_VECTORS, *_REPEATED, *_SWITCHES})
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off", "")
 _NEIGHBORS = 10
 
 # Neighbors of all queries of a request, in the most of one; and values of their vectors.
 _MOST_NEIGHBORS, _MOST_VALUES = 10, 1 << 18
 
+# Groups of duplicates that a request gets, unless it says how many, and at most.
+GROUPS, MOST_GROUPS = 50, 200
+_MOST_OFFSET = 10**9 - 1
+
 # Bytes of JSON for each value of a vector, and for all else.
 _VALUE_BYTES, _OTHER_BYTES = 32, 64 << 10
 
 
 @dataclass(frozen=True)
-class SearchRequest:
-    """What is searched for: one of images, uris and vectors; and how."""
+class Queries:
+    """What is searched for."""
 
-    images: Sequence[tuple[str, bytes]]  # name and bytes of each
-    uris: Sequence[str]
-    vectors: Any  # of vectors as lists; None where there are none
+    images: Sequence[tuple[str, bytes]] = ()  # name and bytes of each
+    uris: Sequence[str] = ()
+    vectors: Sequence[Any] = ()  # each a list of numbers
+
+    def __len__(self) -> int:
+        """How many queries there are."""
+        return len(self.images) + len(self.uris) + len(self.vectors)
+
+    @property
+    def kinds(self) -> int:
+        """Of how many kinds they are."""
+        return bool(self.images) + bool(self.uris) + bool(self.vectors)
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """What is searched for, and how."""
+
+    queries: Queries
+    negative: Queries  # what the answers shall not be like
+    combine: bool  # whether all of them make one query; else `queries` are of one kind
     wanted: Wanted
 
 
 async def search_request(request: Request, settings: ServiceSettings, dims: int) -> SearchRequest:
     """Reads a request to search, in an index of vectors of `dims` values. Raises RefusedError."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    images: list[tuple[str, bytes]] = []
+    files: dict[str, list[tuple[str, bytes]]] = {name: [] for name in _FILES}
     body: dict[str, list[Any]] = {}
     if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         async with _form(request, settings, dims) as form:
             for name, value in form.multi_items():
                 if isinstance(value, UploadFile):
-                    if name != "image":
+                    if name not in files:
                         raise bad_request(
-                            f"the file of the field {name!r}; expected one of the field 'image'"
+                            f"the field {name!r} is a file; expected files in 'image' and 'negative' alone"
                         )
-                    images.append((value.filename or "image", await value.read()))
+                    files[name].append((value.filename or "image", await value.read()))
                 else:
                     body.setdefault(name, []).append(value)
     elif kind == "application/json":
@@ -70,7 +98,7 @@ async def search_request(request: Request, settings: ServiceSettings, dims: int)
         )  # fmt: skip
     for name, value in request.query_params.multi_items():
         body.setdefault(name, []).append(value)
-    return _checked(images, body, settings, dims)
+    return _checked(files, body, settings, dims)
 
 
 @contextlib.asynccontextmanager
@@ -91,7 +119,7 @@ async def _form(request: Request, settings: ServiceSettings, dims: int) -> Async
 
 
 def _checked(
-    images: Sequence[tuple[str, bytes]],
+    files: Mapping[str, Sequence[tuple[str, bytes]]],
     body: Mapping[str, Sequence[Any]],
     settings: ServiceSettings,
     dims: int,
@@ -102,27 +130,44 @@ def _checked(
     for name, values in body.items():
         if name not in _REPEATED and len(values) > 1:
             raise bad_request(f"the field {name!r} came {len(values)} times; expected it once")
-    if "image" in body:
-        raise bad_request("the field 'image' must be a file, as of curl -F image=@photo.jpg")
-    uris, where = ([text for text in body.get(name, ()) if text != ""] for name in _REPEATED)
-    for name, texts in zip(_REPEATED, (uris, where), strict=True):
-        if not all(isinstance(text, str) for text in texts):
+    for name in _FILES:
+        if name in body:
+            raise bad_request(f"the field {name!r} must be a file, as of curl -F {name}=@photo.jpg")
+    texts = {name: [text for text in body.get(name, ()) if text != ""] for name in _REPEATED}
+    for name, values in texts.items():
+        if not all(isinstance(text, str) for text in values):
             raise bad_request(f"the field {name!r} must be text")
     try:
-        conditions = filter_of(where)
+        conditions = filter_of(texts["where"])
     except UsageError as error:
         raise bad_request(str(error)) from error
-    vectors = _vectors(body["vectors"][0], settings, dims) if "vectors" in body else None
-    if bool(images) + bool(uris) + (vectors is not None) != 1:
-        raise bad_request("nothing to search for, or too much; expected one of 'image', 'uri' and 'vectors'")
-    for kind in (images, uris):
-        if len(kind) > settings.max_images:
-            raise too_large(f"{len(kind)} queries in a request; expected at most {settings.max_images}")
+    positive, negative = (
+        Queries(
+            files[image],
+            texts[uri],
+            _vectors(vectors, body[vectors][0], settings, dims) if vectors in body else (),
+        )
+        for image, uri, vectors in zip(_FILES, _REPEATED[:2], _VECTORS, strict=True)
+    )
     switches = {name: _switch(name, body[name][0]) for name in _SWITCHES if name in body}
-    if vectors is not None and switches.get("exclude_self"):
+    combine = switches.pop("combine", False) or len(negative) > 0
+    if not positive or (not combine and positive.kinds > 1):
+        raise bad_request(
+            "nothing to search for, or too much; expected one of 'image', 'uri' and 'vectors', or several of "
+            "them with combine=true"
+        )
+    images = sum(len(each.images) + len(each.uris) for each in (positive, negative))
+    vectors = len(positive.vectors) + len(negative.vectors)
+    for count, kind, most in (
+        (images, "images and uris", settings.max_images),
+        (vectors, "vectors", settings.max_vectors),
+    ):
+        if count > most:
+            raise too_large(f"{count} {kind} in a request; expected at most {most}")
+    if vectors and switches.get("exclude_self"):
         raise bad_request("exclude_self is for images and uris; a vector does not tell which image it is")
     k = number("k", body["k"][0], settings.max_k) if "k" in body else min(_NEIGHBORS, settings.max_k)
-    count = len(images) + len(uris) + len(vectors or ())
+    count = 1 if combine else len(positive)
     most = _MOST_NEIGHBORS * settings.max_k
     if count * k > most:
         raise too_large(f"{count} queries with k {k} in a request; expected at most {most} neighbors in all")
@@ -130,29 +175,67 @@ def _checked(
     if with_vectors and count * k * dims > _MOST_VALUES:
         raise too_large(f"vectors of {count * k} neighbors; expected at most {_MOST_VALUES // dims}")
     wanted = Wanted(k, **switches, where=conditions, vectors=with_vectors)
-    return SearchRequest(images, uris, vectors, wanted)
+    return SearchRequest(positive, negative, combine, wanted)
 
 
-def _vectors(given: Any, settings: ServiceSettings, dims: int) -> Any:
+def _vectors(name: str, given: Any, settings: ServiceSettings, dims: int) -> list[Any]:
     """Vectors as lists, which came in as such or as JSON in a field; a single one counts as a list of one."""
     rows = json_of(given.encode("utf-8", "replace"), settings, dims) if isinstance(given, str) else given
     if not isinstance(rows, list) or not rows:
-        raise bad_request("the field 'vectors' must be a list of lists of numbers")
+        raise bad_request(f"the field {name!r} must be a list of lists of numbers")
     if not isinstance(rows[0], list):
         rows = [rows]
-    if len(rows) > settings.max_vectors:
-        raise too_large(f"{len(rows)} vectors in a request; expected at most {settings.max_vectors}")
     for row in rows:
         if not isinstance(row, list) or not set(map(type, row)) <= {int, float}:
-            raise bad_request("the field 'vectors' must be a list of lists of numbers")
+            raise bad_request(f"the field {name!r} must be a list of lists of numbers")
     return rows
 
 
-def number(name: str, given: Any, most: int) -> int:
-    """A whole number from 1 to `most`. Raises RefusedError."""
+@dataclass(frozen=True)
+class DuplicatesRequest:
+    """Which groups of duplicates are asked for."""
+
+    threshold: float
+    across: Across | None
+    offset: int
+    limit: int
+
+
+def duplicates_request(query: QueryParams) -> DuplicatesRequest:
+    """Reads the query string of a request for duplicates. Raises RefusedError."""
+    defaults = {"threshold": str(THRESHOLD), "across": "", "offset": "0", "limit": str(GROUPS)}
+    given = dict(query.multi_items())
+    unknown = given.keys() - defaults.keys()
+    if unknown:
+        raise bad_request(f"unknown field {min(unknown)!r}; expected {', '.join(defaults)}")
+    values = defaults | given
+    across: dict[str, Across | None] = {"": None, "labels": "labels", "folders": "folders"}
+    if values["across"] not in across:
+        raise bad_request(f"across is {values['across'][:40]!r}; expected labels or folders")
+    return DuplicatesRequest(
+        _threshold(values["threshold"]),
+        across[values["across"]],
+        number("offset", values["offset"], _MOST_OFFSET, least=0),
+        number("limit", values["limit"], MOST_GROUPS),
+    )
+
+
+def _threshold(text: str) -> float:
+    try:
+        # Similarities have six digits, too.
+        value = round(float(text), 6)
+    except ValueError:
+        value = math.nan
+    if not LEAST_THRESHOLD <= value <= 1:
+        raise bad_request(f"threshold is {text[:40]!r}; expected a number from {LEAST_THRESHOLD:g} to 1")
+    return value
+
+
+def number(name: str, given: Any, most: int, least: int = 1) -> int:
+    """A whole number from `least` to `most`. Raises RefusedError."""
     text = str(given) if type(given) in (int, str) else ""
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
-        raise bad_request(f"{name} is {str(given)[:40]!r}; expected a whole number from 1 to {most}")
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and least <= int(text) <= most):
+        raise bad_request(f"{name} is {str(given)[:40]!r}; expected a whole number from {least} to {most}")
     return int(text)
 
 

@@ -15,7 +15,7 @@ from imgindex.serving.knn_service import INDEX_NAME, knn_answer, knn_request
 from imgindex.serving.limits import COOKIE, is_shown, session_of
 from imgindex.serving.live_index import Answering
 from imgindex.serving.media_types import media_type
-from imgindex.serving.requests import json_of, search_request
+from imgindex.serving.requests import duplicates_request, json_of, search_request
 from imgindex.serving.service import Service, begun, refusal_of
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -44,17 +44,15 @@ def _headers(answering: Answering, **more: str) -> dict[str, str]:
 
 
 async def search(request: Request) -> Response:
-    """The neighbors of images, of indexed images or of vectors."""
+    """The neighbors of images, of indexed images or of vectors, or of several of them together."""
     service = _service(request)
     dims = service.live.current.manifest.dims
     asked = await search_request(request, service.settings, dims)
     async with service.working() as answering:
-        if asked.images:
-            results = await service.images(answering, asked.images, asked.wanted)
-        elif asked.uris:
-            results = await service.uris(answering, asked.uris, asked.wanted)
+        if asked.combine:
+            results = [await service.combined(answering, asked.queries, asked.negative, asked.wanted)]
         else:
-            results = await service.vectors(answering, asked.vectors, asked.wanted)
+            results = await service.search(answering, asked.queries, asked.wanted)
         if len(results) == 1 and results[0].error is not None:
             raise refusal_of(results[0].error)
         body = await service.written(answering, results, asked.wanted)
@@ -67,14 +65,25 @@ async def knn_service(request: Request) -> Response:
     dims = service.live.current.manifest.dims
     asked = knn_request(json_of(await request.body(), service.settings, dims), service.settings)
     async with service.working() as answering:
-        if asked.image is not None:
-            (result,) = await service.images(answering, [("image", asked.image)], asked.wanted)
-        else:
-            (result,) = await service.vectors(answering, [asked.vector], asked.wanted)
+        (result,) = await service.search(answering, asked.queries, asked.wanted)
         if result.error is not None:
             raise refusal_of(result.error)
         firsts = [0, *accumulate(shard.items for shard in answering.manifest.shards)]
         return JSONResponse(knn_answer(result, firsts), headers=_headers(answering))
+
+
+async def duplicates(request: Request) -> Response:
+    """Groups of images that are duplicates of each other."""
+    service = _service(request)
+    asked = duplicates_request(request.query_params)
+    answering = service.live.current
+    # To wait for them takes no place among the requests that are worked on.
+    found = await service.duplicates(answering, asked)
+    if isinstance(found, float):
+        content = {"generation": answering.generation, "status": "being looked for", "seconds": found}
+        return JSONResponse(content, 202, _headers(answering, **{"retry-after": "2"}))
+    head, groups = found
+    return JSONResponse({**head, "groups": groups}, headers=_headers(answering))
 
 
 async def indices_list(request: Request) -> Response:
@@ -224,6 +233,7 @@ ROUTES: tuple[tuple[str, str, Handler], ...] = (
     ("GET", "/items/{uri:uri}", items),
     ("GET", "/thumbnails/{uri:uri}", thumbnails),
     ("GET", "/images/{uri:uri}", images),
+    ("GET", "/duplicates", duplicates),
     ("GET", "/report", report),
     ("GET", "/info", info),
     ("GET", "/healthz", healthz),

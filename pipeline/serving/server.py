@@ -3,6 +3,8 @@
 import asyncio
 import logging
 import socket
+import struct
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,55 +14,144 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from imgindex.errors import MachineError, UsageError
 from imgindex.runtime import signals
+from imgindex.runtime.resources import allow_open_files
+from imgindex.serving.errors import RefusedError
+from imgindex.serving.limits import error_body
 from imgindex.serving.settings import ServiceSettings
 
 # Seconds for the head of a request to come in at most, and for a connection to stay open without one.
 _HEAD_SECONDS = 10.0
 _IDLE_SECONDS = 15
 
-# Connections that wait to be taken.
-BACKLOG = 2048
+# Connections that wait to be taken. All of them may be taken at once, before any of them is read from.
+BACKLOG = 512
+
+# Seconds that a client which is turned away has to read why.
+_FAREWELL_SECONDS = 1.0
 
 
 class _ImpatientProtocol(H11Protocol):
-    """Closes a connection on which the head of a request does not come in. uvicorn itself waits for ever."""
+    """Closes a connection on which the head of a request does not come in, or whose client takes no answer.
 
-    def __init__(self, settings: ServiceSettings, **given: Any) -> None:
-        """Of a service with such limits; `given` is what uvicorn gives."""
+    uvicorn itself waits for ever. If there are too many connections, the one that has waited longest for a
+    request is closed. If none waits, the new one is told to come back.
+    """
+
+    def __init__(
+        self, settings: ServiceSettings, waiting: "dict[_ImpatientProtocol, None]", **given: Any
+    ) -> None:
+        """Of a service with such limits.
+
+        Args:
+          settings: the limits.
+          waiting: the connections of the service that wait for a request, the longest first.
+          given: what uvicorn gives.
+        """
         super().__init__(**given)
-        self._head_seconds = min(_HEAD_SECONDS, settings.seconds)
-        self._head: asyncio.TimerHandle | None = None
+        self._settings = settings
+        self._waiting = waiting
+        self._head, self._taking = _Timer(self.loop), _Timer(self.loop)
+        self._is_turned_away = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
+        # What the system does not take at once makes uvicorn wait, and begins the time for it.
+        transport.set_write_buffer_limits(high=0)
+        if len(self.connections) > self._settings.max_connections:
+            longest = next(iter(self._waiting), None)
+            if longest is None:
+                self._turn_away()
+                return
+            del self._waiting[longest]
+            longest.transport.abort()
         self._watch()
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._watch()
+        if not self._is_turned_away:
+            super().data_received(data)
+            self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self._is_working():  # the next request may be there already
+            self._waiting.setdefault(self)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taking.start(self._settings.seconds, self._drop)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._taking.stop()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._forget()
+        self._waiting.pop(self, None)
+        self._head.stop()
+        self._taking.stop()
+
+    def _drop(self) -> None:
+        # The system, too, holds what is not taken, some MiB of it, and would go on to offer it.
+        at_once = struct.pack("ii", 1, 0)
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self.transport.abort()
+
+    def _turn_away(self) -> None:
+        self._is_turned_away = True
+        if len(self.connections) > self._settings.max_connections + BACKLOG:
+            self.transport.abort()
+            return
+        self.transport.write(_FULL)
+        # If it were closed with something unread, the system would throw away what was written.
+        self.transport.write_eof()
+        self._head.start(_FAREWELL_SECONDS, self.transport.abort)
 
     def _watch(self) -> None:
         if self._is_working():
-            self._forget()
-        elif self._head is None:
-            self._head = self.loop.call_later(self._head_seconds, self._give_up)
+            self._waiting.pop(self, None)
+            self._head.stop()
+        else:
+            self._waiting.setdefault(self)
+            self._head.start(min(_HEAD_SECONDS, self._settings.seconds), self._give_up)
 
     def _is_working(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _give_up(self) -> None:
-        self._head = None
+        self._head.stop()
         if not self._is_working():
             self.transport.abort()
 
-    def _forget(self) -> None:
-        if self._head is not None:
-            self._head.cancel()
-            self._head = None
+
+class _Timer:
+    """Calls a function after some seconds, unless it is stopped before."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._handle: asyncio.TimerHandle | None = None
+
+    def start(self, seconds: float, function: Callable[[], None]) -> None:
+        """Begins, where it has not begun."""
+        if self._handle is None:
+            self._handle = self._loop.call_later(seconds, function)
+
+    def stop(self) -> None:
+        """Ends it; it may begin again."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+def _full() -> bytes:
+    body = error_body(RefusedError(503, "busy", "too many connections are open; try again"))
+    head = (
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+        f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+_FULL = _full()
 
 
 def bound_socket(host: str, port: int) -> socket.socket:
@@ -93,12 +184,13 @@ def bound_socket(host: str, port: int) -> socket.socket:
 def serve(app: ASGIApp, opened: socket.socket, settings: ServiceSettings) -> None:
     """Answers on a bound socket until SIGINT or SIGTERM; requests that have begun are answered first.
 
-    A second signal ends the process at once.
+    A second signal ends the process at once. Raises MachineError where too few files may be open at once.
     """
+    allow_open_files(settings.max_connections + 2 * BACKLOG)
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            http=partial(_ImpatientProtocol, settings),  # type: ignore[arg-type]
+            http=partial(_ImpatientProtocol, settings, {}),  # type: ignore[arg-type]
             ws="none",
             lifespan="on",
             loop="asyncio",

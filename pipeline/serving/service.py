@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from pydantic_core import to_json
 
 from imgindex.errors import UsageError
@@ -18,14 +19,17 @@ from imgindex.generations.manifest import Manifest
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.decoder_pool import DecoderPool
 from imgindex.runtime.resources import available_cores
-from imgindex.search.open_generation import Wanted
+from imgindex.search.combined_queries import CollectedQueries, combined_answer
+from imgindex.search.open_generation import OpenGeneration, Wanted
 from imgindex.search.queries import Loaded, Recipe, load
 from imgindex.search.results import QueryError, Result, as_json
 from imgindex.serving.batcher import Batcher
+from imgindex.serving.duplicates import DuplicateSearch, Parameters
 from imgindex.serving.errors import RefusedError, bad_request, busy, not_found
 from imgindex.serving.live_index import Answering, LiveIndex
 from imgindex.serving.metrics import Metrics
 from imgindex.serving.pictures import Pictures
+from imgindex.serving.requests import DuplicatesRequest, Queries
 from imgindex.serving.settings import ServiceSettings
 
 _T = TypeVar("_T")
@@ -51,6 +55,7 @@ class Service:
         self._searching = ThreadPoolExecutor(cores, "search")
         self._batcher = Batcher(self.metrics.batch)
         self._pictures = Pictures(self._decoders.decode)
+        self._duplicates = DuplicateSearch(live.output)
 
     def start(self) -> None:
         """Begins to follow the live generation."""
@@ -62,6 +67,7 @@ class Service:
         self.live.close()
         self._batcher.close()
         self._pictures.close()
+        self._duplicates.close()
         for pool in (self._decoding, self._searching):
             pool.shutdown(cancel_futures=True)
         self._decoders.close()
@@ -86,35 +92,49 @@ class Service:
             self._working -= 1
             self.metrics.working.set(self._working)
 
-    async def images(
-        self, answering: Answering, files: Sequence[tuple[str, bytes]], wanted: Wanted
-    ) -> list[Result]:
-        """The neighbors of images: of each a name and the bytes of its file."""
-        queries = await asyncio.gather(*(self._embedded(answering, name, data) for name, data in files))
-        return await self._answers(answering, queries, wanted)
+    async def search(self, answering: Answering, queries: Queries, wanted: Wanted) -> list[Result]:
+        """The neighbors of each of some queries. Raises RefusedError for one that is none."""
+        loaded = await self._loaded(answering, queries)
+        return await self._timed("search", answering.opened.answers, loaded, wanted)
 
-    async def uris(self, answering: Answering, uris: Sequence[str], wanted: Wanted) -> list[Result]:
-        """The neighbors of indexed images. Raises RefusedError for one that is not indexed."""
-        queries = []
-        for uri in uris:
+    async def combined(
+        self, answering: Answering, positive: Queries, negative: Queries, wanted: Wanted
+    ) -> Result:
+        """The neighbors of what is like `positive` together, and not like `negative`; as `search_combined`.
+
+        Raises RefusedError for a query that is none, and where they make none together.
+        """
+        sides = [await self._loaded(answering, side) for side in (positive, negative)]
+        for query in sides[0] + sides[1]:
+            if isinstance(query.value, QueryError):
+                raise refusal_of(query.value, query.name)
+        return await self._timed("search", _combined, answering.opened, sides, wanted)
+
+    async def _loaded(self, answering: Answering, queries: Queries) -> list[Loaded]:
+        """The queries with their vectors: images, uris, vectors."""
+        files = [self._embedded(answering, name, data) for name, data in queries.images]
+        loaded: list[Loaded] = [*await asyncio.gather(*files)]
+        for uri in queries.uris:
             row, vector = await self._row(answering, uri)
-            queries.append(Loaded(uri, vector, None, row["sha256"]))
-        return await self._answers(answering, queries, wanted)
+            loaded.append(Loaded(uri, vector, None, row["sha256"]))
+        if queries.vectors:
+            vectors = _as_vectors(queries.vectors, answering.manifest.dims)
+            loaded += [Loaded(f"vector {number}", vector) for number, vector in enumerate(vectors)]
+        return loaded
 
-    async def vectors(self, answering: Answering, rows: Any, wanted: Wanted) -> list[Result]:
-        """The neighbors of vectors, [n, dims] as lists. Raises RefusedError for what is none."""
-        dims = answering.manifest.dims
-        try:
-            with np.errstate(over="ignore"):
-                vectors = np.asarray(rows, np.float32)
-        except (TypeError, ValueError, OverflowError) as error:
-            raise bad_request(f"vectors must be lists of {dims} numbers each: {error}") from error
-        if vectors.ndim != 2 or vectors.shape[1] != dims:
-            raise bad_request(f"vectors must be lists of {dims} numbers each; got shape {vectors.shape}")
-        if not np.isfinite(vectors).all():
-            raise bad_request("vectors must be of finite numbers")
-        queries = [Loaded(f"vector {number}", vector) for number, vector in enumerate(vectors)]
-        return await self._answers(answering, queries, wanted)
+    async def duplicates(
+        self, answering: Answering, asked: DuplicatesRequest
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]] | float:
+        """What is known of all groups of duplicates, and the groups that are asked for.
+
+        Where they are being looked for, it gives for how many seconds that has been so. Raises RefusedError.
+        """
+        parameters = Parameters(answering.generation, asked.threshold, asked.across)
+        found = await self._duplicates.groups(parameters)
+        if isinstance(found, float):
+            return found
+        head = found.head | {"across": asked.across, "group_count": len(found), "offset": asked.offset}
+        return head, await self._in(self._searching, found.part, asked.offset, asked.limit)
 
     async def written(self, answering: Answering, results: Sequence[Result], wanted: Wanted) -> bytes:
         """The JSON of the answer to a request."""
@@ -173,24 +193,45 @@ class Service:
         self.metrics.stage("decode", time.monotonic() - started)
         return query
 
-    async def _answers(self, answering: Answering, queries: Sequence[Loaded], wanted: Wanted) -> list[Result]:
+    async def _timed(self, stage: str, function: Callable[..., _T], *arguments: Any) -> _T:
         started = time.monotonic()
         try:
-            results = await self._in(self._searching, answering.opened.answers, queries, wanted)
+            result = await self._in(self._searching, function, *arguments)
         except UsageError as error:
             raise bad_request(str(error)) from error
-        self.metrics.stage("search", time.monotonic() - started)
-        return results
+        self.metrics.stage(stage, time.monotonic() - started)
+        return result
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *arguments))
 
 
-def refusal_of(error: QueryError) -> RefusedError:
-    """What a request is answered with whose only query has no answer."""
+def _combined(opened: OpenGeneration, sides: Sequence[Sequence[Loaded]], wanted: Wanted) -> Result:
+    collected = [CollectedQueries(opened) for _ in sides]
+    for side, loaded in zip(collected, sides, strict=True):
+        side.answers(loaded, wanted)
+    return combined_answer(opened, collected[0], collected[1], wanted)
+
+
+def _as_vectors(rows: Sequence[Any], dims: int) -> npt.NDArray[np.float32]:
+    """Vectors [n, dims] that came in as lists. Raises RefusedError for what is none."""
+    try:
+        with np.errstate(over="ignore"):
+            vectors = np.asarray(rows, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise bad_request(f"vectors must be lists of {dims} numbers each: {error}") from error
+    if vectors.ndim != 2 or vectors.shape[1] != dims:
+        raise bad_request(f"vectors must be lists of {dims} numbers each; got shape {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise bad_request("vectors must be of finite numbers")
+    return vectors
+
+
+def refusal_of(error: QueryError, name: str = "the image") -> RefusedError:
+    """What a request is answered with that has no answer because of one of its queries."""
     status = 503 if error.reason in _PASSING else 422
     headers = {"Retry-After": "1"} if status == 503 else {}
-    return RefusedError(status, error.reason, f"the image cannot be searched for: {error.message}", headers)
+    return RefusedError(status, error.reason, f"{name} cannot be searched for: {error.message}", headers)
 
 
 def begun(manifest: Manifest) -> float:

@@ -15,14 +15,16 @@ class ServiceSettings:
     max_vectors: int = 256  # queries of a request that are vectors
     max_images: int = 16  # queries of a request that are images, or uris
     max_requests: int = 64  # that are worked on at once
+    max_connections: int = 2000  # that are open at once; `asgi_app` leaves it to its server
     seconds: float = 30.0  # for the body of a request to come in, and again for its answer
     images: bool = False  # whether original images are served
+    hosts: tuple[str, ...] | None = None  # names that it may be reached by; None: by any
     token: str | None = field(default=None, repr=False)  # which requests must show, where there is one
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name not in ("images", "token") and not value > 0:
+            if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise UsageError(f"{each.name} is {value}; expected a number above 0")
         if self.token is not None and (len(self.token) < _SHORTEST_TOKEN or not self.token.isascii()):
             raise UsageError(f"the token must be at least {_SHORTEST_TOKEN} ASCII characters long")

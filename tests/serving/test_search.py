@@ -115,6 +115,93 @@ class TestQueries:
         assert len(uris(in_query)) == 2
 
 
+class TestCombined:
+    """Several queries as one, as `Index.search_combined` makes it."""
+
+    def check(self, answer: Any, expected: imgindex.Result) -> None:
+        assert answer.status_code == 200, answer.text
+        (result,) = answer.json()["results"]
+        found = [(each["uri"], each["similarity"]) for each in result["neighbors"]]
+        assert [uri for uri, _ in found] == [each.uri for each in expected.neighbors]
+        np.testing.assert_allclose(
+            [similarity for _, similarity in found],
+            [each.similarity for each in expected.neighbors],
+            atol=1e-5,
+        )
+
+    def test_images_together(self, client: TestClient, folder: Path, index: imgindex.Index) -> None:
+        names = ["a/02.png", "b/03.png", "b/07.png"]
+        files = [("image", (name, photo(folder, name))) for name in names]
+        answer = client.post("/search", files=files, data={"combine": "true", "k": "5"})
+        self.check(answer, index.search_combined([photo(folder, name) for name in names], k=5))
+        assert answer.json()["results"][0]["query"] == "a/02.png, b/03.png, b/07.png"
+
+    def test_like_this_and_not_like_that(
+        self, client: TestClient, folder: Path, index: imgindex.Index
+    ) -> None:
+        files = {"image": photo(folder, "a/02.png"), "negative": photo(folder, "b/03.png")}
+        answer = client.post("/search", files=files, params={"k": 13, "exclude_self": "1", "exact": "1"})
+        expected = index.search_combined(files["image"], files["negative"], 13, exclude_self=True, exact=True)
+        self.check(answer, expected)
+        assert {"a/02.png", "b/03.png"}.isdisjoint(uris(answer))
+        by_uri = {
+            "uri": "a/02.png",
+            "negative_uri": ["b/03.png"],
+            "k": 13,
+            "exclude_self": True,
+            "exact": True,
+        }
+        assert uris(client.post("/search", json=by_uri)) == uris(answer)
+
+    def test_all_kinds_of_queries_in_one(
+        self, client: TestClient, folder: Path, index: imgindex.Index
+    ) -> None:
+        vectors = np.random.default_rng(1).normal(size=(3, 6)).astype(np.float32)
+        data = photo(folder, "b/05.png")
+        form = {
+            "uri": "a/04.png", "vectors": json.dumps(vectors[:2].tolist()), "combine": "true",
+            "negative_vectors": json.dumps(vectors[2].tolist()), "with_vectors": "true", "where": "label=a",
+        }  # fmt: skip
+        answer = client.post("/search", files={"image": ("mine", data)}, data=form)
+        expected = index.search_combined(
+            [data, index.image_path("a/04.png"), *vectors[:2]], [vectors[2]], where="label=a", vectors=True
+        )
+        self.check(answer, expected)
+        (result,) = answer.json()["results"]
+        assert result["query"] == "mine, a/04.png, vector 0 and 1 more; not vector 0"
+        np.testing.assert_allclose(result["vector"], expected.vector, atol=1e-5)
+
+    def test_a_bad_image_leaves_the_whole_query_without_an_answer(
+        self, client: TestClient, folder: Path
+    ) -> None:
+        files = {"image": photo(folder, "a/02.png"), "negative": ("bad.png", b"no image")}
+        answer = client.post("/search", files=files)
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (422, "not_an_image")
+        assert "bad.png" in answer.json()["error"]["message"]
+
+    @pytest.mark.parametrize(
+        ("sent", "status", "told"),
+        [
+            ({"negative_uri": "a/00.png"}, 400, "nothing to search for"),
+            ({"uri": "a/00.png", "negative_uri": "nowhere"}, 404, "no indexed image"),
+            ({"uri": "a/00.png", "negative_vectors": [[1, 2]]}, 400, "lists of 6 numbers"),
+            (
+                {"vectors": [[1, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0]], "combine": True},
+                400,
+                "cancel each other",
+            ),
+            ({"uri": ["a/00.png"] * 9, "negative_uri": ["a/02.png"] * 8}, 413, "at most 16"),
+            ({"uri": "a/00.png", "negative_vectors": [[0] * 6], "exclude_self": True}, 400, "does not tell"),
+        ],
+    )
+    def test_what_makes_no_query_is_refused(
+        self, sent: Any, status: int, told: str, client: TestClient
+    ) -> None:
+        answer = client.post("/search", json=sent)
+        assert answer.status_code == status, answer.text
+        assert told in answer.json()["error"]["message"]
+
+
 class TestBadRequests:
     @pytest.mark.parametrize(
         ("sent", "status", "told"),

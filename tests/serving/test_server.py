@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import os
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -39,6 +40,11 @@ def connected(service: Serving) -> socket.socket:
     return socket.create_connection(("127.0.0.1", service.port), timeout=30)
 
 
+def descriptors(service: Serving) -> int:
+    """How many files the service has open."""
+    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
+
+
 def is_answering(service: Serving, folder: Path) -> bool:
     image = {"image": (folder / "photos/a/02.png").read_bytes()}
     answer = httpx.post(service.url + "search", files=image, params={"k": 1}, timeout=30)
@@ -58,7 +64,7 @@ def test_it_answers_and_a_signal_stops_it_with_success(folder: Path) -> None:
 def test_a_request_that_has_begun_is_answered_before_it_stops(folder: Path) -> None:
     body = b'{"uri": "a/02.png"}'
     with serving(folder / "index") as service, connected(service) as client:
-        head = b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        head = b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
         client.sendall(head + b"content-length: %d\r\n\r\n" % len(body) + body[:5])
         assert httpx.get(service.url + "healthz").status_code == 200  # by now the request has begun
         service.process.send_signal(signal.SIGTERM)
@@ -73,7 +79,7 @@ def test_a_request_that_has_begun_is_answered_before_it_stops(folder: Path) -> N
 @pytest.mark.long
 def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
     with serving(folder / "index") as service, connected(service) as client:
-        client.sendall(b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n")
+        client.sendall(b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n")
         assert httpx.get(service.url + "healthz").status_code == 200
         service.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(httpx.TransportError):
@@ -88,11 +94,11 @@ class TestHostileClients:
         requests = [
             b"nonsense\r\n\r\n",
             b"GET / HTTP/1.1\r\n\r\n",
-            b"GET / HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n",
-            b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
-            b"POST /search HTTP/1.1\r\nhost: x\r\ntransfer-encoding: nonsense\r\n\r\nz\r\n",
-            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: x\r\n\r\n",
-            b"GET /items/%zz HTTP/1.1\r\nhost: x\r\n\r\n",
+            b"GET / HTTP/1.1\r\nhost: localhost\r\nbad header\r\n\r\n",
+            b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+            b"POST /search HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: nonsense\r\n\r\nz\r\n",
+            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            b"GET /items/%zz HTTP/1.1\r\nhost: localhost\r\n\r\n",
         ]
         for request in requests:
             with connected(service) as client:
@@ -112,14 +118,14 @@ class TestHostileClients:
         with contextlib.ExitStack() as stack:
             slow = [stack.enter_context(connected(service)) for _ in range(100)]
             for client in slow[:50]:
-                client.sendall(b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+                client.sendall(b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{")
             for client in slow[50:]:
                 client.sendall(b"GET / HT")
             assert is_answering(service, folder)
 
     def test_a_body_that_does_not_come_is_given_up(self, impatient: Serving) -> None:
         with connected(impatient) as client:
-            client.sendall(b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n{")
+            client.sendall(b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{")
             assert client.recv(12) == b"HTTP/1.1 408"
 
     def test_a_head_that_does_not_come_ends_the_connection(self, impatient: Serving) -> None:
@@ -130,18 +136,15 @@ class TestHostileClients:
 
     @pytest.mark.long
     def test_thousands_of_connections_leave_nothing_behind(self, service: Serving, folder: Path) -> None:
-        def descriptors() -> int:
-            return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
-
         def disturb(number: int) -> None:
             with connected(service) as client:
                 if number % 3 == 0:
-                    client.sendall(b"POST /search HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n{")
+                    client.sendall(b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{")
                 elif number % 3 == 1:
                     client.sendall(b"\x00" * 100)
 
         assert is_answering(service, folder)
-        before = descriptors()
+        before = descriptors(service)
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
             disturbing = [threads.submit(disturb, number) for number in range(1500)]
             for _ in range(10):
@@ -149,8 +152,67 @@ class TestHostileClients:
             for each in disturbing:
                 each.result()
         assert is_answering(service, folder)
-        while descriptors() > before + 5:  # until it has noticed the last of them
+        while descriptors(service) > before + 5:  # until it has noticed the last of them
             assert is_answering(service, folder)
+
+    @pytest.mark.long
+    def test_a_client_that_does_not_take_its_answers_is_dropped(self, impatient: Serving) -> None:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", impatient.port))
+            client.sendall(b"GET /static/page.js HTTP/1.1\r\nhost: localhost\r\n\r\n" * 2000)
+            waiting = select.poll()
+            waiting.register(client, 0)  # for errors alone
+            # By a reset, so that the system keeps nothing of what was not taken.
+            assert [event & select.POLLERR for _, event in waiting.poll(60_000)] == [select.POLLERR]
+
+    @pytest.mark.long
+    def test_connections_beyond_the_limit_are_told_to_come_back(self, folder: Path) -> None:
+        with serving(folder / "index", "--max_connections", "5") as service, contextlib.ExitStack() as stack:
+            held = []
+            while (answer := httpx.get(service.url + "healthz")).status_code == 200:
+                held.append(stack.enter_context(connected(service)))
+                held[-1].sendall(b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: 10\r\n\r\n{")
+            assert len(held) >= 5
+            assert (answer.status_code, answer.json()["error"]["reason"]) == (503, "busy")
+            assert int(answer.headers["retry-after"]) >= 1
+            for client in held:
+                client.close()
+            while httpx.get(service.url + "healthz").status_code == 503:
+                pass  # until it has noticed
+            assert is_answering(service, folder)
+
+    @pytest.mark.long
+    def test_connections_that_ask_for_nothing_make_room_for_others(self, folder: Path) -> None:
+        with serving(folder / "index", "--max_connections", "5") as service, contextlib.ExitStack() as stack:
+            for _ in range(20):
+                stack.enter_context(connected(service)).sendall(b"GET / HT")
+            assert is_answering(service, folder)
+
+
+class TestHosts:
+    """The name of another site may lead to this machine: its pages may then read the answers."""
+
+    @pytest.mark.parametrize(
+        ("host", "status"),
+        [
+            ("localhost", 200), ("LOCALHOST.:8000", 200), ("app.localhost:80", 200), ("127.0.0.1:1", 200),
+            ("[::1]:8000", 200), ("192.168.1.7", 200), ("evil.example", 421), ("evil.example:8000", 421),
+            ("127.0.0.1.evil.example", 421), ("localhost.evil.example", 421), ("", 421), ("a@localhost", 421),
+        ],
+    )  # fmt: skip
+    def test_a_local_service_answers_to_names_of_this_machine_alone(
+        self, host: str, status: int, service: Serving
+    ) -> None:
+        answer = httpx.get(service.url + "info", headers={"host": host})
+        assert answer.status_code == status
+        if status != 200:
+            assert answer.json()["error"]["reason"] == "wrong_host"
+
+    def test_names_can_be_allowed(self, folder: Path) -> None:
+        with serving(folder / "index", "--allow_host", "Images.example") as service:
+            for host, status in (("images.example", 200), ("localhost", 200), ("evil.example", 421)):
+                assert httpx.get(service.url + "info", headers={"host": host}).status_code == status
 
 
 class TestUsage:
