@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -383,6 +384,74 @@ class TestMessages:
         assert main(["search", "--from", "qdrant", folder, "x.png"]) == 3
         assert "holds no database of Qdrant; `imgindex push` makes it" in capsys.readouterr().err
         assert not Path(folder).exists()
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [({"keep": 0}, "--keep is 0"), ({"collection": "my-photos"}, "at most 229 letters")],
+    )
+    def test_a_dry_run_checks_arguments_also_where_there_is_no_folder_yet(
+        self,
+        options: dict[str, Any],
+        message: str,
+        output: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.undo()
+        with pytest.raises(UsageError, match=message):
+            imgindex.push(output, "qdrant", str(tmp_path / "new"), dry_run=True, **options)
+
+    @pytest.mark.parametrize("uri", ["", " ", "http://", "https://:443/"])
+    @pytest.mark.parametrize("to", ["milvus", "qdrant"])
+    def test_an_address_of_nothing_is_not_the_current_folder(
+        self, to: str, uri: str, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        monkeypatch.chdir(tmp_path)
+        before = sorted(tmp_path.rglob("*"))
+        with pytest.raises(UsageError, match=re.escape(f"{uri!r}, which names neither a host nor a folder")):
+            imgindex.push(output, to, uri)
+        assert sorted(tmp_path.rglob("*")) == before
+
+    def test_a_file_in_the_place_of_a_folder(
+        self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        (tmp_path / "mine").write_text("mine")
+        with pytest.raises(UsageError, match="mine is a file, and Qdrant keeps a database in a folder"):
+            imgindex.push(output, "qdrant", str(tmp_path / "mine"))
+        assert (tmp_path / "mine").read_text() == "mine"
+
+    @pytest.mark.parametrize("damaged", ["meta.json", "storage.sqlite"])
+    @pytest.mark.parametrize("content", [b"", b"{", b"{}", b"no database" * 1000])
+    def test_a_damaged_folder(
+        self, damaged: str, content: bytes, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.undo()
+        folder = tmp_path / "qdrant"
+        imgindex.push(output, "qdrant", str(folder))
+        (found,) = folder.rglob(damaged)
+        found.write_bytes(content)
+        with pytest.raises(OutputError, match=r"Qdrant|that were pushed"):
+            imgindex.push(output, "qdrant", str(folder))
+
+    def test_a_full_disk_of_the_local_mode(
+        self,
+        output: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.undo()
+
+        def full(*given: Any, **named: Any) -> None:
+            raise sqlite3.OperationalError("database or disk is full")
+
+        monkeypatch.setattr(qdrant_client.QdrantClient, "upsert", full)
+        assert main(["push", output, "--to", "qdrant", str(tmp_path / "qdrant")]) == 3
+        assert capsys.readouterr().err == (
+            f"imgindex: Qdrant at {tmp_path / 'qdrant'} cannot be read or written: database or disk is full\n"
+        )
 
     def test_an_empty_name_is_no_generation(self, output: str, target: QdrantTarget) -> None:
         with pytest.raises(UsageError, match="'' is no generation's name"):

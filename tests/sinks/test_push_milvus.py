@@ -1,5 +1,6 @@
 """Pushes into Milvus Lite, alone and as a server of two clients; see ``make test-integration``."""
 
+import contextlib
 import re
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from vector_outputs import publish_vectors
 
 from imgindex.cli import main
 from imgindex.errors import OutputError
+from imgindex.sinks.databases import targets
 
 pytestmark = pytest.mark.integration
 
@@ -62,6 +64,35 @@ class TestMilvusLite(KindsContract):
         target.client.create_collection(collection(2), schema=schema)
         self.push(output, target)
         assert self.whole(target, 2, 12)
+
+    @pytest.mark.parametrize("kind", ["HNSW", "FLAT"])
+    def test_what_another_process_has_pushed_can_be_searched(
+        self, kind: str, output: str, tmp_path: Path
+    ) -> None:
+        """Milvus Lite keeps no collection loaded from one process to the next."""
+        self.publish(output, 1, 12)
+        uri = str(tmp_path / "lite.db")
+        push = [sys.executable, "-m", "imgindex", "push", output, "--to", "milvus", uri, "--index_kind", kind]
+        subprocess.run(push, check=True)
+        assert subprocess.run(push, check=True, capture_output=True, text=True).stdout == (
+            f"imgindex leads to generation {generation(1)} already; nothing to push\n"
+        )
+        with contextlib.closing(targets.connected("milvus", uri, make=False)) as database:
+            collection = database.live("imgindex")
+            assert collection is not None
+            settings = database.index_kind(kind, 12).search
+            ((first, second),) = database.search(collection, VECTORS[3:4] + 1, 2, "angular", settings)
+            assert database.fetch(collection, [first.uri])[0].sha256 == first.sha256 != second.sha256
+
+    def test_one_that_another_process_has_open(self, output: str, target: MilvusTarget) -> None:
+        self.publish(output, 1, 12)
+        push = [sys.executable, "-m", "imgindex", "push", output, "--to", "milvus", target.uri]
+        refused = subprocess.run(push, capture_output=True, text=True)
+        assert refused.returncode == 3
+        assert re.fullmatch(
+            r"imgindex: Milvus at .*milvus\.db cannot be opened: another process has it open, .*\n",
+            refused.stderr,
+        )
 
 
 @pytest.fixture(scope="module")

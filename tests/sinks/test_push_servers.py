@@ -2,6 +2,8 @@
 
 import contextlib
 import re
+import socket
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +27,46 @@ from imgindex.errors import OutputError, UsageError
 from imgindex.sinks.databases.targets import connected
 
 __all__ = ["faults"]
+
+
+@contextlib.contextmanager
+def falls_silent(path: str, after: int) -> Iterator[int]:
+    """The port of a way to the socket at `path` which passes on nothing after so many bytes to it."""
+    passed = 0
+    silent = threading.Event()
+
+    def pass_on(source: socket.socket, sink: socket.socket, counts: bool) -> None:
+        nonlocal passed
+        with contextlib.suppress(OSError):
+            while data := source.recv(4096):
+                passed += len(data) * counts
+                if passed > after:
+                    silent.set()
+                if not silent.is_set():
+                    sink.sendall(data)
+
+    def hung_up(end: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+
+    with contextlib.ExitStack() as stack:
+        listening = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client = stack.enter_context(listening.accept()[0])
+                    server = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    server.connect(path)
+                    for end in (client, server):
+                        stack.callback(hung_up, end)
+                    for ends in ((client, server, True), (server, client, False)):
+                        threading.Thread(target=pass_on, args=ends, daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
 
 pytestmark = pytest.mark.integration
 
@@ -194,11 +236,59 @@ class TestPostgres(KindsContract, TransformContract):
         self.publish(output, 2, 12)
         with target.connection.transaction():
             assert len(target.rows("photos")) == 12
-            with pytest.raises(OutputError, match="somebody reads it in a transaction that does not end"):
+            with pytest.raises(OutputError, match="somebody uses it in a transaction that does not end"):
                 self.push(output, target)
         assert self.whole(target, 1, 12)
         self.push(output, target)
         assert self.whole(target, 2, 12)
+
+    @pytest.mark.parametrize("after", [0, 1000, 20_000])
+    def test_a_server_that_says_nothing_any_more(
+        self, after: int, output: str, target: PostgresTarget, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its connection stays open, as where a load balancer has lost the server behind it."""
+        monkeypatch.setattr("imgindex.io.retries._DELAYS", (0,))
+        monkeypatch.setattr("imgindex.sinks.databases.pgvector._CALL_SECONDS", 1.0)
+        monkeypatch.setattr("imgindex.sinks.databases.pgvector._CONNECT_SECONDS", "2")
+        vectors = np.random.default_rng(0).normal(size=(400, 64)).astype(np.float32)
+        publish_vectors(output, generation(1), [f"{n:03}.jpg" for n in range(400)], vectors)
+        info = target.connection.info
+        with falls_silent(f"{info.host}/.s.PGSQL.{info.port}", after) as port:
+            address = f"postgresql://postgres@127.0.0.1:{port}/{info.dbname}"
+            with pytest.raises(OutputError, match=r"does not answer: (a request took longer|.*timeout)"):
+                imgindex.push(output, "pgvector", address, collection="photos")
+        assert target.leads_to("photos") is None
+        monkeypatch.setattr("imgindex.sinks.databases.pgvector._CALL_SECONDS", 600.0)
+        imgindex.push(output, "pgvector", target.uri, collection="photos")
+        assert len(target.rows("photos")) == 400
+
+    def test_a_dry_run_before_the_first_push(
+        self, output: str, target: PostgresTarget, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.publish(output, 1, 12)
+        assert main(["push", output, "--to", "pgvector", target.uri, "--dry_run"]) == 0
+        assert capsys.readouterr().out.startswith("imgindex would lead to imgindex_2026")
+        assert main(["search", "--from", "pgvector", target.uri, "x.png"]) == 3
+        assert "has no imgindex; `imgindex push` makes it" in capsys.readouterr().err
+        found = target.connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone()
+        assert found is None
+        assert target.collections() == set()
+
+    @pytest.mark.parametrize(
+        ("uri", "message"),
+        [
+            ("postgresql://me@host/caf\udce9", r"caf\xe9 is no address of pgvector: it is not UTF-8"),
+            ("postgresql://me@host/db?pass%77ord=hidden", "set the environment variable PGPASSWORD"),
+        ],
+    )
+    def test_an_address_that_is_refused(
+        self, uri: str, message: str, output: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.publish(output, 1, 12)
+        assert main(["push", output, "--to", "pgvector", uri]) == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert "hidden" not in said
 
     @pytest.mark.parametrize(
         ("uri", "message"),

@@ -3,23 +3,18 @@
 import re
 from pathlib import Path
 
-from imgindex.errors import OutputError, UsageError
+from imgindex.errors import UsageError
 from imgindex.generations.layout import Output
 from imgindex.io import filesystem
 
 _HOST_AND_PORT = re.compile(r"[\w.-]+:\d+(/.*)?")
 
 
-class NoDatabaseError(OutputError):
-    """There is no database in a folder, and none is to be made."""
+def local_folder(uri: str, kind: str, mark: str) -> tuple[Path, bool]:
+    """The folder that `uri` names, absolute, and whether a database `kind` is there, which has `mark`.
 
-
-def local_folder(uri: str, kind: str, mark: str, *, make: bool) -> Path:
-    """The folder that `uri` names, absolute; new or empty, or one of the database `kind`, which has `mark`.
-
-    Raises:
-      UsageError: `uri` is an address, or the folder is something else's.
-      NoDatabaseError: no database is there, and `make` is false.
+    Without a database, the folder is new or empty. Raises UsageError: `uri` is the address of a server, or
+    the folder is something else's.
     """
     if _HOST_AND_PORT.fullmatch(uri):
         raise UsageError(f"{uri} is read as a path of {kind}; if it is a server, write http://{uri}")
@@ -31,10 +26,10 @@ def local_folder(uri: str, kind: str, mark: str, *, make: bool) -> Path:
         raise UsageError(f"{uri} cannot be made: {folder.parent} is not there")
     held = set()
     if filesystem.exists(str(folder)):
+        if not folder.is_dir():
+            raise UsageError(f"{uri} is a file, and {kind} keeps a database in a folder; choose a new one")
         with filesystem.as_output_error("list", str(folder)):
             held = {path.name for path in folder.iterdir()}
     if held and mark not in held:
         raise UsageError(f"{uri} holds {min(held)} and no database of {kind}; choose a new folder")
-    if not held and not make:
-        raise NoDatabaseError(f"{uri} holds no database of {kind}; `imgindex push` makes it")
-    return folder
+    return folder, bool(held)

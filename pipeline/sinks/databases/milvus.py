@@ -19,7 +19,7 @@ from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.description import Description
 from imgindex.sinks.databases.index_kinds import IndexKind, lists_of, probes_of
 from imgindex.sinks.databases.local import local_folder
-from imgindex.sinks.databases.protocol import Row, Vectors, no_answer
+from imgindex.sinks.databases.protocol import NoDatabaseError, Row, Vectors, no_answer
 from imgindex.sinks.databases.targets import TARGETS
 
 _METRICS = {"angular": "COSINE", "euclidean": "L2"}
@@ -44,6 +44,9 @@ _INDEX_SECONDS = 6 * 3600.0
 # Codes of errors that pass: a server that is not ready, one that is busy, requests that take turns.
 _TRANSIENT = frozenset({2, 3, 8, 9, 101, 503})
 _REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+# What its client says of a folder, whatever the reason.
+_NOT_OPENED = "Open local milvus failed"
+_SCHEMES = frozenset({"http", "https", "tcp", "unix"})
 _CREDENTIALS = re.compile(r"\b(auth|authenticat\w+|unauthenticated)\b", re.IGNORECASE)
 
 
@@ -51,17 +54,20 @@ def connect(uri: str, *, make: bool) -> "Milvus":
     """Names a server, or a folder of Milvus Lite; see `connected`."""
     if "://" in uri:
         try:
-            _ = urlsplit(uri).port
+            parts = urlsplit(uri)
+            _ = parts.port
         except ValueError as error:
             raise UsageError(f"{uri} is no address of Milvus: {error}") from error
+        if parts.scheme not in _SCHEMES:
+            raise UsageError(f"{uri} is no address of Milvus; expected one such as http://host:19530")
         return Milvus(uri, uri)
     if not uri.endswith(".db"):
         raise UsageError(
             f"{uri} is no address of Milvus; expected one such as http://host:19530, or a path that ends "
             "in .db, of Milvus Lite"
         )
-    folder = str(local_folder(uri, "Milvus Lite", "databases", make=make))
-    return Milvus(folder, folder)
+    folder, is_there = local_folder(uri, "Milvus Lite", "databases")
+    return Milvus(str(folder), str(folder), is_missing=not is_there and not make)
 
 
 class Milvus:
@@ -73,16 +79,20 @@ class Milvus:
     index_kinds = TARGETS["milvus"].index_kinds
     exact_kinds = ("FLAT",)
 
-    def __init__(self, uri: str, shown: str) -> None:
-        """`shown` is for messages."""
+    def __init__(self, uri: str, shown: str, *, is_missing: bool = False) -> None:
+        """`shown` is for messages. `is_missing`: a folder without a database, of which none is to be made."""
         self.at = f"Milvus at {shown}"
         self._uri = uri
+        self._is_missing = is_missing
         self._held: MilvusClient | None = None
+        self._loaded: set[str] = set()
         # It logs what it raises, with tracebacks.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
 
     @property
     def _client(self) -> MilvusClient:
+        if self._is_missing:
+            raise NoDatabaseError(f"{self._uri} holds no database of Milvus Lite; `imgindex push` makes it")
         if self._held is None:
             token = os.environ.get("MILVUS_TOKEN", "")
             self._held = MilvusClient(self._uri, token=token, timeout=_CONNECT_SECONDS)
@@ -171,16 +181,27 @@ class Milvus:
             self._client.create_index(collection, parameters, timeout=_INDEX_SECONDS)
         self._client.load_collection(collection, timeout=_INDEX_SECONDS)
 
+    def _is_loaded(self, collection: str) -> bool:
+        state = self._client.get_load_state(collection, timeout=_CALL_SECONDS)["state"]
+        return str(getattr(state, "name", state)) == "Loaded"
+
+    def _load(self, collection: str) -> None:
+        """Has a collection answer. Milvus Lite keeps none loaded from one process to the next."""
+        if collection not in self._loaded:
+            if not self._is_loaded(collection):
+                self._client.load_collection(collection, timeout=_INDEX_SECONDS)
+            self._loaded.add(collection)
+
     def count(self, collection: str) -> int:
         """See `Database`. Before it is loaded, what is flushed."""
-        state = self._client.get_load_state(collection, timeout=_CALL_SECONDS)["state"]
-        if str(getattr(state, "name", state)) != "Loaded":
+        if not self._is_loaded(collection):
             return int(self._client.get_collection_stats(collection, timeout=_CALL_SECONDS)["row_count"])
         found = self._client.query(collection, output_fields=["count(*)"], timeout=_CALL_SECONDS)
         return int(found[0]["count(*)"])
 
     def fetch(self, collection: str, uris: Sequence[str]) -> list[Row]:
         """See `Database`."""
+        self._load(collection)
         # Not by `get`, which leaves quotes and backslashes of ids as they are.
         wanted = ", ".join(f'"{uri.translate(_ESCAPES)}"' for uri in uris)
         found = self._client.query(
@@ -192,6 +213,7 @@ class Milvus:
         self, collection: str, vectors: Vectors, k: int, metric: Metric, settings: Mapping[str, int] | None
     ) -> list[list[Row]]:
         """See `Database`. An index of `exact_kinds` has no settings."""
+        self._load(collection)
         parameters = dict(settings or {})
         if "ef" in parameters:  # at least as many as are asked for
             parameters["ef"] = max(k, parameters["ef"])
@@ -234,6 +256,11 @@ class Milvus:
         if code in _REFUSED or _CREDENTIALS.search(text):
             return OutputError(
                 f"{self.at} refuses the credentials; set MILVUS_TOKEN to user:password or an API key"
+            )
+        if _NOT_OPENED in text:
+            return OutputError(
+                f"{self.at} cannot be opened: another process has it open, which Milvus Lite allows to one "
+                "alone, or it cannot be written here; close it there, or use a server"
             )
         passes = isinstance(code, grpc.StatusCode) or code in _TRANSIENT or getattr(error, "retriable", False)
         if passes or "server unavailable" in text or "Retry" in text:

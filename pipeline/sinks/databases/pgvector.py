@@ -1,9 +1,14 @@
 """PostgreSQL with pgvector: a table for each generation, whose comment describes it, and a view."""
 
+import contextlib
+import functools
+import logging
 import os
-from collections.abc import Mapping, Sequence
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import psycopg
@@ -17,7 +22,10 @@ from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.description import Description
 from imgindex.sinks.databases.index_kinds import IndexKind, lists_of, probes_of
 from imgindex.sinks.databases.protocol import PassingError, Row, Vectors, no_answer
-from imgindex.sinks.databases.targets import TARGETS
+from imgindex.sinks.databases.targets import TARGETS, secret_error
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _COLUMNS = ("uri", "label", "sha256", "width", "height", "vector")
 _TYPES = ("text", "text", "text", "int4", "int4", "vector")
@@ -37,6 +45,11 @@ _NO_ROOM = (
 _CONNECT_SECONDS = "10"
 # What somebody reads in a long transaction is not waited for: whoever comes after would wait, too.
 _LOCK_TIMEOUT = "5s"
+# libpq waits for an answer without an end.
+_CALL_SECONDS = 600.0
+_INDEX_SECONDS = 6 * 3600.0
+# After two minutes without a sign of it a server takes a client for dead, and frees what it has locked.
+_KEEP_ALIVE = "SET tcp_keepalives_idle = 60; SET tcp_keepalives_interval = 10; SET tcp_keepalives_count = 6"
 
 
 def connect(uri: str, *, make: bool) -> "Pgvector":
@@ -45,9 +58,50 @@ def connect(uri: str, *, make: bool) -> "Pgvector":
         given = conninfo_to_dict(uri)
     except psycopg.ProgrammingError as error:
         raise UsageError(f"the address of pgvector cannot be read: {_said(error)}") from error
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{uri} is no address of pgvector: it is not UTF-8") from error
+    if given.get("password") or given.get("sslpassword"):
+        raise secret_error("pgvector")
     host = given.get("hostaddr") or given.get("host") or os.environ.get("PGHOST") or "the local socket"
     name = given.get("dbname") or os.environ.get("PGDATABASE") or "the default database"
     return Pgvector(uri, f"PostgreSQL at {host} ({name})", make=make)
+
+
+@contextlib.contextmanager
+def _within(seconds: float, connection: psycopg.Connection) -> Iterator[None]:
+    """Breaks the connection off where the block takes longer, which then raises TimeoutError."""
+    late = threading.Event()
+    with socket.socket(fileno=os.dup(connection.fileno())) as held:
+
+        def break_off() -> None:
+            late.set()
+            with suppress(OSError):
+                held.shutdown(socket.SHUT_RDWR)
+
+        timer = threading.Timer(seconds, break_off)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except psycopg.Error as error:
+            if late.is_set():
+                raise TimeoutError(f"a request took longer than {seconds:.0f} s") from error
+            raise
+        finally:
+            timer.cancel()
+            timer.join()
+
+
+def _bounded(
+    method: Callable[Concatenate["Pgvector", P], T], seconds: float | None = None
+) -> Callable[Concatenate["Pgvector", P], T]:
+    """`method`, which raises TimeoutError where the database does not answer it in time."""
+
+    def call(self: "Pgvector", /, *given: P.args, **named: P.kwargs) -> T:
+        with _within(_CALL_SECONDS if seconds is None else seconds, self._connection):
+            return method(self, *given, **named)
+
+    return call
 
 
 class Pgvector:
@@ -67,6 +121,8 @@ class Pgvector:
         self._conninfo = conninfo
         self._held: psycopg.Connection | None = None
         self._schema = ""
+        # It logs what is lost with a connection.
+        logging.getLogger("psycopg").setLevel(logging.CRITICAL)
 
     @property
     def _connection(self) -> psycopg.Connection:
@@ -77,16 +133,14 @@ class Pgvector:
                 self._conninfo, autocommit=True, application_name="imgindex", **timeout
             )
             connection.add_notice_handler(lambda notice: None)
-            self._prepare(connection)
+            with _within(_CALL_SECONDS, connection):
+                self._prepare(connection)
             self._held = connection
         return self._held
 
     def _prepare(self, connection: psycopg.Connection) -> None:
         found = connection.execute("SELECT 1 FROM pg_extension WHERE extname = 'vector'").fetchone()
-        if found is None and not self._make:
-            connection.close()
-            raise OutputError(f"{self.at} does not have the extension vector; `imgindex push` makes it")
-        if found is None:
+        if found is None and self._make:
             try:
                 connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
             except (errors.InsufficientPrivilege, errors.UndefinedFile, errors.FeatureNotSupported) as error:
@@ -95,10 +149,11 @@ class Pgvector:
                     f"{self.at} does not have the extension vector: {_said(error)}; install pgvector and "
                     "have an administrator run CREATE EXTENSION vector"
                 ) from error
-        register_vector(connection)
+        if found is not None or self._make:  # without it, there are no collections
+            register_vector(connection)
         connection.execute(
             sql.SQL(
-                "SET lock_timeout = {}; SET hnsw.iterative_scan = strict_order; "
+                f"{_KEEP_ALIVE}; SET lock_timeout = {{}}; SET hnsw.iterative_scan = strict_order; "
                 "SET ivfflat.iterative_scan = relaxed_order"
             ).format(_LOCK_TIMEOUT)
         )
@@ -120,6 +175,7 @@ class Pgvector:
             return IndexKind(name, {"lists": lists}, {"ivfflat.probes": probes_of(lists)})
         return IndexKind(name, {"m": 16, "ef_construction": 128}, {"hnsw.ef_search": 256})
 
+    @_bounded
     def collections(self, name: str) -> Mapping[str, str]:
         """See `Database`."""
         rows = self._connection.execute(
@@ -130,6 +186,7 @@ class Pgvector:
         )
         return dict(rows.fetchall())
 
+    @_bounded
     def live(self, name: str) -> str | None:
         """See `Database`."""
         found = self._connection.execute(
@@ -158,6 +215,7 @@ class Pgvector:
             raise UsageError(f"{self.at} has a view {name} of several tables; choose another --collection")
         return str(read[0][0])
 
+    @_bounded
     def create(self, collection: str, description: str, dims: int, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         with self._connection.transaction():
@@ -174,6 +232,7 @@ class Pgvector:
             sql.SQL("COMMENT ON {} {} IS {}").format(sql.SQL(kind), self._table(name), description)
         )
 
+    @_bounded
     def insert(self, collection: str, images: pa.Table, vectors: Vectors, *, again: bool) -> None:
         """See `Database`."""
         columns = [images[name].to_pylist() for name in _COLUMNS[:-1]]
@@ -187,6 +246,7 @@ class Pgvector:
                 for row in zip(*columns, vectors, strict=True):
                     copy.write_row(row)
 
+    @functools.partial(_bounded, seconds=_INDEX_SECONDS)
     def finish(self, collection: str, metric: Metric, index: IndexKind) -> None:
         """See `Database`."""
         with self._connection.transaction():
@@ -226,12 +286,14 @@ class Pgvector:
         )
         return found.fetchone() is not None
 
+    @_bounded
     def count(self, collection: str) -> int:
         """See `Database`."""
         found = self._connection.execute(sql.SQL("SELECT count(*) FROM {}").format(self._table(collection)))
         row = found.fetchone()
         return int(row[0]) if row else 0
 
+    @_bounded
     def fetch(self, collection: str, uris: Sequence[str]) -> list[Row]:
         """See `Database`."""
         names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
@@ -242,6 +304,7 @@ class Pgvector:
         )
         return [_row(row) for row in found]
 
+    @_bounded
     def search(
         self, collection: str, vectors: Vectors, k: int, metric: Metric, settings: Mapping[str, int] | None
     ) -> list[list[Row]]:
@@ -259,6 +322,7 @@ class Pgvector:
                 for vector in vectors
             ]
 
+    @_bounded
     def switch(self, name: str, collection: str, before: str | None) -> None:
         """See `Database`."""
         with self._connection.transaction():
@@ -274,6 +338,7 @@ class Pgvector:
             ).fetchone()
             self._describe("VIEW", name, comment[0] if comment else "")
 
+    @_bounded
     def drop(self, collection: str) -> None:
         """See `Database`."""
         self._connection.execute(sql.SQL("DROP TABLE IF EXISTS {}").format(self._table(collection)))
@@ -296,8 +361,8 @@ class Pgvector:
             return OutputError(f"{self.at} does not allow it: {_said(error)}")
         if isinstance(error, errors.LockNotAvailable):
             return PassingError(
-                f"is held up: somebody reads it in a transaction that does not end ({_said(error)}); "
-                "end that one, and run it again"
+                f"is held up: somebody uses it in a transaction that does not end ({_said(error)}), a reader "
+                "or a push that has lost its connection; end that one, or wait two minutes, and run it again"
             )
         if isinstance(error, errors.UniqueViolation):  # another attempt has written the rows
             return PassingError(f"has rows that were to be written: {_said(error)}; run it again")

@@ -35,6 +35,10 @@ class PassingError(OSError):
     """A database fails for a moment. The text says what it does, as of "PostgreSQL at db does not answer"."""
 
 
+class NoDatabaseError(OutputError):
+    """There is no database where one could be made, and none is to be made."""
+
+
 def no_answer(why: object) -> PassingError:
     """A database that cannot be reached, or breaks off."""
     return PassingError(f"does not answer: {why}; see that it runs and can be reached, and run it again")

@@ -7,8 +7,8 @@ from pathlib import Path
 from imgindex.generations.layout import Output, read_manifest
 from imgindex.runtime.progress import Progress, shown
 from imgindex.sinks.base import prune, transfer
-from imgindex.sinks.databases.local import NoDatabaseError
 from imgindex.sinks.databases.names import DEFAULT_NAME, collection_name
+from imgindex.sinks.databases.protocol import NoDatabaseError
 from imgindex.sinks.databases.sink import DatabaseSink
 from imgindex.sinks.databases.targets import checked_kind, checked_target, connected
 from imgindex.sinks.source import opened
@@ -80,14 +80,13 @@ def push(
         pushed=True,
         dropped=(),
     )
-    try:
-        connection = connected(to, uri, make=not dry_run)
-    except NoDatabaseError:
-        return pushed
-    with contextlib.closing(connection) as database:
-        sink = DatabaseSink(
-            database, layout, manifest, collection, keep=keep, batch_rows=batch_rows, index_kind=kind
-        )
+    with contextlib.closing(connected(to, uri, make=not dry_run)) as database:
+        try:
+            sink = DatabaseSink(
+                database, layout, manifest, collection, keep=keep, batch_rows=batch_rows, index_kind=kind
+            )
+        except NoDatabaseError:
+            return pushed
         is_new = not sink.is_live
         dropped = tuple(sink.superseded())
         if dry_run:

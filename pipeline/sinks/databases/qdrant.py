@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import sqlite3
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from imgindex.errors import OutputError, UsageError
 from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.index_kinds import IndexKind
 from imgindex.sinks.databases.local import local_folder
-from imgindex.sinks.databases.protocol import PassingError, Row, Vectors, no_answer
+from imgindex.sinks.databases.protocol import NoDatabaseError, PassingError, Row, Vectors, no_answer
 from imgindex.sinks.databases.targets import TARGETS
 
 logger = logging.getLogger(__name__)
@@ -49,13 +50,22 @@ def connect(uri: str, *, make: bool) -> "Qdrant":
                 return Qdrant(uri, client, is_server=True)
             except ValueError as error:
                 raise UsageError(f"{uri} is no address of Qdrant: {error}") from error
-    folder = local_folder(uri, "Qdrant", "meta.json", make=make)
+    folder, is_there = local_folder(uri, "Qdrant", "meta.json")
+    if not is_there and not make:
+        return Qdrant(str(folder), None)
     try:
         return Qdrant(str(folder), QdrantClient(path=str(folder)))
     except RuntimeError as error:
         raise OutputError(
             f"{folder} is open in another process, and Qdrant's local mode takes one; close it, or use a "
             "server"
+        ) from error
+    except OSError:
+        raise
+    except Exception as error:  # whatever its client makes of what others, or a crash, have left there
+        raise OutputError(
+            f"{folder} cannot be opened, or its database of Qdrant is damaged: {error}; choose a new folder, "
+            "and push again"
         ) from error
 
 
@@ -68,11 +78,18 @@ class Qdrant:
     index_kinds = TARGETS["qdrant"].index_kinds
     exact_kinds = index_kinds
 
-    def __init__(self, uri: str, client: QdrantClient, *, is_server: bool = False) -> None:
-        """`uri` is for messages."""
+    def __init__(self, uri: str, client: QdrantClient | None, *, is_server: bool = False) -> None:
+        """`uri` is for messages. No `client`: of a folder without a database, where none is to be made."""
         self._is_server = is_server
         self.at = f"Qdrant at {uri}"
-        self._client = client
+        self._uri = uri
+        self._held = client
+
+    @property
+    def _client(self) -> QdrantClient:
+        if self._held is None:
+            raise NoDatabaseError(f"{self._uri} holds no database of Qdrant; `imgindex push` makes it")
+        return self._held
 
     def index_kind(self, name: str, rows: int) -> IndexKind:
         """See `Database`."""
@@ -181,7 +198,8 @@ class Qdrant:
 
     def close(self) -> None:
         """See `Database`."""
-        self._client.close()
+        if self._held is not None:
+            self._held.close()
 
     def told(self, error: Exception) -> Exception | None:
         """See `Database`."""
@@ -198,6 +216,8 @@ class Qdrant:
             return no_answer(str(error.source) or type(error.source).__name__)
         if isinstance(error, httpx.HTTPError):
             return no_answer(str(error) or type(error).__name__)
+        if isinstance(error, sqlite3.Error):
+            return OutputError(f"{self.at} cannot be read or written: {error}")
         if isinstance(error, ApiException):
             return OutputError(f"{self.at} refuses a request: {error}")
         return error if isinstance(error, OutputError | UsageError) else None

@@ -44,18 +44,29 @@ _SECRETS = re.compile(
     re.IGNORECASE,
 )
 
+# What a variable that is not set leaves of an address. Clients take it for the current folder, or for this
+# machine.
+_NOWHERE = re.compile(r"\s*|\w+:/*(?::\d*)?/*\s*")
+
 
 def checked_target(target: str, uri: str) -> Target:
     """What is known of a database. Raises UsageError: there is no such target, or `uri` holds a password."""
     if target not in TARGETS:
         raise UsageError(f"{target!r} is no database to push to; expected one of {', '.join(TARGETS)}")
     found = TARGETS[target]
-    if _SECRETS.search(uri):  # which is not repeated: others see command lines
-        raise UsageError(
-            f"the address of {target} holds a password or a key, which logs and other users may see; leave "
-            f"it out and set the environment variable {found.secret}"
-        )
+    if _SECRETS.search(uri):
+        raise secret_error(target)
+    if found.has_folders and _NOWHERE.fullmatch(uri):
+        raise UsageError(f"the address of {target} is {uri!r}, which names neither a host nor a folder")
     return found
+
+
+def secret_error(target: str) -> UsageError:
+    """That an address holds a password, which is not repeated: others see command lines."""
+    return UsageError(
+        f"the address of {target} holds a password or a key, which logs and other users may see; leave "
+        f"it out and set the environment variable {TARGETS[target].secret}"
+    )
 
 
 def checked_kind(target: str, kind: str | None) -> str | None:
@@ -71,13 +82,12 @@ def checked_kind(target: str, kind: str | None) -> str | None:
 def connected(target: str, uri: str, *, make: bool) -> "Database":
     """Connects to the database `target` at `uri`; its module is loaded only now.
 
-    Without `make`, nothing is made there that is missing.
+    Without `make`, nothing is made there that is missing; where all is, its methods raise NoDatabaseError.
 
     Raises:
       UsageError: there is no such target, or `uri` is none of its, or holds a password.
       MachineError: its client is not installed.
       OutputError: it does not answer, or refuses the credentials.
-      NoDatabaseError: it is a folder without a database, and `make` is false.
     """
     checked_target(target, uri)
     try:
