@@ -149,8 +149,13 @@ def open_generation(output: Output, name: str | None, open_files: Callable[[Mani
 
     Another process may prune the one that was live just now; then the one that is live by then is opened.
 
-    Raises what `read_manifest` and `open_files` do.
+    Raises what `read_manifest` and `open_files` do; UsageError also where there is no generation `name`.
     """
+    if name is not None and _NAME.fullmatch(name) and not filesystem.exists(output.manifest(name)):
+        raise UsageError(
+            f"{output.root} has no generation {name}, or no longer; `imgindex inspect {output.root}` lists "
+            "those that it has"
+        )
     while True:
         wanted = current_name(output) if name is None else name
         try:

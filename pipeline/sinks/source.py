@@ -93,8 +93,8 @@ def opened(
     source has that one alone, which then is its first.
 
     Raises:
-      UsageError: `generation` is no generation's name.
-      OutputError: there is no such generation, or it is damaged.
+      UsageError: there is no such generation.
+      OutputError: it cannot be read, or is damaged.
     """
     layout = Output(output)
     with TemporaryFolder() as copies:

@@ -10,7 +10,7 @@ import apache_beam as beam
 from apache_beam.pvalue import AsList, PBegin, PCollection
 
 from imgindex.errors import AfterPublishError, PublishRefusedError, UsageError
-from imgindex.generations.layout import Output, live_name, read_manifest
+from imgindex.generations.layout import Output, live_name, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.runtime.progress import Progress
 from imgindex.sinks.base import prune
@@ -72,7 +72,7 @@ class PushGeneration(beam.PTransform):  # type: ignore[misc]
 
     def manifest(self, generation: str) -> Manifest:
         """That of a generation."""
-        return read_manifest(Output(str(self.output)), generation)
+        return open_generation(Output(str(self.output)), generation, lambda found: found)
 
     @contextlib.contextmanager
     def sink(self, manifest: Manifest) -> Iterator[DatabaseSink]:

@@ -212,6 +212,8 @@ class TestMessages:
             (["OUT", "/"], 2, "/ is a mount point, which no rename replaces; name a folder in it"),
             (["OUT", "new", "--generation", "7"], 2, "'7' is no generation's name; `imgindex inspect OUT` "
              "lists them"),
+            (["OUT", "new", "--generation", "20260101T000000Z-0badc0de"], 2, "OUT has no generation "
+             "20260101T000000Z-0badc0de, or no longer; `imgindex inspect OUT` lists those that it has"),
             (["none", "new"], 3, "CWD/none holds no index; `imgindex build` writes one"),
             (["OUT", "OUT/CURRENT"], 2, "OUT/CURRENT is a file; name a folder"),
         ],

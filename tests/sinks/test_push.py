@@ -475,6 +475,7 @@ class TestMessages:
             ({"batch_rows": 0}, "--batch_rows is 0; expected from 1 to 4096"),
             ({"batch_rows": 4097}, "--batch_rows is 4097; expected from 1 to 4096"),
             ({"generation": "7"}, "'7' is no generation's name"),
+            ({"generation": generation(7)}, f"index has no generation {generation(7)}, or no longer"),
         ],
     )
     def test_what_does_not_fit(

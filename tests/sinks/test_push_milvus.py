@@ -84,6 +84,18 @@ class TestMilvusLite(KindsContract):
             ((first, second),) = database.search(collection, VECTORS[3:4] + 1, 2, "angular", settings)
             assert database.fetch(collection, [first.uri])[0].sha256 == first.sha256 != second.sha256
 
+    def test_the_client_of_the_docs(
+        self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.publish(output, 1, 12)
+        monkeypatch.chdir(tmp_path)
+        push = [sys.executable, "-m", "imgindex", "push", output, "--to", "milvus", "milvus.db"]
+        subprocess.run(push, check=True)
+        page = (Path(__file__).parents[2] / "docs" / "push.md").read_text()
+        (example,) = re.findall(r"```python\n(from pymilvus .*?)```", page, re.DOTALL)
+        exec(compile(example, "docs/push.md", "exec"), {})
+        assert len(capsys.readouterr().out.splitlines()) == 3
+
     def test_one_that_another_process_has_open(self, output: str, target: MilvusTarget) -> None:
         self.publish(output, 1, 12)
         push = [sys.executable, "-m", "imgindex", "push", output, "--to", "milvus", target.uri]

@@ -170,6 +170,8 @@ class TestSince:
         publish_vectors(str(tmp_path / "index"), NEW, URIS, VECTORS)
         with pytest.raises(UsageError, match="'yesterday' is no generation's name"):
             exported(tmp_path / "index", tmp_path / "out", since="yesterday")
+        with pytest.raises(UsageError, match=f"index has no generation {OLD}, or no longer"):
+            exported(tmp_path / "index", tmp_path / "out", since=OLD)
 
 
 def test_the_same_generations_give_the_same_bytes(tmp_path: Path) -> None:

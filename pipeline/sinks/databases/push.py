@@ -4,7 +4,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from imgindex.generations.layout import Output, read_manifest
+from imgindex.generations.layout import Output, open_generation
 from imgindex.runtime.progress import Progress, shown
 from imgindex.sinks.base import prune, transfer
 from imgindex.sinks.databases.names import DEFAULT_NAME, collection_name
@@ -69,7 +69,7 @@ def push(
     checked_target(to, uri)
     kind = checked_kind(to, index_kind)
     layout = Output(str(output))
-    manifest = read_manifest(layout, generation)
+    manifest = open_generation(layout, generation, lambda found: found)
     pushed = Pushed(
         name=collection,
         collection=collection_name(collection, manifest.generation),
