@@ -342,6 +342,21 @@ class TestMessages:
             f"leave it out and set the environment variable {variable}\n"
         )
 
+    @pytest.mark.parametrize("key", ["hidden\n", "hid\rden", "hidden\udce9", "hiddén"])
+    def test_a_key_that_no_request_can_hold_is_not_repeated(
+        self,
+        key: str,
+        server: str,
+        output: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.undo()
+        monkeypatch.setenv("QDRANT_API_KEY", key)
+        assert main(["push", output, "--to", "qdrant", server]) == 2
+        said = "".join(capfd.readouterr())
+        assert re.fullmatch(r"imgindex: QDRANT_API_KEY holds a .*; set it anew\n", said)
+
     @pytest.mark.parametrize("uri", ["postgresql://me@127.0.0.1:1/db", "host=127.0.0.1 port=1 user=me"])
     def test_an_address_with_a_user_alone(self, uri: str, output: str) -> None:
         with pytest.MonkeyPatch.context() as patch:

@@ -84,6 +84,16 @@ class TestMilvusLite(KindsContract):
             ((first, second),) = database.search(collection, VECTORS[3:4] + 1, 2, "angular", settings)
             assert database.fetch(collection, [first.uri])[0].sha256 == first.sha256 != second.sha256
 
+    @pytest.mark.parametrize("token", ["root:hidden\n", "root:hidden\udce9"])
+    def test_a_token_that_no_request_can_hold_is_not_repeated(
+        self, token: str, output: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        self.publish(output, 1, 12)
+        monkeypatch.setenv("MILVUS_TOKEN", token)
+        assert main(["push", output, "--to", "milvus", "http://127.0.0.1:1"]) == 2
+        said = "".join(capfd.readouterr())
+        assert re.fullmatch(r"imgindex: MILVUS_TOKEN holds a .*; set it anew\n", said)
+
     def test_the_client_of_the_docs(
         self, output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

@@ -26,10 +26,13 @@ def local_folder(uri: str, kind: str, mark: str) -> tuple[Path, bool]:
         raise UsageError(f"{uri} cannot be made: {folder.parent} is not there")
     held = set()
     if filesystem.exists(str(folder)):
-        if not folder.is_dir():
-            raise UsageError(f"{uri} is a file, and {kind} keeps a database in a folder; choose a new one")
         with filesystem.as_output_error("list", str(folder)):
-            held = {path.name for path in folder.iterdir()}
+            try:
+                held = {path.name for path in folder.iterdir()}
+            except NotADirectoryError as error:
+                raise UsageError(
+                    f"{uri} is a file, and {kind} keeps a database in a folder; choose a new one"
+                ) from error
     if held and mark not in held:
         raise UsageError(f"{uri} holds {min(held)} and no database of {kind}; choose a new folder")
     return folder, bool(held)

@@ -1,7 +1,6 @@
 """Milvus, Zilliz Cloud and Milvus Lite: a collection for each generation, and an alias."""
 
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +19,7 @@ from imgindex.sinks.databases.description import Description
 from imgindex.sinks.databases.index_kinds import IndexKind, lists_of, probes_of
 from imgindex.sinks.databases.local import local_folder
 from imgindex.sinks.databases.protocol import NoDatabaseError, Row, Vectors, no_answer
-from imgindex.sinks.databases.targets import TARGETS
+from imgindex.sinks.databases.targets import TARGETS, credential
 
 _METRICS = {"angular": "COSINE", "euclidean": "L2"}
 _PROPERTIES = ("uri", "label", "sha256", "width", "height")
@@ -94,8 +93,7 @@ class Milvus:
         if self._is_missing:
             raise NoDatabaseError(f"{self._uri} holds no database of Milvus Lite; `imgindex push` makes it")
         if self._held is None:
-            token = os.environ.get("MILVUS_TOKEN", "")
-            self._held = MilvusClient(self._uri, token=token, timeout=_CONNECT_SECONDS)
+            self._held = MilvusClient(self._uri, token=credential("milvus"), timeout=_CONNECT_SECONDS)
         return self._held
 
     def index_kind(self, name: str, rows: int) -> IndexKind:

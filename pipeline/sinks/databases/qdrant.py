@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import sqlite3
 import time
 import warnings
@@ -20,7 +19,7 @@ from imgindex.models.ann.protocol import Metric
 from imgindex.sinks.databases.index_kinds import IndexKind
 from imgindex.sinks.databases.local import local_folder
 from imgindex.sinks.databases.protocol import NoDatabaseError, PassingError, Row, Vectors, no_answer
-from imgindex.sinks.databases.targets import TARGETS
+from imgindex.sinks.databases.targets import TARGETS, credential
 
 logger = logging.getLogger(__name__)
 
@@ -39,13 +38,15 @@ _LOOK_SECONDS = 0.5
 
 def connect(uri: str, *, make: bool) -> "Qdrant":
     """Connects to a server, or opens a folder of the local mode; see `connected`."""
-    key = os.environ.get("QDRANT_API_KEY")
     if "://" in uri:
+        key = credential("qdrant")
+        if not key.isascii():
+            raise UsageError("QDRANT_API_KEY holds a character that is not ASCII; set it anew")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of a key without TLS
             try:
                 client = QdrantClient(
-                    url=uri, api_key=key, timeout=_TIMEOUT_SECONDS, check_compatibility=False
+                    url=uri, api_key=key or None, timeout=_TIMEOUT_SECONDS, check_compatibility=False
                 )
                 return Qdrant(uri, client, is_server=True)
             except ValueError as error:

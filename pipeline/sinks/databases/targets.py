@@ -1,6 +1,7 @@
 """The databases that `imgindex push` writes to, a line each."""
 
 import importlib
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -67,6 +68,18 @@ def secret_error(target: str) -> UsageError:
         f"the address of {target} holds a password or a key, which logs and other users may see; leave "
         f"it out and set the environment variable {TARGETS[target].secret}"
     )
+
+
+def credential(target: str) -> str:
+    """The token or key of a server, from the environment; empty where there is none.
+
+    Raises UsageError where no request can hold it. Clients would repeat it in their messages.
+    """
+    variable = TARGETS[target].secret
+    value = os.environ.get(variable, "")
+    if not value.isprintable():
+        raise UsageError(f"{variable} holds a line break, or another character that no key has; set it anew")
+    return value
 
 
 def checked_kind(target: str, kind: str | None) -> str | None:
