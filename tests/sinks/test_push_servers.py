@@ -143,6 +143,14 @@ class TestPostgres(KindsContract, TransformContract):
         assert [[row.uri for row in rows] for rows in found] == expected
         assert target.connection.execute(scans).fetchall() == before
 
+    @pytest.mark.parametrize("dims", [1, 2000])
+    def test_the_fewest_and_the_most_dimensions(self, dims: int, output: str, target: PostgresTarget) -> None:
+        vectors = np.random.default_rng(0).normal(size=(3, dims)).astype(np.float32)
+        publish_vectors(output, generation(1), ["a.jpg", "b.jpg", "c.jpg"], vectors, metric="euclidean")
+        self.push(output, target)
+        held = [vector for *_, vector in (row for _, row in sorted(target.rows("photos").items()))]
+        assert np.array_equal(np.float32(held), vectors)
+
     def test_ivfflat_gets_the_memory_that_it_takes(self, output: str, target: PostgresTarget) -> None:
         """Its k-means refuses to run in less than it takes, here some 3 MiB."""
         vectors = np.random.default_rng(0).normal(size=(3000, 64)).astype(np.float32)

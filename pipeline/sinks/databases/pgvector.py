@@ -28,7 +28,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _COLUMNS = ("uri", "label", "sha256", "width", "height", "vector")
-_TYPES = ("text", "text", "text", "int4", "int4", "vector")
+_TYPES = ("text", "text", "text", "int4", "int4", "bytea")  # of `_as_received`, for the vector
 
 # The classes of operators of an index, and the operator that it orders by.
 _OPERATORS = {"angular": ("vector_cosine_ops", "<=>"), "euclidean": ("vector_l2_ops", "<->")}
@@ -243,7 +243,7 @@ class Pgvector:
             names = sql.SQL(", ").join(map(sql.Identifier, _COLUMNS))
             with cursor.copy(sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(table, names)) as copy:
                 copy.set_types(_TYPES)
-                for row in zip(*columns, vectors, strict=True):
+                for row in zip(*columns, _as_received(vectors), strict=True):
                     copy.write_row(row)
 
     @functools.partial(_bounded, seconds=_INDEX_SECONDS)
@@ -385,6 +385,13 @@ def _said(error: psycopg.Error) -> str:
     primary = error.diag.message_primary if error.diag else None
     text = primary or str(error)
     return " ".join(text.split())
+
+
+def _as_received(vectors: Vectors) -> list[bytes]:
+    """`vectors` [n, dims] as pgvector reads each: dims, two unused bytes, values; the highest byte first."""
+    rows = np.zeros(len(vectors), [("dims", ">i2"), ("unused", ">i2"), ("values", ">f4", vectors.shape[1:])])
+    rows["dims"], rows["values"] = vectors.shape[1], vectors
+    return [row.tobytes() for row in rows]
 
 
 def _row(row: tuple[Any, ...]) -> Row:
