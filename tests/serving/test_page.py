@@ -207,6 +207,26 @@ def test_another_generation_takes_over_in_the_middle(browser: Browser, site: Pat
         make_current(output, first)
 
 
+def test_a_tab_shows_duplicates_and_a_click_searches_by_one(browser: Browser, service: Serving) -> None:
+    browser.element("tab-duplicates").click()
+    browser.wait("document.querySelectorAll('#groups > li').length > 0")
+    assert "view=duplicates" in browser.driver.current_url
+    browser.driver.get(service.url + "?view=duplicates&threshold=1")
+    browser.wait("document.querySelectorAll('#groups > li').length === 1")
+    first = browser.driver.find_element("css selector", "#groups a")
+    assert first.get_attribute("title") == "a/04.png"
+    assert "Keep: shortest path" in first.text
+    browser.driver.get(service.url + "?view=duplicates&threshold=1&across=labels")
+    browser.wait("document.querySelector('#groups-status').textContent.startsWith('No duplicates')")
+    assert browser.element("across").get_attribute("value") == "labels"
+    browser.driver.back()
+    browser.wait("document.querySelectorAll('#groups a').length > 0")
+    browser.driver.find_elements("css selector", "#groups a")[1].click()
+    browser.wait("document.querySelectorAll('#results a').length > 3")
+    browser.driver.back()
+    browser.wait("document.querySelectorAll('#groups a').length > 0")
+
+
 @pytest.mark.parametrize(("width", "height"), [(360, 740), (1600, 900)])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_it_fits_phones_and_wide_screens(

@@ -139,10 +139,11 @@ class TestPage:
                 target = attributes.get(name, "#")
                 if not target.startswith(("#", "?")):
                     assert client.get(f"/{target}").status_code == 200, target
-        script = client.get("/static/page.js")
-        assert script.headers["content-type"].startswith("text/javascript")
-        assert "http" not in script.text
-        assert "innerHTML" not in script.text
+        for name in ("page.js", "duplicates.js", "common.js"):
+            script = client.get(f"/static/{name}")
+            assert script.headers["content-type"].startswith("text/javascript")
+            assert "http" not in script.text
+            assert "innerHTML" not in script.text
 
     def test_static_files_are_those_of_the_page_alone(self, client: TestClient) -> None:
         for path in ("/static/../app.py", "/static/%2e%2e/app.py", "/static/", "/static/nothing.js"):

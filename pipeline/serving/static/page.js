@@ -1,19 +1,20 @@
 // The page of the search service. It loads nothing from other servers, and all text that it shows is text.
 
-const element = (id) => document.getElementById(id);
+import { addressOfDuplicates, showDuplicates } from "./duplicates.js";
+import { element, fetched, text, pathOf, thumbnail } from "./common.js";
+
 const DEFAULT_K = 20;
+const VIEWS = ["search", "duplicates", "report"];
 
 let info = null;
 let current = null; // what is shown: {uri} or {file, number}
 let running = null; // what ends the search that is under way
 const files = new Map(); // pictures of this visit, by the number that the history has of them
 
-const pathOf = (uri) => uri.split("/").map(encodeURIComponent).join("/");
-
 function stateOfLocation() {
   const given = new URLSearchParams(location.search);
   return {
-    view: given.get("view") === "report" ? "report" : "search",
+    view: VIEWS.includes(given.get("view")) ? given.get("view") : "search",
     uri: given.get("uri"),
     vector: given.get("vector"),
     basis: given.get("basis"),
@@ -39,22 +40,6 @@ function tell(problem) {
   element("problem").textContent = problem || "";
 }
 
-async function fetched(path, options) {
-  let response;
-  try {
-    response = await fetch(path, { ...options, credentials: "same-origin" });
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("The service cannot be reached. Try again in a moment.");
-  }
-  if (response.ok) return response;
-  let told = null;
-  try { told = (await response.json()).error; } catch { /* what stands between may answer in its own way */ }
-  if (response.status === 401) askForToken();
-  throw new Error(told ? `${told.message[0].toUpperCase()}${told.message.slice(1)}.`
-    : `The service answered with status ${response.status}.`);
-}
-
 async function loadInfo() {
   info = await (await fetched("info")).json();
   const count = info.images.toLocaleString("en");
@@ -64,7 +49,7 @@ async function loadInfo() {
   element("label").replaceChildren(new Option("all", ""), ...info.labels.map((label) => new Option(label, label)));
   element("label").value = info.labels.includes(chosen) ? chosen : "";
   element("label-field").hidden = info.labels.length < 2;
-  element("tabs").hidden = !info.has_report;
+  element("tab-report").hidden = !info.has_report;
   element("k").max = info.limits.max_k;
 }
 
@@ -187,18 +172,6 @@ function item(neighbor) {
     event.preventDefault();
     go({ uri: neighbor.uri });
   });
-  const frame = document.createElement("div");
-  frame.className = "frame";
-  const picture = document.createElement("img");
-  picture.loading = "lazy";
-  picture.decoding = "async";
-  picture.alt = "";
-  picture.src = `thumbnails/${pathOf(neighbor.uri)}`;
-  picture.onerror = () => {
-    frame.classList.add("missing");
-    frame.replaceChildren("cannot be shown");
-  };
-  frame.append(picture);
   const similarity = document.createElement("span");
   similarity.className = "similarity";
   const bar = document.createElement("meter");
@@ -210,7 +183,7 @@ function item(neighbor) {
   const distance = info && info.metric !== "angular" ? ` · ${neighbor.distance.toFixed(3)} away` : "";
   value.textContent = neighbor.similarity.toFixed(3) + distance;
   similarity.append(bar, value);
-  link.append(frame, text("file", file), text("label", described(neighbor)), similarity);
+  link.append(thumbnail(neighbor.uri), text("file", file), text("label", described(neighbor)), similarity);
   link.setAttribute("aria-label",
     `${neighbor.rank}: ${neighbor.uri}, similarity ${neighbor.similarity.toFixed(3)}. Search by this picture`);
   const entry = document.createElement("li");
@@ -221,13 +194,6 @@ function item(neighbor) {
 function described(neighbor) {
   const copies = neighbor.copies ? ` · ${neighbor.copies} cop${neighbor.copies === 1 ? "y" : "ies"}` : "";
   return (neighbor.label || "") + copies;
-}
-
-function text(kind, words) {
-  const made = document.createElement("span");
-  made.className = kind;
-  made.textContent = words;
-  return made;
 }
 
 // Where people go
@@ -252,13 +218,17 @@ function take(file) {
 
 function restore(saved) {
   const state = stateOfLocation();
-  const isReport = state.view === "report";
-  element("search-view").hidden = isReport;
-  element("report-view").hidden = !isReport;
-  element("tab-search").toggleAttribute("aria-current", !isReport);
-  element("tab-report").toggleAttribute("aria-current", isReport);
-  if (isReport) {
+  for (const view of VIEWS) {
+    element(`${view}-view`).hidden = view !== state.view;
+    if (view === state.view) element(`tab-${view}`).setAttribute("aria-current", "page");
+    else element(`tab-${view}`).removeAttribute("aria-current");
+  }
+  if (state.view === "report") {
     if (!element("report").src) element("report").src = "report";
+    return;
+  }
+  if (state.view === "duplicates") {
+    showDuplicates(new URLSearchParams(location.search));
     return;
   }
   element("k").value = state.k;
@@ -297,11 +267,6 @@ function changed() {
   search();
 }
 
-async function askForToken() {
-  const dialog = element("token-dialog");
-  if (!dialog.open) dialog.showModal();
-}
-
 element("token-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const response = await fetch("session", {
@@ -330,12 +295,13 @@ element("share").addEventListener("click", async () => {
     else tell(error.message);
   }
 });
-for (const [name, view] of [["tab-search", ""], ["tab-report", "report"]]) {
-  element(name).addEventListener("click", (event) => {
+const addresses = { search: () => addressOf(current), duplicates: addressOfDuplicates, report: () => "?view=report" };
+for (const view of VIEWS) {
+  element(`tab-${view}`).addEventListener("click", (event) => {
     if (event.metaKey || event.ctrlKey || event.shiftKey) return;
     event.preventDefault();
     const saved = { picture: current && current.number };
-    history.pushState(saved, "", view ? "?view=report" : addressOf(current));
+    history.pushState(saved, "", addresses[view]());
     restore(saved);
   });
 }
