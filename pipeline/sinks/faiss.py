@@ -33,7 +33,7 @@ def write(files: NewFiles, source: Source, options: ExportOptions) -> None:
 
     All vectors are in memory, as FAISS has them. Raises UsageError where FAISS cannot make such an index.
     """
-    factory = options.faiss_index or _DEFAULT
+    factory = _DEFAULT if options.faiss_index is None else options.faiss_index
     files.facts["faiss_index"] = factory
     steps = _steps(source.basis, source.manifest.metric)
     metric = faiss.METRIC_INNER_PRODUCT if source.manifest.metric == "angular" else faiss.METRIC_L2

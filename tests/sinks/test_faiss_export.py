@@ -110,6 +110,7 @@ def test_any_index_of_the_factory_is_made_with_the_same_bytes_each_time(
     ("factory", "reason"),
     [
         ("Floor", "could not parse index string Floor"),
+        ("", "could not parse index string"),
         ("PQ4", "The dimension of the vector"),
         ("IVF1000,Flat", r"Number of training points \(300\) should be at least"),
         ("IDMap,Flat", "use add_with_ids"),
