@@ -97,9 +97,9 @@ class LiveIndex:
         except Exception as error:  # whatever it is, the generation before goes on
             self._keep_on(name, error)
             return
+        self.switched(found)
         self.current, self.trouble = found, None
         logger.info("generation %s answers", found.generation)
-        self.switched(found)
 
     def _keep_on(self, name: str | None, error: Exception) -> None:
         told: ImgindexError | None = foreseen(error)

@@ -195,7 +195,8 @@ def serve(app: ASGIApp, opened: socket.socket, settings: ServiceSettings) -> Non
             lifespan="on",
             loop="asyncio",
             log_config=None,
-            log_level=logging.WARNING,
+            # Not a line for each request that is none: whoever sends them would fill the log.
+            log_level=logging.ERROR,
             access_log=False,
             server_header=False,
             proxy_headers=False,

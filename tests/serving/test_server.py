@@ -26,7 +26,7 @@ def service(folder: Path) -> Iterator[Serving]:
         yield found
         found.process.terminate()
         assert found.process.stderr is not None
-        assert [line for line in found.process.stderr if "Invalid HTTP request" not in line] == []
+        assert found.process.stderr.read() == ""
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ class TestHostileClients:
         assert is_answering(service, folder)
         before = descriptors(service)
         with concurrent.futures.ThreadPoolExecutor(8) as threads:
-            disturbing = [threads.submit(disturb, number) for number in range(1500)]
+            disturbing = [threads.submit(disturb, number) for number in range(10_000)]
             for _ in range(10):
                 assert is_answering(service, folder)
             for each in disturbing:
