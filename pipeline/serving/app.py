@@ -64,6 +64,8 @@ def asgi_app(
         exception_handlers={HTTPException: refused},
         middleware=[Middleware(Gate, settings=settings, metrics=metrics)],
     )
+    # A redirect would lead to whatever the header Host names.
+    app.router.redirect_slashes = False
     app.state.make = lambda: Service(
         output
         if isinstance(output, LiveIndex)

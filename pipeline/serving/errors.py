@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+# Characters of a message at most: it may repeat what a client has sent.
+_MOST = 500
+
 
 class RefusedError(Exception):
     """A request that is not answered."""
@@ -9,7 +12,9 @@ class RefusedError(Exception):
     def __init__(
         self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        """`reason` is a stable code, and `message` a sentence for people."""
+        """`reason` is a stable code, and `message` a sentence for people. A long one loses its middle."""
+        if len(message) > _MOST:
+            message = f"{message[: _MOST // 2]} … {message[-_MOST // 2 :]}"
         super().__init__(message)
         self.status = status
         self.reason = reason

@@ -70,6 +70,7 @@ class Gate:
         started = time.monotonic()
         reason: str | None = None
         try:
+            _check_framing(scope)
             self._check_host(scope)
             self._check_token(scope)
             # What a client takes that sends its body, and reads its answer, as slowly as it may.
@@ -158,9 +159,8 @@ class _Body:
                 message = await self._receive()
         except TimeoutError as error:
             raise RefusedError(
-                408, "slow", f"the request did not come in within {settings.seconds:g} seconds",
-                {"Connection": "close"},
-            ) from error  # fmt: skip
+                408, "slow", f"the request did not come in within {settings.seconds:g} seconds"
+            ) from error
         self._count(message)
         self._held += len(message.get("body", b""))
         self._gate.hold(len(message.get("body", b"")))
@@ -262,6 +262,18 @@ def is_shown(headers: dict[bytes, str], token: str) -> bool:
 def session_of(token: str) -> str:
     """What the cookie holds of whoever has shown the token: it does not tell the token."""
     return hmac.new(token.encode(), b"imgindex session", sha256).hexdigest()
+
+
+def _check_framing(scope: Scope) -> None:
+    """Refuses a request whose end is not certain. A proxy may see it elsewhere, and let another pass unseen.
+
+    See RFC 9112, section 6.3.
+    """
+    if {b"content-length", b"transfer-encoding"} <= {name for name, _ in scope["headers"]}:
+        raise RefusedError(
+            400, "bad_request", "a request may have Content-Length or Transfer-Encoding, but not both",
+            {"Connection": "close"},
+        )  # fmt: skip
 
 
 def _route_of(scope: Scope) -> str:

@@ -94,7 +94,8 @@ async def search_request(request: Request, settings: ServiceSettings, dims: int)
     elif await request.body():
         raise RefusedError(
             415, "content_type",
-            f"content type {kind or 'unknown'}; expected multipart/form-data or application/json",
+            f"content type {kind or 'unknown'}; expected multipart/form-data, as of curl -F "
+            "image=@photo.jpg, or application/json",
         )  # fmt: skip
     for name, value in request.query_params.multi_items():
         body.setdefault(name, []).append(value)
@@ -126,10 +127,10 @@ def _checked(
 ) -> SearchRequest:
     unknown = body.keys() - _FIELDS
     if unknown:
-        raise bad_request(f"unknown field {min(unknown)!r}; expected {', '.join(sorted(_FIELDS))}")
+        raise bad_request(f"unknown field {min(unknown)[:40]!r}; expected {', '.join(sorted(_FIELDS))}")
     for name, values in body.items():
-        if name not in _REPEATED and len(values) > 1:
-            raise bad_request(f"the field {name!r} came {len(values)} times; expected it once")
+        if name not in _REPEATED:
+            _check_once(name, values)
     for name in _FILES:
         if name in body:
             raise bad_request(f"the field {name!r} must be a file, as of curl -F {name}=@photo.jpg")
@@ -151,10 +152,12 @@ def _checked(
     )
     switches = {name: _switch(name, body[name][0]) for name in _SWITCHES if name in body}
     combine = switches.pop("combine", False) or len(negative) > 0
-    if not positive or (not combine and positive.kinds > 1):
+    if not positive:
+        raise bad_request("nothing to search for; expected one of 'image', 'uri' and 'vectors'")
+    if not combine and positive.kinds > 1:
         raise bad_request(
-            "nothing to search for, or too much; expected one of 'image', 'uri' and 'vectors', or several of "
-            "them with combine=true"
+            "queries of several kinds; expected one of 'image', 'uri' and 'vectors', or combine=true to make "
+            "one query of them"
         )
     images = sum(len(each.images) + len(each.uris) for each in (positive, negative))
     vectors = len(positive.vectors) + len(negative.vectors)
@@ -176,6 +179,11 @@ def _checked(
         raise too_large(f"vectors of {count * k} neighbors; expected at most {_MOST_VALUES // dims}")
     wanted = Wanted(k, **switches, where=conditions, vectors=with_vectors)
     return SearchRequest(positive, negative, combine, wanted)
+
+
+def _check_once(name: str, values: Sequence[Any]) -> None:
+    if len(values) > 1:
+        raise bad_request(f"the field {name!r} came {len(values)} times; expected it once")
 
 
 def _vectors(name: str, given: Any, settings: ServiceSettings, dims: int) -> list[Any]:
@@ -207,7 +215,9 @@ def duplicates_request(query: QueryParams) -> DuplicatesRequest:
     given = dict(query.multi_items())
     unknown = given.keys() - defaults.keys()
     if unknown:
-        raise bad_request(f"unknown field {min(unknown)!r}; expected {', '.join(defaults)}")
+        raise bad_request(f"unknown field {min(unknown)[:40]!r}; expected {', '.join(defaults)}")
+    for name in given:
+        _check_once(name, query.getlist(name))
     values = defaults | given
     across: dict[str, Across | None] = {"": None, "labels": "labels", "folders": "folders"}
     if values["across"] not in across:

@@ -221,8 +221,9 @@ async def refused(request: Request, error: Exception) -> Response:
     """Has an error of the framework answered as all others."""
     if not isinstance(error, HTTPException):
         raise error
+    allowed = (error.headers or {}).get("Allow")
     told = {404: ("not_found", "there is no such path; /openapi.json names those that there are"),
-            405: ("wrong_method", f"{request.method} is not for this path")}  # fmt: skip
+            405: ("wrong_method", f"{request.method} is not for this path; expected {allowed}")}  # fmt: skip
     reason, message = told.get(error.status_code, ("http", str(error.detail)))
     raise RefusedError(error.status_code, reason, message, error.headers)
 

@@ -6,8 +6,10 @@ import socket
 import struct
 from collections.abc import Callable
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -15,7 +17,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from imgindex.errors import MachineError, UsageError
 from imgindex.runtime import signals
 from imgindex.runtime.resources import allow_open_files
-from imgindex.serving.errors import RefusedError
+from imgindex.serving.errors import RefusedError, bad_request
 from imgindex.serving.limits import error_body
 from imgindex.serving.settings import ServiceSettings
 
@@ -75,6 +77,12 @@ class _ImpatientProtocol(H11Protocol):
         super().on_response_complete()
         if not self._is_working():  # the next request may be there already
             self._waiting.setdefault(self)
+
+    def send_400_response(self, msg: str) -> None:
+        # An answer that has begun cannot become another one.
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self.transport.write(_closing(bad_request("this is no HTTP request that can be read")))
+        self.transport.close()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -142,16 +150,21 @@ class _Timer:
             self._handle = None
 
 
-def _full() -> bytes:
-    body = error_body(RefusedError(503, "busy", "too many connections are open; try again"))
-    head = (
-        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-        f"connection: close\r\ncontent-length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body
+def _closing(error: RefusedError) -> bytes:
+    """The answer to a request that reaches no application, and after which the connection is closed."""
+    body = error_body(error)
+    headers = {
+        "content-type": "application/json",
+        "content-length": str(len(body)),
+        "connection": "close",
+        **error.headers,
+    }
+    lines = [f"{name}: {value}\r\n" for name, value in headers.items()]
+    start = f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\n"
+    return f"{start}{''.join(lines)}\r\n".encode() + body
 
 
-_FULL = _full()
+_FULL = _closing(RefusedError(503, "busy", "too many connections are open; try again", {"Retry-After": "1"}))
 
 
 def bound_socket(host: str, port: int) -> socket.socket:

@@ -40,6 +40,9 @@ _DECODE_SECONDS = 10.0
 # What is no fault of an image: it may be decoded the next time.
 _PASSING = frozenset({"killed", "stalled", "no_memory"})
 
+# Why a uri is no query.
+_NOT_FOUND, _NO_SUCH_URI = "not_found", "no indexed image has this uri"
+
 
 class Service:
     """Answers queries by the live generation of an index."""
@@ -115,8 +118,12 @@ class Service:
         files = [self._embedded(answering, name, data) for name, data in queries.images]
         loaded: list[Loaded] = [*await asyncio.gather(*files)]
         for uri in queries.uris:
-            row, vector = await self._row(answering, uri)
-            loaded.append(Loaded(uri, vector, None, row["sha256"]))
+            found = await self._found(answering, uri)
+            if found is None:
+                loaded.append(Loaded(uri, QueryError("list", _NOT_FOUND, _NO_SUCH_URI)))
+            else:
+                row, vector = found
+                loaded.append(Loaded(uri, vector, None, row["sha256"]))
         if queries.vectors:
             vectors = _as_vectors(queries.vectors, answering.manifest.dims)
             loaded += [Loaded(f"vector {number}", vector) for number, vector in enumerate(vectors)]
@@ -155,25 +162,28 @@ class Service:
 
     async def item(self, answering: Answering, uri: str) -> dict[str, Any]:
         """The metadata of an indexed image. Raises RefusedError."""
-        row, _ = await self._row(answering, uri)
-        return row
+        return await self._row(answering, uri)
 
     async def thumbnail(self, answering: Answering, uri: str) -> tuple[bytes, str]:
         """A small JPEG of an indexed image, and the SHA-256 of the image. Raises RefusedError."""
-        row, _ = await self._row(answering, uri)
+        row = await self._row(answering, uri)
         return await self._pictures.thumbnail(answering.manifest, row), row["sha256"]
 
     async def original(self, answering: Answering, uri: str) -> tuple[bytes, str]:
         """The file of an indexed image, and its SHA-256. Raises RefusedError."""
-        row, _ = await self._row(answering, uri)
+        row = await self._row(answering, uri)
         return await self._pictures.original(answering.manifest, row), row["sha256"]
 
-    async def _row(self, answering: Answering, uri: str) -> tuple[dict[str, Any], Any]:
+    async def _row(self, answering: Answering, uri: str) -> dict[str, Any]:
+        found = await self._found(answering, uri)
+        if found is None:
+            raise not_found(_NO_SUCH_URI)
+        return found[0]
+
+    async def _found(self, answering: Answering, uri: str) -> tuple[dict[str, Any], Any] | None:
         started = time.monotonic()
         found = await self._in(self._searching, answering.opened.find, uri)
         self.metrics.stage("metadata", time.monotonic() - started)
-        if found is None:
-            raise not_found("no indexed image has this uri")
         return found
 
     async def _embedded(self, answering: Answering, name: str, data: bytes) -> Loaded:
@@ -227,9 +237,9 @@ def _as_vectors(rows: Sequence[Any], dims: int) -> npt.NDArray[np.float32]:
     return vectors
 
 
-def refusal_of(error: QueryError, name: str = "the image") -> RefusedError:
+def refusal_of(error: QueryError, name: str = "the query") -> RefusedError:
     """What a request is answered with that has no answer because of one of its queries."""
-    status = 503 if error.reason in _PASSING else 422
+    status = 503 if error.reason in _PASSING else 404 if error.reason == _NOT_FOUND else 422
     headers = {"Retry-After": "1"} if status == 503 else {}
     return RefusedError(status, error.reason, f"{name} cannot be searched for: {error.message}", headers)
 

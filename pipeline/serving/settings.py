@@ -26,8 +26,15 @@ class ServiceSettings:
             value = getattr(self, each.name)
             if isinstance(value, int | float) and not isinstance(value, bool) and not value > 0:
                 raise UsageError(f"{each.name} is {value}; expected a number above 0")
-        if self.token is not None and (len(self.token) < _SHORTEST_TOKEN or not self.token.isascii()):
+        if self.token is None:
+            return
+        if len(self.token) < _SHORTEST_TOKEN or not self.token.isascii():
             raise UsageError(f"the token must be at least {_SHORTEST_TOKEN} ASCII characters long")
+        if self.token != self.token.strip() or not self.token.isprintable():
+            raise UsageError(
+                "the token begins or ends with a space, or has a line break or a control character, which no "
+                "request can send; make it of letters and digits"
+            )
 
 
 _SHORTEST_TOKEN = 16

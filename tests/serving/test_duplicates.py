@@ -78,10 +78,11 @@ class TestAnswers:
         "fields",
         [
             {"threshold": "0.79"}, {"threshold": "1.01"}, {"threshold": "nan"}, {"threshold": "x"},
-            {"across": "colors"}, {"offset": "-1"}, {"limit": "0"}, {"limit": "201"}, {"against": "/etc"},
+            {"across": "colors"}, {"across": ["labels", "folders"]}, {"limit": ["1", "2"]},
+            {"offset": "-1"}, {"limit": "0"}, {"limit": "201"}, {"against": "/etc"},
         ],
     )  # fmt: skip
-    def test_fields_that_do_not_fit_are_refused(self, fields: dict[str, str], client: TestClient) -> None:
+    def test_fields_that_do_not_fit_are_refused(self, fields: dict[str, Any], client: TestClient) -> None:
         answer = client.get("/duplicates", params=fields)
         assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "bad_request")
 

@@ -1,6 +1,7 @@
 """The page in a browser: what people do on it, with a keyboard too, and while the index changes."""
 
 import base64
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def service(site: Path) -> Iterator[Serving]:
 class Browser:
     """A browser on the page of a service."""
 
-    def __init__(self, service: Serving) -> None:
+    def __init__(self, service: Serving, ready: str = "document.querySelector('#facts').textContent") -> None:
         options = webdriver.ChromeOptions()
         options.binary_location = BROWSER
         for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
@@ -55,7 +56,7 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.driver.get(service.url)
-        self.wait("document.querySelector('#facts').textContent")
+        self.wait(ready)
 
     def script(self, code: str) -> Any:
         return self.driver.execute_script(f"return {code}")
@@ -136,6 +137,33 @@ def test_a_link_to_a_picture_of_ones_own_finds_the_same(
     assert browser.neighbors() == found
     browser.driver.get(link.replace("basis=", "basis=0"))
     browser.wait("document.querySelector('#problem').textContent.includes('has changed since')")
+    basis = browser.script("new URLSearchParams(location.search).get('basis')").removeprefix("0")
+    for cut in ("AAAA", "AADAfw", "!"):  # no whole number; not a number; no base64
+        browser.driver.get(f"{service.url}?vector={cut}&basis={basis}")
+        browser.wait("document.querySelector('#problem').textContent.includes('cannot be read')")
+
+
+def test_the_page_asks_for_the_token_until_it_is_right(site: Path) -> None:
+    token = "a token of 24 characters"
+    with serving(site / "index", env={**os.environ, "IMGINDEX_TOKEN": token}) as guarded:
+        browser = Browser(guarded, ready="document.querySelector('#token-dialog').open")
+        try:
+            for given in ("wrong", "\u043f\u0430\u0440\u043e\u043b\u044c"):  # the second no header can hold
+                browser.script("document.querySelector('#token-problem').textContent = ''")
+                browser.element("token").clear()
+                browser.element("token").send_keys(given + keys.ENTER)
+                browser.wait("document.querySelector('#token-problem').textContent.includes('not the token')")
+            browser.element("token").clear()
+            browser.element("token").send_keys(token + keys.ENTER)
+            browser.wait("document.querySelector('#facts').textContent")
+            assert not browser.script("document.querySelector('#token-dialog').open")
+            guarded.process.kill()
+            guarded.process.wait()
+            browser.script("document.querySelector('#token-dialog').showModal()")
+            browser.element("token").send_keys(keys.ENTER)
+            browser.wait("document.querySelector('#token-problem').textContent.includes('cannot be reached')")
+        finally:
+            browser.driver.quit()
 
 
 def test_what_is_no_picture_is_told(browser: Browser, site: Path) -> None:

@@ -196,6 +196,11 @@ class TestToken:
         with pytest.raises(UsageError, match="at least 16"):
             ServiceSettings(token="short")
 
+    @pytest.mark.parametrize("token", ["0123456789abcdef\n", " 0123456789abcdef", "01234567\r\n89abcdef"])
+    def test_one_that_no_request_can_send_is_refused(self, token: str) -> None:
+        with pytest.raises(UsageError, match="no request can send"):
+            ServiceSettings(token=token)
+
     def test_a_limit_must_be_positive(self) -> None:
         with pytest.raises(UsageError, match="max_k is 0"):
             ServiceSettings(max_k=0)

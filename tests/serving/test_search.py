@@ -95,6 +95,16 @@ class TestQueries:
         assert (last["query"], last["neighbors"][0]["uri"]) == ("last", "b/05.png")
         assert (bad["neighbors"], bad["error"]["reason"]) == ([], "not_an_image")
 
+    def test_an_unknown_uri_does_not_stop_the_others(self, client: TestClient) -> None:
+        uris = ["a/04.png", "nowhere.png", "b/05.png"]
+        answer = client.post("/search", json={"uri": uris, "k": 1, "exclude_self": True})
+        first, unknown, last = answer.json()["results"]
+        assert [len(result["neighbors"]) for result in (first, unknown, last)] == [1, 0, 1]
+        assert unknown["query"] == "nowhere.png"
+        assert unknown["error"] == {
+            "stage": "list", "reason": "not_found", "message": "no indexed image has this uri"
+        }  # fmt: skip
+
     def test_filters_copies_and_vectors_are_those_of_a_search(
         self, client: TestClient, index: imgindex.Index
     ) -> None:
@@ -206,8 +216,8 @@ class TestBadRequests:
     @pytest.mark.parametrize(
         ("sent", "status", "told"),
         [
-            ({}, 400, "expected one of 'image', 'uri' and 'vectors'"),
-            ({"uri": "a/00.png", "vectors": [[0] * 6]}, 400, "expected one of"),
+            ({}, 400, "nothing to search for; expected one of 'image', 'uri' and 'vectors'"),
+            ({"uri": "a/00.png", "vectors": [[0] * 6]}, 400, "several kinds; expected one of"),
             ({"uri": "nowhere.png"}, 404, "no indexed image has this uri"),
             ({"uri": "\ud800"}, 400, "the JSON cannot be read"),
             ({"uri": 7}, 400, "must be text"),
@@ -279,10 +289,26 @@ class TestBadRequests:
         assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "bad_request")
         assert client.post("/search", data={"image": "x"}).status_code == 400
 
+    @pytest.mark.parametrize(
+        ("field", "told"),
+        [("where", "is no condition"), ("x" * 50_000, "unknown field"), ("k", "whole number")],
+    )
+    def test_what_was_sent_is_not_repeated_at_length(self, field: str, told: str, client: TestClient) -> None:
+        answer = client.post("/search", json={"uri": "a/00.png", field: "é" * 50_000})
+        assert answer.status_code == 400
+        assert told in answer.json()["error"]["message"]
+        assert len(answer.content) < 4000
+
+    def test_no_path_leads_to_another_by_what_the_request_says_of_itself(self, client: TestClient) -> None:
+        for path in ("/search/", "/info/", "/static"):
+            answer = client.get(path, headers={"host": "elsewhere.example"}, follow_redirects=False)
+            assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "not_found"), path
+
     def test_paths_and_methods_that_are_not_there(self, client: TestClient) -> None:
         assert client.get("/nothing").json()["error"]["reason"] == "not_found"
         wrong = client.put("/search")
         assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        assert wrong.json()["error"]["message"] == "PUT is not for this path; expected POST"
 
 
 class TestClipRetrieval:

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import json
 import os
 import re
 import select
@@ -89,6 +90,15 @@ def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
         assert service.process.wait(60) == 128 + signal.SIGTERM
 
 
+def _all_of(client: socket.socket) -> bytes:
+    """What comes until the connection is closed."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while more := client.recv(1 << 16):
+            received += more
+    return received
+
+
 class TestHostileClients:
     def test_broken_requests_are_bad_requests(self, service: Serving, folder: Path) -> None:
         requests = [
@@ -98,13 +108,38 @@ class TestHostileClients:
             b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
             b"POST /search HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: nonsense\r\n\r\nz\r\n",
             b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
-            b"GET /items/%zz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            b"GET /items/%zz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
         ]
         for request in requests:
             with connected(service) as client:
                 client.sendall(request)
-                assert re.match(rb"HTTP/1.1 4\d\d ", client.recv(1000)), request[:80]
+                head, _, body = _all_of(client).partition(b"\r\n\r\n")
+            assert re.match(rb"HTTP/1.1 4\d\d ", head), request[:80]
+            assert b"content-type: application/json" in head
+            assert f"HTTP/1.1 {json.loads(body)['error']['status']} ".encode() == head[:13]
         assert is_answering(service, folder)
+
+    def test_a_request_whose_end_is_not_certain_ends_the_connection(self, service: Serving) -> None:
+        # A proxy that goes by the one header lets the second request through as the body of the first.
+        hidden = b"GET /items/a/00.png HTTP/1.1\r\nhost: localhost\r\n\r\n"
+        with connected(service) as client:
+            client.sendall(
+                b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+                b"content-length: %d\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+                % (len(hidden) + 5)
+                + hidden
+            )
+            answers = _all_of(client)
+        assert answers.startswith(b"HTTP/1.1 400 ")
+        assert answers.count(b"HTTP/1.1 ") == 1
+        assert b"not both" in answers
+
+    def test_a_body_that_breaks_after_the_answer_ends_the_connection(self, service: Serving) -> None:
+        with connected(service) as client:
+            client.sendall(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n")
+            assert client.recv(12) == b"HTTP/1.1 200"
+            client.sendall(b"no length\r\n")
+            assert _all_of(client).count(b"HTTP/1.1 ") == 0
 
     def test_a_body_that_is_too_large_is_told_so(self, service: Serving, folder: Path) -> None:
         image = {"image": bytes(300_000)}

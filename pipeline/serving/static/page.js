@@ -79,7 +79,17 @@ function textOf(numbers) {
 
 function numbersOf(words) {
   const bytes = Uint8Array.from(atob(words.replaceAll("-", "+").replaceAll("_", "/")), (c) => c.charCodeAt(0));
-  return [...new Float32Array(bytes.buffer)];
+  const numbers = [...new Float32Array(bytes.buffer)];
+  if (!numbers.every(Number.isFinite)) throw new RangeError("not finite");
+  return numbers;
+}
+
+function isReadable(words) {
+  try {
+    return numbersOf(words).length > 0;
+  } catch {
+    return false;
+  }
 }
 
 async function linkOf(asked) {
@@ -241,6 +251,9 @@ function restore(saved) {
   else if (state.vector && state.basis !== info.basis) {
     clear();
     tell("The index has changed since this link was made. Choose the picture again.");
+  } else if (state.vector && !isReadable(state.vector)) {
+    clear();
+    tell("This link cannot be read: a part of it is missing or changed.");
   } else if (state.vector) go({ vector: state.vector, basis: state.basis }, { push: false });
   else if (files.has(number)) go({ file: files.get(number), number }, { push: false });
   else clear();
@@ -267,13 +280,22 @@ function changed() {
   search();
 }
 
+async function problemWith(token) {
+  const wrong = "This is not the token of this service.";
+  if (!/^[\x20-\x7e]+$/.test(token)) return wrong; // a header cannot hold it
+  try {
+    const response = await fetch("session", { method: "POST", headers: { Authorization: `Bearer ${token}` } });
+    return response.ok ? "" : wrong;
+  } catch {
+    return "The service cannot be reached. Try again in a moment.";
+  }
+}
+
 element("token-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const response = await fetch("session", {
-    method: "POST", headers: { Authorization: `Bearer ${element("token").value}` },
-  });
-  element("token-problem").textContent = response.ok ? "" : "This is not the token of this service.";
-  if (!response.ok) return;
+  const problem = await problemWith(element("token").value);
+  element("token-problem").textContent = problem;
+  if (problem) return;
   element("token-dialog").close();
   begin();
 });
@@ -327,12 +349,7 @@ async function begin() {
     tell(error.message);
     return;
   }
-  try {
-    restore(history.state);
-  } catch {
-    clear();
-    tell("This link cannot be read.");
-  }
+  restore(history.state);
 }
 
 begin();
