@@ -1,4 +1,4 @@
-"""`imgindex serve` as a process of its own, with the quick engine `quarters`."""
+"""`imgindex serve` as a process of its own, with the quick engine `served`."""
 
 import contextlib
 import re

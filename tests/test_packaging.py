@@ -38,11 +38,13 @@ def wheel_names(tmp_path_factory):
     return zipfile.ZipFile(wheel).namelist()
 
 
+@pytest.mark.long
 def test_the_wheel_holds_one_top_level_package(wheel_names):
     top_level = {name.split("/")[0] for name in wheel_names}
     assert {name for name in top_level if not name.endswith(".dist-info")} == {"imgindex"}
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_weights_with_their_license(wheel_names):
     weights = {name.rpartition("/")[2] for name in wheel_names if name.startswith("imgindex/models/weights/")}
     assert weights == {path.name for path in (ROOT / "models/weights").iterdir() if path.is_file()}
@@ -50,6 +52,7 @@ def test_the_wheel_holds_the_weights_with_their_license(wheel_names):
     assert "imgindex/py.typed" in wheel_names
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_configs_and_the_schemas(wheel_names):
     for folder, ending in (("configs", "yaml"), ("schemas", "json")):
         files = {path.name for path in (ROOT / "pipeline" / folder).glob(f"*.{ending}")}
@@ -57,6 +60,7 @@ def test_the_wheel_holds_the_configs_and_the_schemas(wheel_names):
         assert {f"imgindex/{folder}/{name}" for name in files} <= set(wheel_names)
 
 
+@pytest.mark.long
 def test_the_wheel_holds_the_page_of_the_service(wheel_names):
     files = {path.name for path in (ROOT / "pipeline/serving/static").iterdir()}
     assert "index.html" in files
@@ -84,6 +88,7 @@ def test_models_and_records_never_load_beam():
     assert "apache_beam" not in run(f"import sys, {', '.join(modules)}; print(*sys.modules)").split()
 
 
+@pytest.mark.long
 def test_every_public_name_is_there():
     names = run(
         "import imgindex; print(*[n for n in imgindex.__all__ if callable(getattr(imgindex, n))])"

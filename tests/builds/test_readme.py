@@ -75,6 +75,7 @@ def test_make_has_the_targets_that_the_readme_names():
     assert all(re.search(rf"^make .*\b{name}$", ci, re.M) for name in named)
 
 
+@pytest.mark.long
 def test_the_python_example_runs(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     assert (folder / "index" / "CURRENT").exists(), "the commands run first, in this file's order"

@@ -31,6 +31,7 @@ def generations(tmp_path):
     return [path.name for path in (tmp_path / "index" / "generations").iterdir()]
 
 
+@pytest.mark.long
 def test_a_submitted_build_publishes_and_says_where(arguments, tmp_path, capsys):
     assert main(arguments) == 0
     (name,) = generations(tmp_path)

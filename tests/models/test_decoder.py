@@ -312,7 +312,7 @@ def in_formats_whose_libraries_call_it_damage(size: tuple[int, int]) -> dict[str
     return found
 
 
-@pytest.mark.parametrize("spare", [1, 8, 16])
+@pytest.mark.parametrize("spare", [1, *(pytest.param(mib, marks=pytest.mark.long) for mib in (8, 16))])
 def test_too_little_memory_is_not_called_damage(spare):
     """The libraries for these formats give the same errors for both."""
     pytest.importorskip("pillow_heif")

@@ -15,7 +15,7 @@ from imgindex.models.engines.loading import load_engine, load_smaller_engine
 from imgindex.models.engines.protocol import EngineChoice
 
 
-@pytest.mark.parametrize("name", ["tensorflow", "openvino"])
+@pytest.mark.parametrize("name", [pytest.param("tensorflow", marks=pytest.mark.long), "openvino"])
 def test_loaded_once_in_a_process_from_any_thread(name: str) -> None:
     start = Barrier(2)
     wanted = EngineChoice("MobileNetV2", "none", "avg", 32, name, "float32", 2)

@@ -91,6 +91,7 @@ def test_any_answer_is_an_image_or_a_failure(decoder: DecoderProcess, wire: byte
     np.testing.assert_array_equal(following.pixels.ravel(), np.arange(18, dtype=np.uint8)[::-1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "ready", [b"\xff" * 12, message(b"{"), message(b"[" * 60_000), message({}, b"x"), b""]
 )

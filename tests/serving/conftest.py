@@ -7,28 +7,16 @@ from pathlib import Path
 import pytest
 from fake_engine import factory_of, registered
 from labeled_photos import write_photos
+from served_index import build
 from starlette.testclient import TestClient
 
-import imgindex
 from imgindex.serving.app import asgi_app
 
 
-def build(folder: Path) -> str:
-    """Builds the index of ``photos`` in `folder`; gives the generation's name."""
-    config = imgindex.Config(
-        input=str(folder / "photos"),
-        output=str(folder / "index"),
-        backbone=imgindex.BackboneConfig(name="MobileNetV2", weights="none"),
-        engine=imgindex.EngineConfig(name="quarters"),
-        pca=imgindex.PcaConfig(dims=6),
-        publish=imgindex.PublishConfig(min_recall=0.0),
-    )
-    return str(imgindex.build(config)["generation"])
-
-
 @pytest.fixture(scope="session", autouse=True)
-def quarters() -> Iterator[None]:
-    with registered("quarters", factory_of()):
+def engine() -> Iterator[None]:
+    # Until the process ends, beside what other tests register for a while.
+    with registered("served", factory_of()):
         yield
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import build
+from served_index import build
 from serving_process import serving
 
 import imgindex
@@ -35,6 +35,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory, image_bytes: Callable[..., 
     return folder
 
 
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl")
 def test_the_commands_run(photos: Path) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines()]

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build
 from relocated import relocate
+from served_index import build
 from starlette.testclient import TestClient
 
 from imgindex.errors import OutputError

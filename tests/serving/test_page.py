@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build
+from served_index import build
 from serving_process import Serving, serving
 
 from imgindex.generations.layout import Output, make_current

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from conftest import build
+from served_index import build
 from starlette.testclient import TestClient
 from test_limits import running
 
