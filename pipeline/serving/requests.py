@@ -31,6 +31,10 @@ _NEIGHBORS = 10
 # Neighbors of all queries of a request, in the most of one; and values of their vectors.
 _MOST_NEIGHBORS, _MOST_VALUES = 10, 1 << 18
 
+# Characters of a field of text, with all its repetitions; and values of all conditions. Conditions are read
+# in one piece, and nothing else goes on meanwhile; and each value may be compared with all images.
+_MOST_TEXT, _MOST_CONDITIONS = 16 << 10, 1000
+
 # Groups of duplicates that a request gets, unless it says how many, and at most.
 GROUPS, MOST_GROUPS = 50, 200
 _MOST_OFFSET = 10**9 - 1
@@ -138,6 +142,10 @@ def _checked(
     for name, values in texts.items():
         if not all(isinstance(text, str) for text in values):
             raise bad_request(f"the field {name!r} must be text")
+        if sum(map(len, values)) > _MOST_TEXT:
+            raise too_large(f"the field {name!r} holds more than {_MOST_TEXT} characters")
+    if sum(text.count(",") + 1 for text in texts["where"]) > _MOST_CONDITIONS:
+        raise too_large(f"the conditions of 'where' have more than {_MOST_CONDITIONS} values")
     try:
         conditions = filter_of(texts["where"])
     except UsageError as error:
