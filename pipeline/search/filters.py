@@ -94,10 +94,10 @@ def filter_of(where: str | Sequence[str] | None) -> Filter | None:
 
 def _split(values: str) -> list[str]:
     """Values at the commas between them, without the backslashes before commas and backslashes."""
-    parts = [""]
+    parts: list[list[str]] = [[]]
     for token in re.findall(r"\\[\\,]|.", values, re.DOTALL):
         if token == ",":
-            parts.append("")
+            parts.append([])
         else:
-            parts[-1] += token[1:] or token
-    return parts
+            parts[-1].append(token[1:] or token)
+    return list(map("".join, parts))
