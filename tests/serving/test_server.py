@@ -107,7 +107,7 @@ class TestHostileClients:
             b"GET / HTTP/1.1\r\nhost: localhost\r\nbad header\r\n\r\n",
             b"POST /search HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
             b"POST /search HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: nonsense\r\n\r\nz\r\n",
-            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
             b"GET /items/%zz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n",
         ]
         for request in requests:
