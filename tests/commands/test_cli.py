@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -392,9 +393,18 @@ def test_demo(tmp_path, capsys):
     assert main(["demo", str(folder)]) == 0
     printed = capsys.readouterr().out
     commands = [line for line in printed.splitlines() if line.startswith("  /")]
-    assert len(commands) == 2
-    for command in commands:
+    serve, *others = commands
+    assert len(others) == 2
+    for command in others:
         assert subprocess.run(["env", "-i", "HOME=/tmp", "sh", "-c", command], cwd=tmp_path).returncode == 0
+    served = ["env", "-i", "HOME=/tmp", "sh", "-c", f"exec {serve.strip()} --port 0"]
+    with subprocess.Popen(served, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        assert "312 images" in process.stdout.readline()
+        address = process.stdout.readline().split()[0]
+        with urllib.request.urlopen(f"{address}healthz") as answer:
+            assert answer.status == 200
+        process.terminate()
+    assert process.returncode == 0
     assert (tmp_path / "demo-index" / "CURRENT").exists()
     assert "312 indexed, 0 failed" in printed
     assert str((folder / "search.html").resolve()) in printed
