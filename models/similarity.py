@@ -40,6 +40,8 @@ def exact_nearest(
     The order is exact. Of equal distances the lower row comes first. `items`, in ascending order, are the
     rows that are compared; None: all.
     """
+    if not len(queries):
+        return []  # without a pass over all vectors
     count = len(vectors) if items is None else len(items)
     near = [_Near(query, k, metric) for query in queries]
     # Used again and again: the system takes long to hand out as much memory.

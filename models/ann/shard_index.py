@@ -46,6 +46,8 @@ class ShardIndex(AnnIndex):
           contents: a number for each item, the same for copies of an image. Each content is then found once,
             and what is given is `k` contents where the search came across so many.
         """
+        if not len(queries):
+            return []  # without a look at all contents
         if settings is None:
             items = None if contents is None else first_items(contents)
             return exact_nearest(self.vectors, queries, k, self.metric, items)

@@ -211,6 +211,20 @@ def test_each_query_ranks_its_own_vectors_as_fractions_do(metric, rows, k, parts
 
 
 class TestExactNearest:
+    def test_no_queries_read_nothing(self, path):
+        class Unread:
+            def __len__(self):
+                return 5
+
+            def __getitem__(self, rows):
+                raise AssertionError("read")
+
+        none = np.empty((0, 3), np.float32)
+        assert exact_nearest(Unread(), none, 2, "angular") == []
+        shard = shard_of(path, random_vectors(5, 3))
+        shard.vectors = Unread()
+        assert shard.nearest(none, 2, None, Unread()) == []
+
     @pytest.mark.parametrize("metric", METRICS)
     @given(rows=ROWS, k=st.integers(1, 50), block=st.integers(1, 50))
     @settings(max_examples=100)
