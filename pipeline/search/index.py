@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.errors import InputError, UsageError
+from imgindex.errors import InputError
 from imgindex.generations.layout import Output, current_name, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.models import decoder_pool
@@ -32,7 +32,7 @@ from imgindex.search.queries import (
     image_path,
     load,
 )
-from imgindex.search.query_vectors import Vectors
+from imgindex.search.query_vectors import as_vectors
 from imgindex.search.results import Result, describe_error
 
 # Queries that are embedded and searched together. The pixels of twice as many are held: 20 MiB as a rule.
@@ -278,7 +278,7 @@ class Index:
     ) -> list[Result]:
         """The `k` nearest images of each of `vectors` [n, dims]; see `search`. Raises UsageError."""
         opened, wanted = self._opened, Wanted(k, exact, distinct, where=filter_of(where))
-        rows = _as_vectors(vectors, opened.manifest.dims)
+        rows = as_vectors(vectors, opened.manifest.dims)
         names = names or [f"vector {n}" for n in range(len(rows))]
         found = opened.neighbors(rows, wanted)
         return [Result(name, neighbors) for name, neighbors in zip(names, found, strict=True)]
@@ -298,19 +298,6 @@ class Index:
 
 def _is_vector(query: Query) -> bool:
     return isinstance(query, np.ndarray) and query.ndim == 1
-
-
-def _as_vectors(vectors: npt.ArrayLike, dims: int) -> Vectors:
-    try:
-        with np.errstate(over="ignore"):
-            rows = np.asarray(vectors, np.float32)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"expected vectors of {dims} values each: {error}") from error
-    if rows.ndim != 2 or rows.shape[1] != dims:
-        raise UsageError(f"expected vectors of {dims} values, got shape {rows.shape}")
-    if not np.isfinite(rows).all():
-        raise UsageError("expected vectors of finite values, got some with NaN or infinity")
-    return rows
 
 
 def _open(output: Output, generation: str | None, quick: bool, model: str | None) -> OpenGeneration:

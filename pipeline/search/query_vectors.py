@@ -44,3 +44,18 @@ def vectors_of(
             errors[numbers[place]] = QueryError("embed", "no_direction", message)
         vectors[numbers] = basis.project(features)
     return vectors, errors
+
+
+def as_vectors(vectors: npt.ArrayLike, dims: int) -> Vectors:
+    """Vectors [n, dims] of an array or of lists. Raises UsageError where one does not fit."""
+    expected = f"expected vectors of {dims} values, as an array or lists of {dims} numbers each"
+    try:
+        with np.errstate(over="ignore"):
+            rows = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{expected}: {error}") from error
+    if rows.ndim != 2 or rows.shape[1] != dims:
+        raise UsageError(f"{expected}; got shape {rows.shape}")
+    if not np.isfinite(rows).all():
+        raise UsageError("expected vectors of finite values, got some with NaN or infinity")
+    return rows

@@ -10,8 +10,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
 from pydantic_core import to_json
 
 from imgindex.errors import UsageError
@@ -22,6 +20,7 @@ from imgindex.runtime.resources import available_cores
 from imgindex.search.combined_queries import CollectedQueries, combined_answer
 from imgindex.search.open_generation import OpenGeneration, Wanted
 from imgindex.search.queries import Loaded, Recipe, load
+from imgindex.search.query_vectors import as_vectors
 from imgindex.search.results import QueryError, Result, as_json
 from imgindex.serving.batcher import Batcher
 from imgindex.serving.duplicates import DuplicateSearch, Parameters
@@ -125,7 +124,10 @@ class Service:
                 row, vector = found
                 loaded.append(Loaded(uri, vector, None, row["sha256"]))
         if queries.vectors:
-            vectors = _as_vectors(queries.vectors, answering.manifest.dims)
+            try:
+                vectors = as_vectors(queries.vectors, answering.manifest.dims)
+            except UsageError as error:
+                raise bad_request(str(error)) from error
             loaded += [Loaded(f"vector {number}", vector) for number, vector in enumerate(vectors)]
         return loaded
 
@@ -221,20 +223,6 @@ def _combined(opened: OpenGeneration, sides: Sequence[Sequence[Loaded]], wanted:
     for side, loaded in zip(collected, sides, strict=True):
         side.answers(loaded, wanted)
     return combined_answer(opened, collected[0], collected[1], wanted)
-
-
-def _as_vectors(rows: Sequence[Any], dims: int) -> npt.NDArray[np.float32]:
-    """Vectors [n, dims] that came in as lists. Raises RefusedError for what is none."""
-    try:
-        with np.errstate(over="ignore"):
-            vectors = np.asarray(rows, np.float32)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise bad_request(f"vectors must be lists of {dims} numbers each: {error}") from error
-    if vectors.ndim != 2 or vectors.shape[1] != dims:
-        raise bad_request(f"vectors must be lists of {dims} numbers each; got shape {vectors.shape}")
-    if not np.isfinite(vectors).all():
-        raise bad_request("vectors must be of finite numbers")
-    return vectors
 
 
 def refusal_of(error: QueryError, name: str = "the query") -> RefusedError:

@@ -383,7 +383,7 @@ def test_vectors_may_be_lists(index: imgindex.Index) -> None:
     (given,) = index.search_vectors([vector], k=3)
     assert given == index.search_vectors(np.array([vector], np.float32), k=3)[0]
     several = ([vector[:3]], vector, [["a"] * 8], [vector, vector[:3]], [[float("nan")] * 8], [[1e300] * 8])
-    for wrong in several:
+    for wrong in (*several, [[10**400] * 8]):
         with pytest.raises(UsageError, match="expected vectors of"):
             index.search_vectors(wrong)
 
