@@ -302,7 +302,7 @@ def load(known: argparse.Namespace, photos: Sequence[Path], folder: Path) -> boo
     return images >= IMAGES_BAR and vectors >= VECTORS_BAR
 
 
-# What `mixed` asks for, and how many clients ask for it.
+# The kinds of requests of `mixed`, and the number of clients that send each.
 MIXTURE = {"image": 2, "vectors": 2, "uri": 2, "items": 1, "thumbnails": 1}
 
 

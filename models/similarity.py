@@ -44,7 +44,7 @@ def exact_nearest(
         return []  # without a pass over all vectors
     count = len(vectors) if items is None else len(items)
     near = [_Near(query, k, metric) for query in queries]
-    # Used again and again: the system takes long to hand out as much memory.
+    # All blocks share this array: the system takes long to hand out as much memory each time.
     squares = np.empty(min(len(queries), _QUERIES) * min(count, _EXACT_ROWS), np.float32)
     for start in range(0, count, _EXACT_ROWS):
         stop = min(start + _EXACT_ROWS, count)
@@ -56,7 +56,7 @@ def exact_nearest(
             rough = squares[: len(near[asked]) * len(rows)].reshape(-1, len(rows))
             error = _rough_squares(block, lengths, queries[asked], metric, rough)
             limits = _limits(rough, error, k, np.array([each.limit for each in near[asked]]))
-            # Whatever is not surely farther, as NaNs are not.
+            # All that may be near enough. A NaN tells nothing, so its row is among them.
             hits = np.flatnonzero(~(rough > limits[:, np.newaxis]))
             numbers, places = np.divmod(hits, len(rows))
             edges = np.searchsorted(numbers, np.arange(len(rough) + 1))
@@ -171,16 +171,16 @@ def rank(vectors: Float32, query: Float32, metric: Metric, k: int) -> tuple[Item
 def rank_each(
     vectors: Float32, counts: Items, queries: Float32, metric: Metric, k: int
 ) -> list[tuple[Items, Float64]]:
-    """What `rank` gives for each of `queries` [m, dims] of its own `vectors`, but for the errors.
+    """Ranks for each of `queries` [m, dims] its own part of `vectors`, as `rank` does, without the errors.
 
-    The first ``counts[0]`` of `vectors` [n, dims] are those of the first query, and so on. Places count from
-    the first of a query's own.
+    The first ``counts[0]`` of `vectors` [n, dims] belong to the first query, the next ``counts[1]`` to the
+    second, and so on. Places count from the first vector of a query's part.
     """
     owners = np.repeat(np.arange(len(queries)), counts)
     squares, errors = exact_squares(vectors, queries[owners], metric)
     order = np.lexsort((squares, owners))
     least, most = (squares - errors)[order], (squares + errors)[order]
-    # Where each is farther than the one before, whatever the errors are, the order is exact.
+    # The order is exact where no two neighbors in it are so close that their errors could swap them.
     unclear = (least[1:] <= most[:-1]) & (owners[1:] == owners[:-1])
     unclear_of = set(owners[1:][unclear].tolist())
     ranked = []

@@ -1,4 +1,4 @@
-"""What a process does that is the child of another one of imgindex."""
+"""For processes that another process of imgindex starts: they end with it."""
 
 import ctypes
 import signal
@@ -7,5 +7,5 @@ _DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of <linux/prctl.h>
 
 
 def end_with_parent() -> None:
-    """Has this process killed when the thread ends that has started it, also where its process is killed."""
+    """Has the system kill this process when the thread that started it ends, even if that is killed."""
     ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)

@@ -21,7 +21,7 @@ _done: list[str] = []
 # What whoever stops the work now should know.
 _remarks: list[str] = []
 
-# What lets the work end by itself, where there is a way: the first signal calls the last of them.
+# Functions that ask the work to end by itself. The first signal calls the last one.
 _stops: list[Callable[[], None]] = []
 
 # Held while a generation is made the live one, so that a signal finds it live or not. An object store may not

@@ -1,4 +1,4 @@
-"""What is known of the images of a generation: by uri, by their bytes, and how many copies there are."""
+"""The images of a generation: finds them by uri or digest, and counts their copies."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 
 from imgindex.indexing.shard_files import contents_of
 
-# How many of the last characters of a digest are compared at first: as many bytes as a number takes.
+# Digests are first compared by so many of their last characters, which fit into one number.
 _END = 8
 
-# What a neighbor tells of an image.
+# The columns that an answer shows of an image.
 _TOLD = ("uri", "label", "sha256", "width", "height")
 Told = tuple[str, str | None, str, int, int]
 
@@ -67,7 +67,7 @@ class IndexedImages:
         return counts
 
     def told(self, shards: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> list[Told]:
-        """What neighbors tell of these images."""
+        """The columns that answers show, of each of these images."""
         rows: list[Any] = [None] * len(items)
         for shard in np.unique(shards).tolist():
             own = np.flatnonzero(shards == shard)

@@ -46,7 +46,7 @@ class Groups:
     """The groups that were found, in a file of which only what is asked for is read."""
 
     def __init__(self, folder: TemporaryFolder, path: Path) -> None:
-        """Of what `find_duplicates` has written to `path`. Raises OutputError where it could not find any."""
+        """Opens the file `path` of `find_duplicates`. Raises OutputError where that search failed."""
         self._folder = folder  # which is deleted with this
         self._path = path
         starts = [0]

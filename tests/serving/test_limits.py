@@ -41,6 +41,12 @@ async def hold(gate: threading.Event, begun: asyncio.Event) -> Callable[..., Any
     return wait
 
 
+async def hold_decoding(monkeypatch: pytest.MonkeyPatch, gate: threading.Event, begun: asyncio.Event) -> None:
+    """Has images wait for `gate` before they are decoded, and say in `begun` that they are about to be."""
+    wait, decode = await hold(gate, begun), Service._decode
+    monkeypatch.setattr(Service, "_decode", lambda self, *rest: (wait(), decode(self, *rest))[1])
+
+
 def test_a_body_that_is_too_large_is_refused_before_it_is_read(folder: Path) -> None:
     async def run() -> None:
         sent = 0
@@ -114,14 +120,7 @@ def test_more_requests_than_are_worked_on_at_once_are_told_to_come_back(
 ) -> None:
     async def run() -> None:
         gate, begun = threading.Event(), asyncio.Event()
-        wait = await hold(gate, begun)
-        decode = Service._decode
-
-        def held(self: Service, *arguments: Any) -> Any:
-            wait()
-            return decode(self, *arguments)
-
-        monkeypatch.setattr(Service, "_decode", held)
+        await hold_decoding(monkeypatch, gate, begun)
         image = {"image": (folder / "photos/a/02.png").read_bytes()}
         async with running(folder, ServiceSettings(max_requests=1)) as (_, client):
             first = asyncio.create_task(client.post("/search", files=image))
@@ -161,9 +160,7 @@ def test_the_event_loop_goes_on_while_an_image_is_decoded(
 ) -> None:
     async def run() -> None:
         gate, begun = threading.Event(), asyncio.Event()
-        wait = await hold(gate, begun)
-        decode = Service._decode
-        monkeypatch.setattr(Service, "_decode", lambda self, *rest: (wait(), decode(self, *rest))[1])
+        await hold_decoding(monkeypatch, gate, begun)
         image = {"image": (folder / "photos/a/02.png").read_bytes()}
         async with running(folder, ServiceSettings()) as (_, client):
             held = asyncio.create_task(client.post("/search", files=image))
