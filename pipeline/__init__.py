@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from imgindex.records import Failure, ImageFile
     from imgindex.search.comparison import Comparison, compare
     from imgindex.search.index import Index
-    from imgindex.search.results import Neighbor, QueryError, Result
+    from imgindex.search.neighbors import Neighbor
+    from imgindex.search.results import QueryError, Result
     from imgindex.serving.app import asgi_app
     from imgindex.serving.settings import ServiceSettings
     from imgindex.sinks.databases.push import push
@@ -113,7 +114,8 @@ _MODULES = {
     "records": ["Failure", "ImageFile"],
     "search.comparison": ["Comparison", "compare"],
     "search.index": ["Index"],
-    "search.results": ["Neighbor", "QueryError", "Result"],
+    "search.neighbors": ["Neighbor"],
+    "search.results": ["QueryError", "Result"],
     "serving.app": ["asgi_app"],
     "serving.settings": ["ServiceSettings"],
     "sinks.databases.push": ["push"],

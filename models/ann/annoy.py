@@ -144,7 +144,10 @@ class AnnoyShard(ShardIndex):
     def search(self, query: Float32, k: int, settings: SearchSettings) -> tuple[Items, Float32]:
         """As `AnnIndex.search`, with `search_k`, the number of nodes that are inspected."""
         search_k = min(settings["search_k"], _MAX_SEARCH_K)
-        items, distances = self._index.get_nns_by_vector(query, k, search_k=search_k, include_distances=True)
+        # A list: Annoy takes an array's values one NumPy scalar at a time.
+        items, distances = self._index.get_nns_by_vector(
+            query.tolist(), k, search_k=search_k, include_distances=True
+        )
         return np.array(items, np.int64), np.array(distances, np.float32)
 
     def check(self) -> None:

@@ -18,7 +18,6 @@ _END = 8
 
 # The columns that an answer shows of an image.
 _TOLD = ("uri", "label", "sha256", "width", "height")
-Told = tuple[str, str | None, str, int, int]
 
 # An image's shard, and its item there.
 Place = tuple[int, int]
@@ -66,16 +65,18 @@ class IndexedImages:
                 counts[row["values"]] += row["counts"]
         return counts
 
-    def told(self, shards: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> list[Told]:
-        """The columns that answers show, of each of these images."""
-        rows: list[Any] = [None] * len(items)
-        for shard in np.unique(shards).tolist():
+    def told(self, shards: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> list[pa.Array]:
+        """The columns that answers show, with a row for each of these images."""
+        order, parts = [], []
+        for shard in np.unique(shards).tolist() or [0]:  # no image has columns, too
             own = np.flatnonzero(shards == shard)
+            order.append(own)
             taken = pa.array(items[own])
-            columns = [column.take(taken).to_pylist() for column in self._told[shard]]
-            for place, row in zip(own.tolist(), zip(*columns, strict=True), strict=True):
-                rows[place] = row
-        return rows
+            parts.append([column.take(taken) for column in self._told[shard]])
+        if len(parts) == 1:
+            return parts[0]
+        places = pa.array(np.argsort(np.concatenate(order)))
+        return [pa.concat_arrays(column).take(places) for column in zip(*parts, strict=True)]
 
     def row(self, place: Place) -> dict[str, Any]:
         """All metadata of an image."""

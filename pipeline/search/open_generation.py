@@ -1,10 +1,10 @@
 """The files of one generation, opened, and the answers that they give."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -26,10 +26,11 @@ from imgindex.runtime.temporary_folder import TemporaryFolder
 from imgindex.search.filtered_search import nearest_among
 from imgindex.search.filters import Filter
 from imgindex.search.indexed_images import IndexedImages
+from imgindex.search.neighbors import Neighbor, NeighborColumns, Neighbors
 from imgindex.search.queries import Loaded, Recipe, own_names
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
-from imgindex.search.results import Neighbor, QueryError, Result
+from imgindex.search.results import QueryError, Result
 
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
@@ -172,13 +173,13 @@ class OpenGeneration:
 
     def neighbors(
         self, vectors: Vectors, wanted: Wanted, left_out: Sequence[frozenset[int]] | None = None
-    ) -> list[tuple[Neighbor, ...]]:
+    ) -> list[Sequence[Neighbor]]:
         """The nearest images of each of `vectors` [n, dims], but for the contents `left_out` of each."""
         left_out = left_out or [frozenset()] * len(vectors)
         among = self._among(wanted.where)
         # What is left out takes places of an answer.
         places = [among.places(wanted.distinct, contents) for contents in left_out]
-        neighbors: list[tuple[Neighbor, ...]] = [()] * len(vectors)
+        neighbors: list[Sequence[Neighbor]] = [()] * len(vectors)
         for more in sorted(set(places)):
             numbers = [n for n, place in enumerate(places) if place == more]
             for n, found in zip(
@@ -196,7 +197,7 @@ class OpenGeneration:
         among: _Among,
         more: int,
         left_out: Sequence[frozenset[int]],
-    ) -> list[tuple[Neighbor, ...]]:
+    ) -> list[Sequence[Neighbor]]:
         """As `neighbors`, where what is left out of each answer takes `more` places."""
         available = among.places(wanted.distinct) - more
         k = min(wanted.k, max(1, available))
@@ -278,10 +279,10 @@ class OpenGeneration:
         k: int,
         wanted: Wanted,
         left_out: Sequence[frozenset[int]],
-    ) -> list[tuple[Neighbor, ...]]:
+    ) -> list[Sequence[Neighbor]]:
         """The neighbors of each of `vectors`, of what each shard answers to each of them."""
         counts = np.array([[len(items) for items in answer] for answer in answers], np.int64)
-        neighbors: list[tuple[Neighbor, ...]] = []
+        neighbors: list[Sequence[Neighbor]] = []
         for block in _blocks(counts.sum(axis=0)):
             neighbors += self._merged(
                 vectors[block],
@@ -301,7 +302,7 @@ class OpenGeneration:
         k: int,
         wanted: Wanted,
         left_out: Sequence[frozenset[int]],
-    ) -> list[tuple[Neighbor, ...]]:
+    ) -> list[Sequence[Neighbor]]:
         """As `_merge`; `counts` [shards, queries] of items."""
         shards = np.repeat(np.tile(np.arange(len(answers)), len(vectors)), counts.T.ravel())
         items = np.concatenate([items for each in zip(*answers, strict=True) for items in each])
@@ -331,37 +332,18 @@ class OpenGeneration:
                 1 - near / 2 if angular else cosine_similarity(stored[places], vector[np.newaxis])[0]
             )
         places = np.concatenate(chosen)
-        neighbors = self._described(
-            (rank for own in chosen for rank in range(1, len(own) + 1)),
+        stops = list(accumulate(map(len, chosen)))
+        columns = NeighborColumns(
+            np.concatenate([np.arange(1, len(own) + 1) for own in chosen]),
             np.concatenate(cosines),
             np.sqrt(np.concatenate(squares)),
+            self.images.told(shards[places], items[places]),
             shards[places],
             items[places],
-            contents[places],
-            stored[places] if wanted.vectors else [None] * len(places),
+            self.images.counts[contents[places]] - 1,
+            stored[places] if wanted.vectors else None,
         )
-        return [tuple(islice(neighbors, len(own))) for own in chosen]
-
-    def _described(
-        self,
-        ranks: Iterable[int],
-        cosines: npt.NDArray[np.float64],
-        distances: npt.NDArray[np.float64],
-        shards: npt.NDArray[np.int64],
-        items: npt.NDArray[np.int64],
-        contents: npt.NDArray[np.int64],
-        vectors: Sequence[Vectors | None] | Vectors,
-    ) -> Iterator[Neighbor]:
-        """Neighbors, of all that is known of each."""
-        columns = zip(
-            ranks, self.images.told(shards, items), cosines.tolist(), distances.tolist(), shards.tolist(),
-            items.tolist(), (self.images.counts[contents] - 1).tolist(), vectors, strict=True,
-        )  # fmt: skip
-        for rank, told, cosine, distance, shard, item, copies, vector in columns:
-            uri, label, sha256, width, height = told
-            yield Neighbor(
-                rank, uri, cosine, distance, label, sha256, width, height, shard, item, copies, vector
-            )
+        return [Neighbors(columns, stop - len(own), stop) for own, stop in zip(chosen, stops, strict=True)]
 
     @cached_property
     def recipe(self) -> Recipe:

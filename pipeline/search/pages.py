@@ -11,7 +11,8 @@ from imgindex.io.asked_files import write_text
 from imgindex.runtime.standard_streams import quiet_libraries
 from imgindex.search import gallery
 from imgindex.search.comparison import ComparedImage, Comparison, comparison_table, what_ranks
-from imgindex.search.results import Neighbor, Result, describe_error
+from imgindex.search.neighbors import Neighbor
+from imgindex.search.results import Result, describe_error
 from imgindex.text import counted
 from imgindex.uris import name_of
 

@@ -2,38 +2,17 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from imgindex.search.neighbors import NEIGHBOR_FIELDS, Neighbor, Neighbors, vector_json
 from imgindex.text import printable
 
-
-@dataclass(frozen=True, slots=True)
-class Neighbor:
-    """An indexed image that is near a query."""
-
-    rank: int  # from 1
-    uri: str
-    similarity: float  # cosine of the two vectors
-    distance: float  # in the index's metric
-    label: str | None
-    sha256: str
-    width: int
-    height: int
-    # Of what comes from a database, the rest is not known.
-    shard: int | None
-    item: int | None  # its number in the shard
-    copies: int | None  # other images in the index whose files have the same bytes
-    # [dims], as the index holds it, where it was asked for.
-    vector: npt.NDArray[np.float32] | None = field(default=None, compare=False, repr=False)
-
-
-_NEIGHBOR_FIELDS = tuple(each.name for each in fields(Neighbor) if each.name != "vector")
-_fields_of = attrgetter(*_NEIGHBOR_FIELDS)
+_fields_of = attrgetter(*NEIGHBOR_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +29,7 @@ class Result:
     """A query's neighbors, nearest first; none where there is an error."""
 
     query: str  # the path, written as a uri is, or what was given instead of one
-    neighbors: tuple[Neighbor, ...]
+    neighbors: Sequence[Neighbor]
     error: QueryError | None = None
     # The uri of the indexed image whose file has the same bytes as the query; of several, the first. None
     # also where the query's bytes are not known.
@@ -84,9 +63,26 @@ def as_json(result: Result) -> dict[str, Any]:
     return described | _vector_as_json(result.vector)
 
 
+def compact_json(result: Result) -> str:
+    """As `as_json`, as text; neighbors that an index found are written without an object for each."""
+    neighbors = result.neighbors
+    parts = {
+        "query": json.dumps(result.query),
+        "neighbors": neighbors.json
+        if isinstance(neighbors, Neighbors)
+        else json.dumps([_neighbor_as_json(neighbor) for neighbor in neighbors]),
+        "error": json.dumps(None if result.error is None else asdict(result.error)),
+    }
+    if result.known is not None:
+        parts["known"] = json.dumps(result.known)
+    if result.vector is not None:
+        parts["vector"] = vector_json(result.vector)
+    return "{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}"
+
+
 def _neighbor_as_json(neighbor: Neighbor) -> dict[str, Any]:
     # `asdict` would copy each value, which takes several times as long.
-    described = dict(zip(_NEIGHBOR_FIELDS, _fields_of(neighbor), strict=True))
+    described = dict(zip(NEIGHBOR_FIELDS, _fields_of(neighbor), strict=True))
     for name in ("similarity", "distance"):
         described[name] = _shortest(described[name])
     return described | _vector_as_json(neighbor.vector)

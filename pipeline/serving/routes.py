@@ -49,13 +49,7 @@ async def search(request: Request) -> Response:
     dims = service.live.current.manifest.dims
     asked = await search_request(request, service.settings, dims)
     async with service.working() as answering:
-        if asked.combine:
-            results = [await service.combined(answering, asked.queries, asked.negative, asked.wanted)]
-        else:
-            results = await service.search(answering, asked.queries, asked.wanted)
-        if len(results) == 1 and results[0].error is not None:
-            raise refusal_of(results[0].error)
-        body = await service.written(answering, results, asked.wanted)
+        body = await service.answer(answering, asked)
         return Response(body, media_type="application/json", headers=_headers(answering))
 
 

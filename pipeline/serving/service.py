@@ -21,14 +21,14 @@ from imgindex.search.combined_queries import CollectedQueries, combined_answer
 from imgindex.search.open_generation import OpenGeneration, Wanted
 from imgindex.search.queries import Loaded, Recipe, load
 from imgindex.search.query_vectors import as_vectors
-from imgindex.search.results import QueryError, Result, as_json
+from imgindex.search.results import QueryError, Result, compact_json
 from imgindex.serving.batcher import Batcher
 from imgindex.serving.duplicates import DuplicateSearch, Parameters
 from imgindex.serving.errors import RefusedError, bad_request, busy, not_found
 from imgindex.serving.live_index import Answering, LiveIndex
 from imgindex.serving.metrics import Metrics
 from imgindex.serving.pictures import Pictures
-from imgindex.serving.requests import DuplicatesRequest, Queries
+from imgindex.serving.requests import DuplicatesRequest, Queries, SearchRequest
 from imgindex.serving.settings import ServiceSettings
 
 _T = TypeVar("_T")
@@ -97,20 +97,51 @@ class Service:
     async def search(self, answering: Answering, queries: Queries, wanted: Wanted) -> list[Result]:
         """The neighbors of each of some queries. Raises RefusedError for one that is none."""
         loaded = await self._loaded(answering, queries)
-        return await self._timed("search", answering.opened.answers, loaded, wanted)
+        search = partial(answering.opened.answers, loaded, wanted)
+        return await self._in(self._searching, self._searched, search)
 
-    async def combined(
-        self, answering: Answering, positive: Queries, negative: Queries, wanted: Wanted
-    ) -> Result:
-        """The neighbors of what is like `positive` together, and not like `negative`; as `search_combined`.
+    async def answer(self, answering: Answering, asked: SearchRequest) -> bytes:
+        """The JSON of the answer to a request.
 
-        Raises RefusedError for a query that is none, and where they make none together.
+        Raises RefusedError where its only query is none, and for combined queries that are none or that make
+        none together.
         """
-        sides = [await self._loaded(answering, side) for side in (positive, negative)]
-        for query in sides[0] + sides[1]:
-            if isinstance(query.value, QueryError):
-                raise refusal_of(query.value, query.name)
-        return await self._timed("search", _combined, answering.opened, sides, wanted)
+        opened, wanted = answering.opened, asked.wanted
+        loaded = await self._loaded(answering, asked.queries)
+        search = partial(opened.answers, loaded, wanted)
+        if asked.combine:
+            negative = await self._loaded(answering, asked.negative)
+            for query in loaded + negative:
+                if isinstance(query.value, QueryError):
+                    raise refusal_of(query.value, query.name)
+            search = partial(_combined, opened, (loaded, negative), wanted)
+        return await self._in(self._searching, self._answered, answering, search, wanted)
+
+    def _answered(self, answering: Answering, search: Callable[[], list[Result]], wanted: Wanted) -> bytes:
+        results = self._searched(search)
+        if len(results) == 1 and results[0].error is not None:
+            raise refusal_of(results[0].error)
+        started = time.monotonic()
+        head = to_json(
+            {
+                "generation": answering.generation,
+                "metric": answering.manifest.metric,
+                "k": wanted.k,
+                "exact": wanted.exact,
+            }
+        )
+        body = b'%b,"results":[%b]}' % (head[:-1], ",".join(map(compact_json, results)).encode())
+        self.metrics.stage("metadata", time.monotonic() - started)
+        return body
+
+    def _searched(self, search: Callable[[], list[Result]]) -> list[Result]:
+        started = time.monotonic()
+        try:
+            results = search()
+        except UsageError as error:
+            raise bad_request(str(error)) from error
+        self.metrics.stage("search", time.monotonic() - started)
+        return results
 
     async def _loaded(self, answering: Answering, queries: Queries) -> list[Loaded]:
         """The queries with their vectors: images, uris, vectors."""
@@ -144,23 +175,6 @@ class Service:
             return found
         head = found.head | {"across": asked.across, "group_count": len(found), "offset": asked.offset}
         return head, await self._in(self._searching, found.part, asked.offset, asked.limit)
-
-    async def written(self, answering: Answering, results: Sequence[Result], wanted: Wanted) -> bytes:
-        """The JSON of the answer to a request."""
-        return await self._in(self._searching, self._written, answering, results, wanted)
-
-    def _written(self, answering: Answering, results: Sequence[Result], wanted: Wanted) -> bytes:
-        started = time.monotonic()
-        content = {
-            "generation": answering.generation,
-            "metric": answering.manifest.metric,
-            "k": wanted.k,
-            "exact": wanted.exact,
-            "results": [as_json(result) for result in results],
-        }
-        body = to_json(content)
-        self.metrics.stage("metadata", time.monotonic() - started)
-        return body
 
     async def item(self, answering: Answering, uri: str) -> dict[str, Any]:
         """The metadata of an indexed image. Raises RefusedError."""
@@ -205,24 +219,15 @@ class Service:
         self.metrics.stage("decode", time.monotonic() - started)
         return query
 
-    async def _timed(self, stage: str, function: Callable[..., _T], *arguments: Any) -> _T:
-        started = time.monotonic()
-        try:
-            result = await self._in(self._searching, function, *arguments)
-        except UsageError as error:
-            raise bad_request(str(error)) from error
-        self.metrics.stage(stage, time.monotonic() - started)
-        return result
-
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., _T], *arguments: Any) -> _T:
         return await asyncio.get_running_loop().run_in_executor(pool, partial(function, *arguments))
 
 
-def _combined(opened: OpenGeneration, sides: Sequence[Sequence[Loaded]], wanted: Wanted) -> Result:
+def _combined(opened: OpenGeneration, sides: Sequence[Sequence[Loaded]], wanted: Wanted) -> list[Result]:
     collected = [CollectedQueries(opened) for _ in sides]
     for side, loaded in zip(collected, sides, strict=True):
         side.answers(loaded, wanted)
-    return combined_answer(opened, collected[0], collected[1], wanted)
+    return [combined_answer(opened, collected[0], collected[1], wanted)]
 
 
 def refusal_of(error: QueryError, name: str = "the query") -> RefusedError:

@@ -24,8 +24,9 @@ from imgindex.io.digest_json import seal
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.pca import Basis
 from imgindex.search.index import Index
+from imgindex.search.neighbors import Neighbor
 from imgindex.search.pages import result_page
-from imgindex.search.results import Neighbor, result_table, to_json
+from imgindex.search.results import result_table, to_json
 
 NAME = "20200101T000000Z-01234567"
 

@@ -57,7 +57,9 @@ def test_all_that_is_asked_is_what_a_walk_finds(given_shards, other, content):
 
     rows = [(s, i, row) for s, shard in enumerate(shards) for i, row in enumerate(shard)][::-1]
     told = images.told(np.array([s for s, _, _ in rows]), np.array([i for _, i, _ in rows]))
-    assert told == [tuple(row.values()) for _, _, row in rows]
+    assert [tuple(column.to_pylist()) for column in told] == [
+        tuple(row[name] for _, _, row in rows) for name in ("uri", "label", "sha256", "width", "height")
+    ]
 
     digests = [row["sha256"] for shard in shards for row in shard]
     for s, i, row in rows:

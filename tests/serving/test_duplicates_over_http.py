@@ -112,8 +112,11 @@ class TestOnce:
         monkeypatch.setattr(DuplicateSearch, "_find", counted)
         return begun
 
-    def test_whoever_asks_gets_what_one_search_finds(self, folder: Path, begun: list[Any]) -> None:
+    def test_whoever_asks_gets_what_one_search_finds(
+        self, folder: Path, begun: list[Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         async def run() -> None:
+            monkeypatch.setattr(duplicates, "_WAIT_SECONDS", 300.0)
             async with running(folder, ServiceSettings()) as (_, client):
                 answers = await asyncio.gather(*(client.get("/duplicates") for _ in range(20)))
                 assert len({answer.text for answer in answers}) == 1

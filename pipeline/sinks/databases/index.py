@@ -14,11 +14,12 @@ from imgindex.io import filesystem
 from imgindex.models.engines.protocol import Engine
 from imgindex.models.similarity import cosine_similarity, rank
 from imgindex.search.index import answer_each
+from imgindex.search.neighbors import Neighbor
 from imgindex.search.open_generation import Wanted
 from imgindex.search.queries import Found, Loaded, Query, Recipe, image_path, own_names
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
-from imgindex.search.results import Neighbor, Result
+from imgindex.search.results import Result
 from imgindex.sinks.databases.description import Description
 from imgindex.sinks.databases.index_kinds import IndexKind
 from imgindex.sinks.databases.names import checked_name
