@@ -4,6 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from imgindex.models.resizing import IMAGENET_MEAN, Color
+
+# The middle of 0 to 255, for models whose preprocessing maps these to -1 to 1.
+_GRAY: Color = (128, 128, 128)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -13,11 +18,13 @@ class Architecture:
         module: Submodule of ``keras.applications`` that holds its ``preprocess_input``.
         image_size: Default side of the square input, in pixels.
         minimum_size: Smallest side that the application accepts, in pixels.
+        fill: The color that its preprocessing maps to about zero.
     """
 
     module: str
     image_size: int
     minimum_size: int = 32
+    fill: Color = IMAGENET_MEAN
 
 
 APPLICATIONS: Mapping[str, Architecture] = MappingProxyType(
@@ -42,25 +49,25 @@ APPLICATIONS: Mapping[str, Architecture] = MappingProxyType(
         "EfficientNetV2B1": Architecture("efficientnet_v2", 240),
         "EfficientNetV2B2": Architecture("efficientnet_v2", 260),
         "EfficientNetV2B3": Architecture("efficientnet_v2", 300),
-        "EfficientNetV2S": Architecture("efficientnet_v2", 384),
-        "EfficientNetV2M": Architecture("efficientnet_v2", 480),
-        "EfficientNetV2L": Architecture("efficientnet_v2", 480),
-        "InceptionResNetV2": Architecture("inception_resnet_v2", 299, 75),
-        "InceptionV3": Architecture("inception_v3", 299, 75),
-        "MobileNet": Architecture("mobilenet", 224),
-        "MobileNetV2": Architecture("mobilenet_v2", 224),
-        "MobileNetV3Large": Architecture("mobilenet_v3", 224),
-        "MobileNetV3Small": Architecture("mobilenet_v3", 224),
-        "NASNetLarge": Architecture("nasnet", 331),
-        "NASNetMobile": Architecture("nasnet", 224),
+        "EfficientNetV2S": Architecture("efficientnet_v2", 384, fill=_GRAY),
+        "EfficientNetV2M": Architecture("efficientnet_v2", 480, fill=_GRAY),
+        "EfficientNetV2L": Architecture("efficientnet_v2", 480, fill=_GRAY),
+        "InceptionResNetV2": Architecture("inception_resnet_v2", 299, 75, fill=_GRAY),
+        "InceptionV3": Architecture("inception_v3", 299, 75, fill=_GRAY),
+        "MobileNet": Architecture("mobilenet", 224, fill=_GRAY),
+        "MobileNetV2": Architecture("mobilenet_v2", 224, fill=_GRAY),
+        "MobileNetV3Large": Architecture("mobilenet_v3", 224, fill=_GRAY),
+        "MobileNetV3Small": Architecture("mobilenet_v3", 224, fill=_GRAY),
+        "NASNetLarge": Architecture("nasnet", 331, fill=_GRAY),
+        "NASNetMobile": Architecture("nasnet", 224, fill=_GRAY),
         "ResNet50": Architecture("resnet50", 224),
         "ResNet101": Architecture("resnet", 224),
         "ResNet152": Architecture("resnet", 224),
-        "ResNet50V2": Architecture("resnet_v2", 224),
-        "ResNet101V2": Architecture("resnet_v2", 224),
-        "ResNet152V2": Architecture("resnet_v2", 224),
+        "ResNet50V2": Architecture("resnet_v2", 224, fill=_GRAY),
+        "ResNet101V2": Architecture("resnet_v2", 224, fill=_GRAY),
+        "ResNet152V2": Architecture("resnet_v2", 224, fill=_GRAY),
         "VGG16": Architecture("vgg16", 224),
         "VGG19": Architecture("vgg19", 224),
-        "Xception": Architecture("xception", 299, 71),
+        "Xception": Architecture("xception", 299, 71, fill=_GRAY),
     }
 )

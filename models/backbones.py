@@ -21,9 +21,10 @@ from imgindex.errors import UnsupportedModelError, UsageError, WeightsUnavailabl
 from imgindex.models.applications import APPLICATIONS
 from imgindex.models.digests import layers_digest, weights_digest
 from imgindex.models.frameworks import first_line, settled_keras
+from imgindex.models.pooling import POOLINGS, pooled
+from imgindex.models.resizing import IMAGENET_MEAN, RESIZES, Resizing
 from imgindex.models.saved_models import describe_hdf5, gray, is_saved_model, load_saved_model
 
-POOLINGS = ("avg", "max")
 WEIGHTS_WORDS = ("imagenet", "bundled", "none")
 BUNDLED_NAME = "MobileNetV2"
 
@@ -36,6 +37,9 @@ BUNDLED_WEIGHTS = Path(__file__).parent / "weights/MobileNetV2_imagenet_notop_fl
 
 IMAGE_SIZES = range(32, 2049)
 
+# How Keras's own constructors pool; what they do not know is added to their feature map.
+_APPLICATIONS_POOLING = {"avg": "avg", "max": "max"}
+
 
 @dataclass(frozen=True)
 class Backbone:
@@ -45,27 +49,40 @@ class Backbone:
         architecture: The ``keras.applications`` name, or a digest of a ``.keras`` model's layers.
         model: ``keras.Model`` from raw RGB pixels, uint8 ``[n, height, width, 3]``, to pooled
             features, float32 ``[n, feature_dim]``. Preprocessing is inside.
-        image_size: ``(height, width)`` that the model takes, in pixels.
+        resizing: What makes an image one of the ``(height, width)`` that the model takes.
         feature_dim: Length of one feature.
-        pooling: ``avg`` or ``max``.
+        pooling: One of `POOLINGS`.
         preprocessing: Full name of the function that the model applies to the pixels, or
             ``in the model`` for a ``.keras`` model.
         weights_sha256: :func:`weights_digest` of the model, wherever its weights came from.
         layers_sha256: :func:`layers_digest` of the model.
+        mirror: Whether a feature is the mean of those of the image and of its mirror image.
     """
 
     architecture: str
     model: Any
-    image_size: tuple[int, int]
+    resizing: Resizing
     feature_dim: int
     pooling: str
     preprocessing: str
     weights_sha256: str
     layers_sha256: str
+    mirror: bool = False
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """``(height, width)`` that the model takes, in pixels."""
+        return self.resizing.size
 
 
 def check_backbone(
-    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | None,
+    output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
 ) -> None:
     """Refuses what can be refused without loading Keras.
 
@@ -75,17 +92,22 @@ def check_backbone(
             the application has the layers that it has with ``imagenet``. For a ``.keras`` model,
             which holds its weights, only ``imagenet`` and ``none``; both mean the weights in the file.
             ``pixels`` has none: it takes the same two, which mean nothing.
-        pooling: ``avg`` or ``max``. ``pixels`` has nothing to pool and takes ``avg`` alone, the default.
+        pooling: One of `POOLINGS`. ``pixels`` has nothing to pool and takes ``avg`` alone, the default.
         image_size: Side of the square input in pixels, or None for the
             model's own size.
         output: Of a ``.keras`` model the name of the output, or of the layer, that gives the features, or
             None for the only output.
+        resize: One of `RESIZES`.
+        mirror: Whether a feature is to be the mean of those of the image and of its mirror image, which
+            ``pixels`` has no use for.
 
     Raises:
         UsageError: If one of them cannot be right.
     """
     if pooling not in POOLINGS:
         raise UsageError(f"backbone.pooling is {pooling!r}: expected one of {', '.join(POOLINGS)}")
+    if resize not in RESIZES:
+        raise UsageError(f"backbone.resize is {resize!r}: expected one of {', '.join(RESIZES)}")
     size = _image_size(image_size)
     if is_saved_model(name):
         if not is_file(name):
@@ -101,7 +123,7 @@ def check_backbone(
             f"backbone.output is {output!r}, but {name} is no .keras model: leave backbone.output out"
         )
     if name == PIXELS:
-        _check_pixels(weights, pooling, image_size)
+        _check_pixels(weights, pooling, image_size, mirror)
         return
     if name.endswith((".h5", ".hdf5")):
         raise UsageError(
@@ -122,7 +144,7 @@ def check_backbone(
     _check_weights(name, weights)
 
 
-def _check_pixels(weights: str, pooling: str, image_size: int | None) -> None:
+def _check_pixels(weights: str, pooling: str, image_size: int | None, mirror: bool) -> None:
     if weights not in ("imagenet", "none"):
         raise UsageError(
             f"backbone.weights is {weights!r}, but the backbone {PIXELS} has no weights: leave "
@@ -132,6 +154,11 @@ def _check_pixels(weights: str, pooling: str, image_size: int | None) -> None:
         raise UsageError(
             f"backbone.pooling is {pooling!r}, but the backbone {PIXELS} has nothing to pool: leave "
             "backbone.pooling out"
+        )
+    if mirror:
+        raise UsageError(
+            f"backbone.mirror is True, but the backbone {PIXELS} compares pixels by their places, which a "
+            "mirror image would blur: leave backbone.mirror out"
         )
     if (image_size or 0) > _MOST_PIXELS_IMAGE_SIZE:
         raise UsageError(
@@ -146,12 +173,15 @@ def load_backbone(
     pooling: str,
     image_size: int | None,
     output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
+    *,
     seed: int = 0,
 ) -> Backbone:
     """Builds the model and loads its weights.
 
     Args:
-        name, weights, pooling, image_size, output: As in :func:`check_backbone`.
+        name, weights, pooling, image_size, output, resize, mirror: As in :func:`check_backbone`.
         seed: Seeds the random weights of ``weights="none"``; the same seed gives the same
             weights in every process.
 
@@ -160,7 +190,7 @@ def load_backbone(
         UnsupportedModelError: For ``pixels``, which is no Keras model.
         WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
     """
-    check_backbone(name, weights, pooling, image_size, output)
+    check_backbone(name, weights, pooling, image_size, output, resize, mirror)
     if name == PIXELS:
         raise UnsupportedModelError(f"the backbone {PIXELS} is no Keras model: use the engine numpy")
     size = _image_size(image_size)
@@ -169,7 +199,7 @@ def load_backbone(
             preprocessing = "in the model"
             core, size = load_saved_model(keras, name, size, output)
             architecture = f"keras-model-{layers_digest(core)[:16]}"
-            model = _saved_on_pixels(keras, name, core, size, pooling)
+            model = _saved_on_pixels(keras, name, core, size, pooling, mirror)
         else:
             architecture = name
             known = APPLICATIONS[name]
@@ -177,17 +207,24 @@ def load_backbone(
             preprocess = getattr(keras.applications, known.module).preprocess_input
             size = size or (known.image_size,) * 2
             core = _build_application(keras, name, weights, pooling, size, seed)
-            model = _on_pixels(keras, core, size, preprocess, pooling)
+            model = _on_pixels(keras, core, size, preprocess, pooling, mirror)
     return Backbone(
         architecture=architecture,
         model=model,
-        image_size=size,
+        resizing=resizing_of(name, size, resize),
         feature_dim=model.output_shape[-1],
         pooling=pooling,
         preprocessing=preprocessing,
         weights_sha256=weights_digest(model),
         layers_sha256=layers_digest(model),
+        mirror=mirror,
     )
+
+
+def resizing_of(name: str, size: tuple[int, int], resize: str) -> Resizing:
+    """What makes images those of ``(height, width)`` that the backbone `name` takes, by one of `RESIZES`."""
+    known = APPLICATIONS.get(name)
+    return Resizing(size, resize, fill=(known.fill if known else IMAGENET_MEAN) if resize == "pad" else None)
 
 
 def _image_size(image_size: Any) -> tuple[int, int] | None:
@@ -238,7 +275,7 @@ def _build_application(
     keras: Any, name: str, weights: str, pooling: str, size: tuple[int, int], seed: int
 ) -> Any:
     build = getattr(keras.applications, name)
-    options = {"include_top": False, "input_shape": (*size, 3), "pooling": pooling}
+    options = {"include_top": False, "input_shape": (*size, 3), "pooling": _APPLICATIONS_POOLING.get(pooling)}
     if weights == "imagenet":
         try:
             return build(weights="imagenet", **options)
@@ -317,10 +354,12 @@ def _randomize(model: Any, seed: int) -> None:
         weight.assign(kernel * np.float32(fan_in**-0.5))
 
 
-def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str) -> Any:
+def _saved_on_pixels(
+    keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str, mirror: bool
+) -> Any:
     try:
         preprocess = gray if core.inputs[0].shape[-1] == 1 else lambda pixels: pixels
-        return _on_pixels(keras, core, size, preprocess, pooling)
+        return _on_pixels(keras, core, size, preprocess, pooling, mirror)
     except Exception as error:  # as above
         raise UsageError(
             f"{name}: does not take images of {size} (height, width) ({first_line(error)}): "
@@ -328,12 +367,19 @@ def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], po
         ) from error
 
 
-def _on_pixels(keras: Any, core: Any, size: tuple[int, int], preprocess: Any, pooling: str) -> Any:
+def _on_pixels(
+    keras: Any, core: Any, size: tuple[int, int], preprocess: Any, pooling: str, mirror: bool
+) -> Any:
     """The model from uint8 pixels ``[n, height, width, 3]`` to float32 ``[n, feature_dim]``."""
     pixels = keras.Input((*size, 3), dtype="uint8", name="pixels")
+    values = keras.ops.cast(pixels, "float32")
+    if mirror:
+        values = keras.ops.concatenate([values, keras.ops.flip(values, axis=2)])
     # A saved model may have its one output in a list or a dict.
-    [features] = keras.tree.flatten(core(preprocess(keras.ops.cast(pixels, "float32"))))
+    [features] = keras.tree.flatten(core(preprocess(values)))
     if len(features.shape) == 4:
-        layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
-        features = getattr(keras.layers, layer)()(features)
-    return keras.Model(pixels, keras.ops.cast(features, "float32"))
+        features = pooled(keras, features, pooling)
+    features = keras.ops.cast(features, "float32")
+    if mirror:
+        features = keras.ops.mean(keras.ops.reshape(features, (2, -1, features.shape[-1])), axis=0)
+    return keras.Model(pixels, features)

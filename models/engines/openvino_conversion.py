@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,7 +68,13 @@ class ConvertedModel:
 
 
 def converted_model(
-    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | None,
+    output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
 ) -> ConvertedModel:
     """The converted backbone from the cache; where it is not there, or damaged, converts and keeps it.
 
@@ -78,7 +84,7 @@ def converted_model(
       OutputError: the cache cannot be written.
       UnsupportedModelError: OpenVINO cannot convert the model; besides, whatever `load_backbone` raises.
     """
-    folder = models_folder() / _cache_key(name, weights, pooling, image_size, output)
+    folder = models_folder() / _cache_key(name, weights, pooling, image_size, output, resize, mirror)
     try:
         cached = _read(folder)
     except OSError as error:
@@ -87,7 +93,7 @@ def converted_model(
             "another cache folder with XDG_CACHE_HOME"
         ) from error
     if cached is None:
-        backbone = load_backbone(name, weights, pooling, image_size, output)
+        backbone = load_backbone(name, weights, pooling, image_size, output, resize, mirror)
         try:
             _convert(backbone, folder)
         except (OSError, _NotSavedError) as error:
@@ -108,7 +114,7 @@ def _read(folder: Path) -> ConvertedModel | None:
     try:
         content = unseal((folder / _SPEC).read_bytes())
         fields = content["spec"]
-        spec = Spec(**{**fields, "image_size": tuple(fields["image_size"])})
+        spec = Spec.read(fields)
         if content["files"] != _digests(folder):
             return None
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
@@ -126,7 +132,13 @@ def models_folder() -> Path:
 
 
 def _cache_key(
-    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | None,
+    output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
 ) -> str:
     """Names all that the conversion depends on: files by their content, libraries by version.
 
@@ -146,6 +158,8 @@ def _cache_key(
         "pooling": pooling,
         "image_size": image_size,
         **({} if output is None else {"output": output}),
+        **({} if resize == "stretch" else {"resize": resize}),  # the spec beside the model has it
+        **({"mirror": True} if mirror else {}),
         "decoding": PREPROCESSING,
         "conversion": _CONVERSION,
         "keras": dict(KERAS_SETTINGS),
@@ -191,7 +205,7 @@ def _convert(backbone: Backbone, folder: Path) -> None:
             openvino.Core().read_model(partial / _MODEL)  # the end of a file may be missing without an error
         except RuntimeError as error:
             raise _NotSavedError(str(error)) from error
-        sealed = seal({"spec": asdict(Spec.of(backbone)), "files": _digests(partial)})
+        sealed = seal({"spec": Spec.of(backbone).content, "files": _digests(partial)})
         (partial / _SPEC).write_bytes(sealed)
         if folder.exists() and _read(folder) is None:
             shutil.rmtree(folder)

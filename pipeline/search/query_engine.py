@@ -57,17 +57,13 @@ def query_engine(
 
 def _recorded(manifest: Manifest) -> EngineChoice:
     """The engine as the manifest has it."""
-    backbone, engine = manifest.settings.backbone, manifest.engine
+    engine = manifest.engine
     return EngineChoice(
-        name=backbone.name,
-        weights=backbone.weights,
-        pooling=backbone.pooling,
-        image_size=backbone.image_size,
+        **asdict(manifest.settings.backbone),
         engine=engine.name,
         precision=engine.precision,
         batch_size=engine.batch_size,
         color_profile=Recipe.of(manifest).color_profile,
-        output=backbone.output,
     )
 
 
