@@ -57,7 +57,10 @@ def _config(config: dict[str, Any]) -> dict[str, Any]:
         and not key.endswith(_CONFIG_ENDINGS)
     }
     layers = kept.get("layers")
-    names = [layer["config"].get("name") for layer in layers] if isinstance(layers, list) else []
+    # Connections name layers as their model does; not every layer's own settings have its name.
+    names = (
+        [layer.get("name", layer["config"].get("name")) for layer in layers] if isinstance(layers, list) else []
+    )
     numbers = {name: number for number, name in enumerate(names)}
     for key in ("input_layers", "output_layers"):
         if key in kept:
