@@ -20,7 +20,8 @@ from imgindex.errors import MachineError, UsageError
 from imgindex.models.frameworks import first_line
 from imgindex.models.resizing import INTERPOLATIONS, Color
 
-_CONFIG, _CONVERTER = "config.json", "image_converter.json"
+PRESET_CONFIG = "config.json"
+_CONVERTER = "image_converter.json"
 _WEIGHTS = ("model.weights.h5", "model.weights.json")  # the latter lists the files of a large model
 _EXTRA = "pip install 'imgindex[hub]'"
 # In the config of a model, which names the module and the registered name of each class.
@@ -111,8 +112,8 @@ class LoadedPreset:
     Attributes:
         architecture: The name of the class of its image tower.
         core: ``keras.Model`` from RGB values 0 to 255, float32 ``[n, height, width, 3]``, to a feature map
-            ``[n, height, width, d]``, of which the patches of a vision transformer are one of the width 1, or to
-            features ``[n, d]``.
+            ``[n, height, width, d]``, where the patches of a vision transformer are one of the width 1, or
+            to features ``[n, d]``.
         size: ``(height, width)`` that the model takes.
         interpolation: One of `INTERPOLATIONS`.
         fill: The color that the preprocessing maps to about zero.
@@ -127,29 +128,17 @@ class LoadedPreset:
     preprocessing: str
 
 
-def is_preset(name: str) -> bool:
-    """Whether a backbone's name, which is none that imgindex knows, is meant for a preset's folder."""
-    if name.endswith((".keras", ".h5", ".hdf5")):
-        return False
-    try:
-        return "/" in name or Path(name).is_dir()
-    except OSError:  # a name that is too long
-        return False
-
-
 def preset_files(folder: str) -> list[Path]:
     """The files of a preset that decide its features, in the order of their names."""
     found = Path(folder).glob("model*.weights.*")
-    return sorted([*found, *(Path(folder) / name for name in (_CONFIG, _CONVERTER))])
+    return sorted([*found, *(Path(folder) / name for name in (PRESET_CONFIG, _CONVERTER))])
 
 
 def needs_keras_hub(name: str) -> bool:
-    """Whether KerasHub must be there to load the preset, or the ``.keras`` file, of this path."""
-    if not name.endswith(".keras"):
-        return True
+    """Whether KerasHub must be there to load the ``.keras`` file of this path."""
     try:
         with zipfile.ZipFile(name) as archive:
-            return _KERAS_HUB.search(archive.read(_CONFIG)) is not None
+            return _KERAS_HUB.search(archive.read("config.json")) is not None
     except (OSError, KeyError, zipfile.BadZipFile):  # whoever loads it says more
         return False
 
@@ -186,8 +175,8 @@ def check_preset(name: str, weights: str, pooling: str, image_size: tuple[int, i
     """
     if "://" in name:
         raise UsageError(
-            f"backbone.name is {name!r}, but imgindex takes presets from local folders alone: save it to one with "
-            f"keras_hub.models.Backbone.from_preset({name!r}).save_to_preset(FOLDER) and "
+            f"backbone.name is {name!r}, but imgindex takes presets from local folders alone: save it to one "
+            f"with keras_hub.models.Backbone.from_preset({name!r}).save_to_preset(FOLDER) and "
             f"keras_hub.layers.ImageConverter.from_preset({name!r}).save_to_preset(FOLDER)"
         )
     preset = _read(Path(name))
@@ -203,12 +192,13 @@ def check_preset(name: str, weights: str, pooling: str, image_size: tuple[int, i
         )
     if pooling == "cls" and not preset.has_class_token:
         raise UsageError(
-            f"backbone.pooling is 'cls', but the model of {name} has no class token: set it to avg, max or gem"
+            f"backbone.pooling is 'cls', but the model of {name} has no class token: set it to avg, max "
+            "or gem"
         )
     if image_size not in (None, preset.size) and preset.kind.size_argument is None:
         raise UsageError(
-            f"backbone.image_size is {image_size}, but the position embeddings of {name} are those of images of "
-            f"{preset.size} (height, width): leave backbone.image_size out"
+            f"backbone.image_size is {image_size}, but the position embeddings of {name} are those of images "
+            f"of {preset.size} (height, width): leave backbone.image_size out"
         )
     check_keras_hub(name)
     return preset
@@ -236,8 +226,8 @@ def load_preset(keras: Any, preset: Preset, given: tuple[int, int] | None, pooli
         raise _unreadable(preset, error) from error
     if interpolation not in INTERPOLATIONS:
         raise UsageError(
-            f"{preset.folder}: images are to be resized by the interpolation {interpolation}, and imgindex has "
-            f"{' and '.join(INTERPOLATIONS)}: change it in {_CONVERTER}"
+            f"{preset.folder}: images are to be resized by the interpolation {interpolation}, and imgindex "
+            f"has {' and '.join(INTERPOLATIONS)}: change it in {_CONVERTER}"
         )
     size = _size(preset, given, own and tuple(own))
     scale, offset = (1.0 if scale is None else scale), (0.0 if offset is None else offset)
@@ -245,14 +235,12 @@ def load_preset(keras: Any, preset: Preset, given: tuple[int, int] | None, pooli
         core = _core(keras, keras_hub, preset, size, keras.layers.Rescaling(scale, offset), pooling)
     except Exception as error:  # as above
         raise _unreadable(preset, error) from error
-    zeros = np.broadcast_to(-np.asarray(offset) / np.asarray(scale), 3)
-    red, green, blue = np.clip(np.round(zeros), 0, 255).astype(int).tolist()
     return LoadedPreset(
         architecture=f"keras_hub.{preset.class_name}",
         core=core,
         size=size,
         interpolation=interpolation,
-        fill=(red, green, blue),
+        fill=_mapped_to_zero(scale, offset),
         preprocessing=f"keras.layers.Rescaling(scale={scale}, offset={offset})",
     )
 
@@ -276,6 +264,13 @@ def _core(
     return keras.Model(pixels, keras.ops.expand_dims(patches, 2))
 
 
+def _mapped_to_zero(scale: Any, offset: Any) -> Color:
+    """The color of which `scale` and `offset`, each a number or one for each channel, make about zero."""
+    values = np.broadcast_to(-np.asarray(offset) / np.asarray(scale), 3)
+    red, green, blue = np.clip(np.round(values), 0, 255).astype(int).tolist()
+    return red, green, blue
+
+
 def _size(
     preset: Preset, given: tuple[int, int] | None, converter: tuple[int, int] | None
 ) -> tuple[int, int]:
@@ -293,28 +288,29 @@ def _size(
 
 def _unreadable(preset: Preset, error: Exception) -> UsageError:
     return UsageError(
-        f"{preset.folder}: KerasHub cannot load this preset ({first_line(error)}): save it again, or install the "
-        "version of KerasHub that saved it"
+        f"{preset.folder}: KerasHub cannot load this preset ({first_line(error)}): save it again, or install "
+        "the version of KerasHub that saved it"
     )
 
 
 def _read(folder: Path) -> Preset:
     if not folder.is_dir():
         raise UsageError(f"backbone.name: no such folder: {folder}")
-    model = _json(folder, _CONFIG)
+    model = _json(folder, PRESET_CONFIG)
     try:
         has_towers = _class_name(model) in _TWO_TOWERS
         tower = model["config"][_TOWER] if has_towers else model
         name, settings = _class_name(tower), dict(tower["config"])
     except (KeyError, TypeError, ValueError):
         raise UsageError(
-            f"backbone.name: {folder} is no KerasHub preset, for its {_CONFIG} names no model of KerasHub: "
-            "load it with keras_hub.models.Backbone.from_preset(…) and save it with save_to_preset(FOLDER)"
+            f"backbone.name: {folder} is no KerasHub preset, for its {PRESET_CONFIG} names no model of "
+            "KerasHub: load it with keras_hub.models.Backbone.from_preset(…), and save it with "
+            "save_to_preset(FOLDER)"
         ) from None
     if name not in _KINDS:
         raise UsageError(
-            f"backbone.name: {folder} is a preset of {name}, which is no backbone for images: expected one of "
-            f"{', '.join(sorted([*_KINDS, *_TWO_TOWERS]))}"
+            f"backbone.name: {folder} is a preset of {name}, which is no backbone for images: expected one "
+            f"of {', '.join(sorted([*_KINDS, *_TWO_TOWERS]))}"
         )
     if not any((folder / weights).is_file() for weights in _WEIGHTS):
         raise UsageError(f"backbone.name: the preset {folder} has no {_WEIGHTS[0]}: save it again")
@@ -344,7 +340,9 @@ def _json(folder: Path, name: str) -> dict[str, Any]:
     except OSError as error:
         raise UsageError(f"{folder / name}: cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"{folder / name}: is no JSON ({first_line(error)}): save the preset again") from error
+        raise UsageError(
+            f"{folder / name}: is no JSON ({first_line(error)}): save the preset again"
+        ) from error
     if not isinstance(content, dict):
         raise UsageError(f"{folder / name}: holds no object: save the preset again")
     return content

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-POOLINGS = ("avg", "max", "gem")
+# cls is the class token of a vision transformer, which no feature map has: `models.hub` takes it.
+POOLINGS = ("avg", "max", "gem", "cls")
 
 # Of GeM, the generalized mean: F. Radenovic, G. Tolias and O. Chum, "Fine-tuning CNN Image Retrieval with No
 # Human Annotation" (2018), whose networks learn exponents near 3. The least value keeps roots of 0 finite.
@@ -11,7 +12,7 @@ GEM_LEAST = 1e-6
 
 
 def pooled(keras: Any, features: Any, pooling: str) -> Any:
-    """The Keras tensor ``[n, d]`` of a feature map ``[n, height, width, d]``, by one of `POOLINGS`.
+    """The Keras tensor ``[n, d]`` of a feature map ``[n, height, width, d]``, by ``avg``, ``max`` or ``gem``.
 
     ``gem`` is the cube root of the mean cube of each channel, whose negative values count as none.
     """

@@ -10,6 +10,8 @@ from PIL import Image
 # crop: the largest part of the image's middle that has the aspect ratio of the size.
 RESIZES = ("stretch", "pad", "crop")
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 Color = tuple[int, int, int]  # red, green, blue, 0 to 255
 
 # What most backbones were trained on has this mean, and so the backbone's preprocessing maps it to about 0.
@@ -26,7 +28,7 @@ class Resizing:
 
     size: tuple[int, int]  # height, width
     mode: str = "stretch"  # one of RESIZES
-    interpolation: str = "bilinear"  # or bicubic
+    interpolation: str = "bilinear"  # one of INTERPOLATIONS
     fill: Color | None = None  # of what `pad` leaves free; None with the other modes
 
     @classmethod

@@ -27,7 +27,7 @@ class Kind:
 
 def _transformer(side: int, patch: int, **more: Any) -> dict[str, Any]:
     return {
-        "patch_size": patch, "num_layers": 2, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 64,
+        "patch_size": patch, "num_layers": 1, "hidden_dim": 32, "num_heads": 2, "intermediate_dim": 64,
         "image_shape": (side, side, 3), **more,
     }  # fmt: skip
 
@@ -41,7 +41,7 @@ def _text(encoder: Any) -> Any:
 
 def _vit(models: Any, **more: Any) -> Any:
     return models.ViTBackbone(
-        image_shape=(64, 64, 3), patch_size=16, num_layers=2, num_heads=2, hidden_dim=32, mlp_dim=64, **more
+        image_shape=(64, 64, 3), patch_size=16, num_layers=1, num_heads=2, hidden_dim=32, mlp_dim=64, **more
     )
 
 
@@ -77,14 +77,14 @@ KINDS = {
         CLIP,
         "bicubic",
     ),
+    "ViT": Kind(_vit, 64, SYMMETRIC),
     "CLIP's vision encoder": Kind(
         lambda models: models.CLIPVisionEncoder(**_transformer(64, 16)), 64, CLIP, "bicubic"
     ),
-    "ViT": Kind(_vit, 64, SYMMETRIC),
     "ViT without class token": Kind(lambda models: _vit(models, use_class_token=False), 64, SYMMETRIC),
     "DeiT": Kind(
         lambda models: models.DeiTBackbone(
-            image_shape=(64, 64, 3), patch_size=16, num_layers=2, num_heads=2, hidden_dim=32,
+            image_shape=(64, 64, 3), patch_size=16, num_layers=1, num_heads=2, hidden_dim=32,
             intermediate_dim=64,
         ),
         64,
@@ -96,7 +96,7 @@ KINDS = {
             stackwise_kernel_sizes=[3, 3], stackwise_num_repeats=[1, 2], stackwise_input_filters=[32, 16],
             stackwise_output_filters=[16, 24], stackwise_expansion_ratios=[1, 6], stackwise_strides=[1, 2],
             stackwise_squeeze_and_excite_ratios=[0.25, 0.25], stackwise_block_types=["v1", "v1"],
-            stackwise_force_input_filters=[0, 0], stackwise_nores_option=[False, False], num_features=64,
+            stackwise_force_input_filters=[0, 0], stackwise_nores_option=[False, False],
         ),
         64,
     ),
@@ -127,7 +127,7 @@ KINDS = {
 
 def save_preset(folder: Path, kind: Kind, **converter: Any) -> str:
     """Writes a preset; `converter` has other settings of its image converter. Gives the folder's path."""
-    with settled_keras() as keras:
+    with settled_keras():
         import keras_hub
 
         model = kind.build(keras_hub.models)

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from imgindex.errors import MachineError, OutputError, UnsupportedModelError, UsageError
 from imgindex.io.digest_json import seal, unseal
-from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
+from imgindex.models.applications import BUNDLED_WEIGHTS
+from imgindex.models.backbones import WEIGHTS_WORDS, Backbone, is_preset, load_backbone
 from imgindex.models.cache import cache_folder
 from imgindex.models.engines.openvino_rewrites import rewrite
 from imgindex.models.engines.tensorflow import trace
@@ -26,6 +27,7 @@ from imgindex.models.frameworks import (
     settled_keras,
     tensorflow_version,
 )
+from imgindex.models.hub import check_keras_hub, needs_keras_hub, preset_files
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.saved_models import is_saved_model
 from imgindex.models.spec import Spec
@@ -144,16 +146,22 @@ def _cache_key(
 
     Keras's own settings are the same for every conversion.
     """
+    preset = preset_files(name) if is_preset(name) else None
     model_file = Path(name) if is_saved_model(name) else None
     weights_file = None if weights in WEIGHTS_WORDS else Path(weights)
     if weights == "bundled":
         weights_file = BUNDLED_WEIGHTS
+    libraries = _LIBRARIES
+    if preset or (model_file and needs_keras_hub(name)):
+        check_keras_hub(name)
+        libraries = (*_LIBRARIES, "keras-hub")
     try:
+        files = preset and {file.name: _file_digest(file) for file in preset}
         model, kernels = (file and _file_digest(file) for file in (model_file, weights_file))
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
     parts = {
-        "model": model or name,
+        "model": files or model or name,
         "weights": kernels or weights,
         "pooling": pooling,
         "image_size": image_size,
@@ -164,7 +172,7 @@ def _cache_key(
         "conversion": _CONVERSION,
         "keras": dict(KERAS_SETTINGS),
         "versions": {
-            **{library: version(library) for library in _LIBRARIES},
+            **{library: version(library) for library in libraries},
             "tensorflow": tensorflow_version(),
         },
     }

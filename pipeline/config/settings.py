@@ -24,7 +24,7 @@ from imgindex.io.paths import absolute
 from imgindex.io.patterns import compiled
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.applications import APPLICATIONS
-from imgindex.models.backbones import IMAGE_SIZES, PIXELS, WEIGHTS_WORDS, check_backbone
+from imgindex.models.backbones import IMAGE_SIZES, PIXELS, WEIGHTS_WORDS, check_backbone, is_preset
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines.protocol import PRECISIONS
 from imgindex.models.engines.registry import check_engine, engine_names
@@ -147,9 +147,9 @@ class BackboneConfig(_Settings):
     name: Annotated[
         Text,
         Field(
-            description="A model of keras.applications, or the path of a saved .keras model. pixels: no "
-            "model, the RGB values themselves.",
-            json_schema_extra=_or([*APPLICATIONS, PIXELS], r"\.keras"),
+            description="A model of keras.applications, the path of a saved .keras model, or that of the "
+            "folder of a KerasHub preset. pixels: no model, the RGB values themselves.",
+            json_schema_extra=_or([*APPLICATIONS, PIXELS], r"(\.keras|/.*)"),
         ),
     ] = "ResNet50"
     weights: Annotated[
@@ -165,7 +165,8 @@ class BackboneConfig(_Settings):
         OneOf(lambda: POOLINGS),
         Field(
             description="How a feature map becomes one feature. avg, max: each channel's average or maximum. "
-            "gem: its generalized mean, the cube root of the mean cube."
+            "gem: its generalized mean, the cube root of the mean cube. cls: the class token of a preset's "
+            "vision transformer."
         ),
     ] = "avg"
     image_size: Annotated[
@@ -199,7 +200,7 @@ class BackboneConfig(_Settings):
 
     def __post_init__(self) -> None:
         # A process elsewhere, or a search next year, has another current directory.
-        if is_saved_model(self.name):
+        if is_saved_model(self.name) or is_preset(self.name):
             object.__setattr__(self, "name", absolute(self.name))
         if self.weights.endswith(".h5"):
             object.__setattr__(self, "weights", absolute(self.weights))

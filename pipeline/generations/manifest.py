@@ -78,7 +78,12 @@ class RecordedSpec:
     """The spec of the features, as of `models.spec.Spec`; what has its default is not written."""
 
     digest: Annotated[Text, about("The digest of all else here.")]
-    backbone: Annotated[Text, about("A model of keras.applications, or a digest of a saved model's layers.")]
+    backbone: Annotated[
+        Text,
+        about(
+            "A model of keras.applications, the class of a preset's, or a digest of a saved model's layers."
+        ),
+    ]
     weights_sha256: Annotated[Text, about("The digest of the weights.")]
     image_size: Annotated[tuple[Dims, Dims], about("Height and width that images are scaled to.")]
     pooling: Annotated[Text, about("How a feature map becomes one feature.")]
@@ -168,7 +173,7 @@ class Shard:
 class RecordedBackbone:
     """The backbone, as the build's config has it."""
 
-    name: Annotated[Text, about("A model of keras.applications, or the path of a saved model.")]
+    name: Annotated[Text, about("A model of keras.applications, or the path of a saved model or a preset.")]
     weights: Annotated[Text, about("imagenet, bundled, none, or the path of a file of weights.")]
     pooling: Annotated[Text, about("How a feature map becomes one feature.")]
     image_size: Annotated[Dims | None, about("Side of the images, in pixels. null: the model's own.")]

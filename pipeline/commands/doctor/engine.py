@@ -4,7 +4,7 @@ import numpy as np
 
 from imgindex.commands.doctor.findings import Finding
 from imgindex.commands.sample_images import PAINTERS
-from imgindex.models.backbones import BUNDLED_NAME
+from imgindex.models.applications import BUNDLED_NAME
 from imgindex.models.batches import embed_all
 from imgindex.models.engines.loading import load_engine
 from imgindex.models.engines.registry import engine_factory, engine_names
