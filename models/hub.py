@@ -301,7 +301,7 @@ def _read(folder: Path) -> Preset:
         has_towers = _class_name(model) in _TWO_TOWERS
         tower = model["config"][_TOWER] if has_towers else model
         name, settings = _class_name(tower), dict(tower["config"])
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UsageError(
             f"backbone.name: {folder} is no KerasHub preset, for its {PRESET_CONFIG} names no model of "
             "KerasHub: load it with keras_hub.models.Backbone.from_preset(…), and save it with "
