@@ -249,7 +249,8 @@ def _core(
     keras: Any, keras_hub: Any, preset: Preset, size: tuple[int, int], rescale: Any, pooling: str
 ) -> Any:
     """`LoadedPreset.core`, whose first layer is `rescale`."""
-    shape = {} if preset.size in (size, (None, None)) else {preset.kind.size_argument: (*size, 3)}
+    argument = preset.kind.size_argument
+    shape = {argument: (*size, 3)} if argument and preset.size not in (size, (None, None)) else {}
     model = keras_hub.models.Backbone.from_preset(preset.folder, **shape)
     tower = getattr(model, _TOWER) if preset.has_towers else model
     pixels = keras.Input((*size, 3), name="rgb")

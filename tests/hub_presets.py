@@ -127,9 +127,10 @@ KINDS = {
 
 def save_preset(folder: Path, kind: Kind, **converter: Any) -> str:
     """Writes a preset; `converter` has other settings of its image converter. Gives the folder's path."""
-    with settled_keras():
+    with settled_keras() as keras:
         import keras_hub
 
+        keras.utils.set_random_seed(0)
         model = kind.build(keras_hub.models)
         generator = np.random.default_rng(0)
         for weight in model.weights:

@@ -38,7 +38,7 @@ _PARTIAL = ".partial-"
 # either is a change of this name.
 _CONVERSION = "rewritten-3"
 # What a conversion depends on, and random weights, which NumPy draws.
-_LIBRARIES = ("imgindex", "keras", "numpy", "openvino")
+_LIBRARIES: tuple[str, ...] = ("imgindex", "keras", "numpy", "openvino")
 # No conversion takes so long: one that is older has died.
 _DEAD_SECONDS = 3600.0
 

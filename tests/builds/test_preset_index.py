@@ -40,7 +40,7 @@ def build(*arguments: str) -> int:
 
 def finds_itself(index: Index, home: Path) -> None:
     [result] = index.search(str(home / "photos" / "3.png"), 1)
-    assert result.hits[0].uri == "3.png"
+    assert result.neighbors[0].uri == "3.png"
 
 
 def test_records_what_the_preset_says(home):
