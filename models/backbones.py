@@ -16,7 +16,7 @@ from imgindex.errors import UnsupportedModelError, UsageError
 from imgindex.models.applications import APPLICATIONS, BUNDLED_NAME, build_application
 from imgindex.models.digests import layers_digest, weights_digest
 from imgindex.models.frameworks import first_line, settled_keras
-from imgindex.models.hub import check_preset, load_preset
+from imgindex.models.hub import check_preset, is_folder, load_preset
 from imgindex.models.pooling import POOLINGS, pooled
 from imgindex.models.resizing import IMAGENET_MEAN, RESIZES, Resizing
 from imgindex.models.saved_models import describe_hdf5, gray, is_saved_model, load_saved_model
@@ -237,10 +237,7 @@ def is_preset(name: str) -> bool:
     """Whether a backbone's name means the folder of a KerasHub preset, be that there or not."""
     if name in APPLICATIONS or name == PIXELS or name.endswith((".keras", ".h5", ".hdf5")):
         return False
-    try:
-        return "/" in name or Path(name).is_dir()
-    except OSError:  # a name that is too long
-        return False
+    return "/" in name or is_folder(name)
 
 
 def resizing_of(name: str, size: tuple[int, int], resize: str) -> Resizing:

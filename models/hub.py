@@ -128,6 +128,14 @@ class LoadedPreset:
     preprocessing: str
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether there is a folder at `path`; False where it cannot be told."""
+    try:
+        return Path(path).is_dir()
+    except OSError:  # a name that is too long, or below a folder that may not be looked into
+        return False
+
+
 def preset_files(folder: str) -> list[Path]:
     """The files of a preset that decide its features, in the order of their names."""
     found = Path(folder).glob("model*.weights.*")
@@ -295,7 +303,7 @@ def _unreadable(preset: Preset, error: Exception) -> UsageError:
 
 
 def _read(folder: Path) -> Preset:
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UsageError(f"backbone.name: no such folder: {folder}")
     model = _json(folder, PRESET_CONFIG)
     try:
