@@ -281,7 +281,9 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 
 def _add_model_and_formats(of_images: argparse.ArgumentParser) -> None:
     of_images.add_argument(
-        "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
+        "--model",
+        metavar="FILE",
+        help="the index's .keras model, .h5 weights or preset, where it has moved",
     )
     of_images.add_argument("--json", action="store_true", help="print JSON instead of a table")
     of_images.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")

@@ -15,6 +15,7 @@ from imgindex.evaluation.results import MeasureRow
 from imgindex.evaluation.sampling import some_of
 from imgindex.models import decoder_pool
 from imgindex.models.measures import MEASURES, measure_scores
+from imgindex.models.resizing import Resizing
 from imgindex.models.retrieval_metrics import precision_at
 from imgindex.runtime.resources import available_cores
 from imgindex.search.queries import Recipe, image_path, load
@@ -95,7 +96,7 @@ def _features(collection: Collection, images: Items) -> Rows:
 def _pixels(collection: Collection, images: Items) -> tuple[Items, Rows]:
     """Those of `images` that can be read, and their RGB values [n, values], from 0 to 255."""
     manifest = collection.manifest
-    recipe = replace(Recipe.of(manifest), size=PIXELS)
+    recipe = replace(Recipe.of(manifest), resizing=Resizing(PIXELS))
     cores = available_cores()
     pool = decoder_pool.acquire(cores)
     try:

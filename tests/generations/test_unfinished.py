@@ -165,6 +165,8 @@ HARMLESS = {
         "_matches",
     ): "links that lead nowhere, which a build lists as failures",
     ("pipeline/commands/demo.py", "_command"): "how a printed command begins",
+    ("models/hub.py", "is_folder"): "which kind of backbone it is, or an error",
+    ("models/hub.py", "_read"): "an error",
     ("pipeline/commands/demo.py", "make_demo"): "which of the images are folders",
     ("pipeline/commands/demo.py", "_is_new_or_a_demo"): "no is an error",
     ("pipeline/commands/doctor/output.py", "_existing"): "where to try the filesystem",
