@@ -6,8 +6,9 @@ from typing import Any, Self
 
 from PIL import Image
 
-# stretch: to the size, whatever the image's aspect ratio. pad: as large as the size allows, in its middle.
-# crop: the largest part of the image's middle that has the aspect ratio of the size.
+# stretch: to the size, whatever the image's aspect ratio. pad: as large as the size allows, in its middle, as
+# `PIL.ImageOps.pad` does. crop: the largest part of the middle that has the size's aspect ratio, as
+# `PIL.ImageOps.fit` does.
 RESIZES = ("stretch", "pad", "crop")
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -75,15 +76,15 @@ class Resizing:
         if image.size == (width, height):
             return image
         frame = Image.new("RGB", (width, height), self.fill or IMAGENET_MEAN)
-        frame.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        frame.paste(image, (round((width - image.width) / 2), round((height - image.height) / 2)))
         return frame
 
 
 def _within(whole: _Extent, target: _Sides) -> _Sides:
-    """The largest size of the aspect ratio of `whole` that has room in `target`, of whole pixels."""
-    scale = min(target[0] / whole[0], target[1] / whole[1])
-    columns, rows = (min(most, max(1, round(side * scale))) for side, most in zip(whole, target, strict=True))
-    return columns, rows
+    """The largest size of the aspect ratio of `whole` that has room in `target`, as of `ImageOps.contain`."""
+    if whole[0] / whole[1] > target[0] / target[1]:
+        return target[0], max(1, round(whole[1] / whole[0] * target[0]))
+    return max(1, round(whole[0] / whole[1] * target[1])), target[1]
 
 
 def _middle(whole: _Extent, target: _Sides) -> tuple[float, float, float, float]:

@@ -11,7 +11,7 @@ from imgindex.commands.argument_values import seconds, whole_number, whole_numbe
 from imgindex.commands.serve_arguments import add_serve
 from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.models.ann.families import FAMILIES
-from imgindex.presets import shipped
+from imgindex.presets import FEATURE_PRESETS, shipped
 from imgindex.sinks.databases.names import DEFAULT_NAME
 from imgindex.sinks.databases.targets import TARGETS
 from imgindex.sinks.formats import FORMATS
@@ -320,6 +320,15 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--compare_seconds", metavar="S", type=float, default=60.0, help="with --compare: how long the "
         "process of each index may take (default: 60)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--presets", metavar="NAME,NAME", nargs="?", const="all", help="also embed a sample of the images "
+        "with the settings of shipped configs, and say what each would gain: all (the default), or some of "
+        f"{', '.join(FEATURE_PRESETS)}; needs the images and the backbone",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--model", metavar="FILE", help="with --presets: the index's .keras model or .h5 weights, where that "
+        "file has moved",
     )  # fmt: skip
     evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything to a JSON file")
     evaluate.add_argument(

@@ -53,12 +53,7 @@ def test_pixels_are_those_of_pillows_own_functions(mode, interpolation, shape, s
     found = decode(encoded(image, "PNG"), resizing)
     assert found.pixels.shape == (*size, 3)
     assert (found.height, found.width) == shape
-    wanted = expected(image, resizing)
-    if mode == "pad":  # Pillow rounds to the even pixel where the middle lies between two
-        rolled = [np.roll(found.pixels, step, axis=axis) for axis in (0, 1) for step in (0, 1, -1)]
-        assert min(np.abs(each - wanted).max() for each in rolled) == 0
-    else:
-        assert np.abs(found.pixels - wanted).max() == 0
+    assert np.abs(found.pixels - expected(image, resizing)).max() == 0
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -115,7 +110,7 @@ def test_a_padded_image_keeps_its_aspect_ratio_and_lies_in_the_middle(height, wi
     for axis in (0, 1):
         inside = np.flatnonzero(pixels.any(axis=1 - axis))
         before, after = inside[0], size[axis] - 1 - inside[-1]
-        assert 0 <= after - before <= 1
+        assert abs(after - before) <= 1
 
 
 @given(SIDES, SIDES, SIZES, st.sampled_from(RESIZES))
