@@ -19,8 +19,8 @@ _FILTERS = (64, 128, 256, 512)
 # Mean and deviation of ImageNet's pixels, of 0..1: those that networks of this kind are trained with.
 _MEAN = (0.485, 0.456, 0.406)
 _DEVIATION = (0.229, 0.224, 0.225)
-# A short training makes few steps. With Keras's momentum of 0.99 its statistics would still be half those that
-# a network begins with.
+# A short training makes few steps: with Keras's momentum of 0.99 half of the statistics would still be what a
+# network begins with.
 _MOMENTUM = 0.9
 _EPSILON = 1e-5
 
