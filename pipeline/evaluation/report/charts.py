@@ -129,6 +129,29 @@ def by_epoch(
     return svg_of(draw, ("epoch", name), alt)
 
 
+def by_group(groups: Mapping[str, Sequence[float]], name: str, alt: str, *, top: float | None) -> str:
+    """A dot for each value, which are percentages, group beside group, and a bar at the mean of each group.
+
+    A line marks `top`, the most that a value can be, where that is not 100.
+    """
+
+    def draw(axes: Any) -> None:
+        for place, values in enumerate(groups.values()):
+            axes.plot([place - 0.28, place + 0.28], [np.mean(values)] * 2, color=_ACCENT, linewidth=2.4)
+            # Beside each other, for equal ones would hide each other.
+            apart = (np.arange(len(values)) - (len(values) - 1) / 2) * min(0.16, 0.5 / len(values))
+            axes.plot(place + apart, values, color=_SECOND, marker="o", markersize=4, linestyle="", zorder=3)
+        if top is not None:
+            axes.axhline(top, color=_SOFT, linewidth=1, linestyle=(0, (1, 2)))
+            axes.text(-0.45, top, "at most", color=_SOFT, va="bottom")
+        axes.set_ylim(0, 100 if top is None else min(100, 1.2 * top))
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.grid(axis="y")
+
+    return svg_of(draw, ("", name), alt)
+
+
 def cosines(values: npt.NDArray[np.floating[Any]], names: tuple[str, str], alt: str) -> str:
     """How many of the cosines `values` [n] lie in each of 40 bins, the last of which ends at 1."""
 
