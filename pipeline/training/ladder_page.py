@@ -30,8 +30,8 @@ def _methods(ladder: TrainingLadder) -> Iterator[str]:
     text = (
         f"Every method has the same split of the images, that of {seeds_of(ladder)}."
         if len(ladder.seeds) == 1
-        else f"Each of the {seeds_of(ladder)} draws a split, which is the same for every method. The table has "
-        "the mean and the standard deviation of the seeds."
+        else f"Each of the {seeds_of(ladder)} draws a split, which is the same for every method. The table "
+        "has the mean and the standard deviation of the seeds."
     )
     k, best = ladder.k, ladder.best_p_at_k()
     reachable = "" if best is None or best == 1 else f" With these classes it is at most {100 * best:.2f} %."
