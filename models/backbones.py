@@ -9,7 +9,7 @@ it can without them, :func:`load_backbone` builds the model.
 import difflib
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +62,44 @@ class Backbone:
     preprocessing: str
     weights_sha256: str
     layers_sha256: str
+
+
+@dataclass(frozen=True)
+class Core:
+    """A loaded Keras model, which takes preprocessed pixels.
+
+    Attributes:
+        name: The application, or the path of the ``.keras`` model.
+        architecture: As in :class:`Backbone`.
+        model: ``keras.Model`` of one input and one output: features ``[n, d]``, or a feature map
+            ``[n, height, width, d]``.
+        image_size: ``(height, width)`` that the model is run at, in pixels.
+        preprocess: From RGB in 0..255, float32 ``[n, height, width, 3]``, to what the model takes.
+        preprocessing: As in :class:`Backbone`.
+    """
+
+    name: str
+    architecture: str
+    model: Any
+    image_size: tuple[int, int]
+    preprocess: Callable[[Any], Any]
+    preprocessing: str
+
+    def __call__(self, keras: Any, pixels: Any) -> Any:
+        """What the model gives for raw pixels, float32 ``[n, height, width, 3]``.
+
+        Raises:
+            UsageError: If a saved model does not take images of `image_size`.
+        """
+        try:
+            # A saved model may have its one output in a list or a dict.
+            [features] = keras.tree.flatten(self.model(self.preprocess(pixels)))
+        except Exception as error:  # Keras raises many kinds for shapes that do not fit.
+            raise UsageError(
+                f"{self.name}: does not take images of {self.image_size} (height, width) "
+                f"({first_line(error)}): set another backbone.image_size"
+            ) from error
+        return features
 
 
 def check_backbone(
@@ -163,31 +201,63 @@ def load_backbone(
     check_backbone(name, weights, pooling, image_size, output)
     if name == PIXELS:
         raise UnsupportedModelError(f"the backbone {PIXELS} is no Keras model: use the engine numpy")
-    size = _image_size(image_size)
     with settled_keras() as keras:
-        if is_saved_model(name):
-            preprocessing = "in the model"
-            core, size = load_saved_model(keras, name, size, output)
-            architecture = f"keras-model-{layers_digest(core)[:16]}"
-            model = _saved_on_pixels(keras, name, core, size, pooling)
-        else:
-            architecture = name
-            known = APPLICATIONS[name]
-            preprocessing = f"keras.applications.{known.module}.preprocess_input"
-            preprocess = getattr(keras.applications, known.module).preprocess_input
-            size = size or (known.image_size,) * 2
-            core = _build_application(keras, name, weights, pooling, size, seed)
-            model = _on_pixels(keras, core, size, preprocess, pooling)
+        core = load_core(name, weights, pooling, image_size, output, seed)
+        model = _on_pixels(keras, core, pooling)
     return Backbone(
-        architecture=architecture,
+        architecture=core.architecture,
         model=model,
-        image_size=size,
+        image_size=core.image_size,
         feature_dim=model.output_shape[-1],
         pooling=pooling,
-        preprocessing=preprocessing,
+        preprocessing=core.preprocessing,
         weights_sha256=weights_digest(model),
         layers_sha256=layers_digest(model),
     )
+
+
+def load_core(
+    name: str,
+    weights: str,
+    pooling: str | None,
+    image_size: int | None,
+    output: str | None = None,
+    seed: int = 0,
+) -> Core:
+    """Loads the Keras model of a backbone with its weights, for a part of a model that takes raw pixels.
+
+    Args:
+        name, weights, image_size, output, seed: As in :func:`load_backbone`.
+        pooling: What an application pools its feature map by, or None for the feature map itself.
+            A ``.keras`` model stays as it is.
+
+    Raises:
+        UsageError: If a weights file or a ``.keras`` model cannot be used.
+        WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
+    """
+    size = _image_size(image_size)
+    with settled_keras() as keras:
+        if is_saved_model(name):
+            model, size = load_saved_model(keras, name, size, output)
+            is_gray = model.inputs[0].shape[-1] == 1
+            return Core(
+                name=name,
+                architecture=f"keras-model-{layers_digest(model)[:16]}",
+                model=model,
+                image_size=size,
+                preprocess=gray if is_gray else lambda pixels: pixels,
+                preprocessing="in the model",
+            )
+        known = APPLICATIONS[name]
+        size = size or (known.image_size,) * 2
+        return Core(
+            name=name,
+            architecture=name,
+            model=_build_application(keras, name, weights, pooling, size, seed),
+            image_size=size,
+            preprocess=getattr(keras.applications, known.module).preprocess_input,
+            preprocessing=f"keras.applications.{known.module}.preprocess_input",
+        )
 
 
 def _image_size(image_size: Any) -> tuple[int, int] | None:
@@ -235,7 +305,7 @@ def _check_weights(name: str, weights: str) -> None:
 
 
 def _build_application(
-    keras: Any, name: str, weights: str, pooling: str, size: tuple[int, int], seed: int
+    keras: Any, name: str, weights: str, pooling: str | None, size: tuple[int, int], seed: int
 ) -> Any:
     build = getattr(keras.applications, name)
     options = {"include_top": False, "input_shape": (*size, 3), "pooling": pooling}
@@ -253,7 +323,7 @@ def _build_application(
             ) from error
     if weights == "none":
         core = build(weights=None, **options)
-        _randomize(core, seed)
+        randomize(core, seed)
         return core
     path = BUNDLED_WEIGHTS if weights == "bundled" else Path(weights)
     try:
@@ -299,7 +369,7 @@ def _wanted_download(keras: Any, error: BaseException) -> Path | None:
     return None
 
 
-def _randomize(model: Any, seed: int) -> None:
+def randomize(model: Any, seed: int) -> None:
     """Draws every kernel anew; biases and normalizations keep their constant start values.
 
     Keras seeds its initializers from Python's global generator, which other threads may use
@@ -317,22 +387,10 @@ def _randomize(model: Any, seed: int) -> None:
         weight.assign(kernel * np.float32(fan_in**-0.5))
 
 
-def _saved_on_pixels(keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str) -> Any:
-    try:
-        preprocess = gray if core.inputs[0].shape[-1] == 1 else lambda pixels: pixels
-        return _on_pixels(keras, core, size, preprocess, pooling)
-    except Exception as error:  # as above
-        raise UsageError(
-            f"{name}: does not take images of {size} (height, width) ({first_line(error)}): "
-            "set another backbone.image_size"
-        ) from error
-
-
-def _on_pixels(keras: Any, core: Any, size: tuple[int, int], preprocess: Any, pooling: str) -> Any:
+def _on_pixels(keras: Any, core: Core, pooling: str) -> Any:
     """The model from uint8 pixels ``[n, height, width, 3]`` to float32 ``[n, feature_dim]``."""
-    pixels = keras.Input((*size, 3), dtype="uint8", name="pixels")
-    # A saved model may have its one output in a list or a dict.
-    [features] = keras.tree.flatten(core(preprocess(keras.ops.cast(pixels, "float32"))))
+    pixels = keras.Input((*core.image_size, 3), dtype="uint8", name="pixels")
+    features = core(keras, keras.ops.cast(pixels, "float32"))
     if len(features.shape) == 4:
         layer = {"avg": "GlobalAveragePooling2D", "max": "GlobalMaxPooling2D"}[pooling]
         features = getattr(keras.layers, layer)()(features)

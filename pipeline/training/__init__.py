@@ -1,1 +1,1 @@
-"""What trainings show: the page of one, and the ladder of all methods."""
+"""`imgindex train`: a labeled folder listed and decoded, a training and what it leaves behind."""
