@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from imgindex.models.backbones import Core
+from imgindex.models.frameworks import settled_keras
+
 # The basic blocks of each of the four stages.
 RESNETS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {"ResNet18": (2, 2, 2, 2), "ResNet34": (3, 4, 6, 3)}
@@ -23,6 +26,15 @@ _DEVIATION = (0.229, 0.224, 0.225)
 # network begins with.
 _MOMENTUM = 0.9
 _EPSILON = 1e-5
+_IMAGE_SIZE = 224
+
+
+def new_resnet(name: str, image_size: int | None, seed: int) -> Core:
+    """A new network as the base of a training: see `resnet`. Its images are of 224 pixels by default."""
+    size = (image_size or _IMAGE_SIZE,) * 2
+    with settled_keras() as keras:
+        model = resnet(keras, name, size, seed)
+    return Core(name, name, model, size, lambda pixels: pixels, "in the model")
 
 
 def resnet(keras: Any, name: str, image_size: tuple[int | None, int | None], seed: int) -> Any:

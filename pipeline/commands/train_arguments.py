@@ -1,10 +1,12 @@
 """The arguments of `imgindex train`."""
 
 import argparse
+from pathlib import Path
 
-from imgindex.commands.argument_values import whole_number
+from imgindex.commands.argument_values import whole_number, whole_numbers
 from imgindex.models.backbones import POOLINGS, WEIGHTS_WORDS
 from imgindex.models.training.methods import default_epochs
+from imgindex.models.training.resnets import RESNETS
 from imgindex.models.training.results import AUGMENTATIONS, METHODS
 from imgindex.training.settings import DEFAULT_BASE
 
@@ -24,15 +26,20 @@ def add_train(train: argparse.ArgumentParser) -> None:
         "directory", metavar="DIR", help="a directory that has a folder of images for each class; or has the "
         "folders train, and validation or test, with such folders in them",
     )  # fmt: skip
-    train.add_argument("--output", metavar="MODEL.keras", required=True, help="the model to write")
     train.add_argument(
-        "--method", required=True, choices=METHODS, help="scratch: train all layers from random weights; "
+        "--output",
+        metavar="MODEL.keras",
+        required=True,
+        help="the model to write; with --ladder a folder of them",
+    )
+    train.add_argument(
+        "--method", choices=METHODS, help="scratch: train all layers from random weights; "
         "transfer: train a classifier on the base as it is; finetune: a classifier, then also the last "
         "layers of the base; init: all layers from the base's weights",
     )  # fmt: skip
     train.add_argument(
         "--base", metavar="NAME|PATH", default=DEFAULT_BASE, help="a keras.applications model, or a .keras "
-        "file (default: %(default)s)",
+        f"file; with --method scratch also {' and '.join(RESNETS)} (default: %(default)s)",
     )  # fmt: skip
     train.add_argument(
         "--weights",
@@ -71,9 +78,21 @@ def add_train(train: argparse.ArgumentParser) -> None:
         "base's first layers stay as they are (default: two thirds)",
     )  # fmt: skip
     train.add_argument(
-        "--seed", metavar="N", type=whole_number, default=0, help="draws the split, the order of the images, "
+        "--seed", metavar="N", type=whole_number, help="draws the split, the order of the images, "
         "their changes and random weights (default: 0)",
     )  # fmt: skip
+    train.add_argument(
+        "--ladder", action="store_true", help="train by every method on the same split, and measure each backbone on "
+        "an index of the test images; goes on where it was",
+    )  # fmt: skip
+    train.add_argument(
+        "--seeds", metavar="N,N", type=whole_numbers, help="with --ladder: a run for each; the table has the mean and "
+        "the standard deviation (default: 0)",
+    )  # fmt: skip
+    train.add_argument(
+        "--json", metavar="FILE", type=Path, help="with --ladder: also write everything to a JSON file"
+    )
+    train.add_argument("--html", metavar="FILE", type=Path, help="with --ladder: also write a page")
     train.add_argument(
         "--threads", metavar="N", type=whole_number, help="threads to compute with; with 1 the same command "
         "gives the same weights, bit by bit (default: one a core)",

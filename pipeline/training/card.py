@@ -1,5 +1,6 @@
 """The card beside a trained model: what it was made from and how, and how good it is."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,26 @@ def card_path(model: str) -> Path:
     return Path(model).with_suffix(".card.json")
 
 
-def write_card(model: str, settings: Settings, result: TrainingResult, left_out: LeftOut) -> None:
-    """Writes the card of a model, whole or not at all. Raises OutputError."""
-    card = {**JSON_GENERATOR, **result.as_json(), "settings": asdict(settings), "left_out": asdict(left_out)}
+def page_path(model: str) -> Path:
+    """Where the page of the model at `model` lies."""
+    return Path(model).with_suffix(".html")
+
+
+def write_card(
+    model: str,
+    settings: Settings,
+    result: TrainingResult,
+    test_images: Sequence[str],
+    left_out: LeftOut,
+) -> None:
+    """Writes the card of a model, whole or not at all; `test_images` are uris. Raises OutputError."""
+    card = {
+        **JSON_GENERATOR,
+        **result.as_json(),
+        "settings": asdict(settings),
+        "test_images": [*test_images],
+        "left_out": asdict(left_out),
+    }
     filesystem.write_bytes(str(card_path(model)), seal(card))
 
 

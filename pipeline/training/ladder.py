@@ -70,8 +70,6 @@ def train_ladder(
     results: list[TrainingResult] = []
     for seed in seeds:
         folder = Path(output, f"seed{seed}")
-        with filesystem.as_output_error("make", str(folder)):
-            folder.mkdir(parents=True, exist_ok=True)
         trained = []
         for method in METHODS:
             logger.info("%s, seed %d", method, seed)

@@ -1,4 +1,4 @@
-"""One run of a training: images in, a model and its card out."""
+"""One run of a training: images in, a model with its card and its page out."""
 
 import functools
 import hashlib
@@ -20,13 +20,15 @@ from imgindex.models.training.fit import Training
 from imgindex.models.training.judge import judge
 from imgindex.models.training.methods import stages
 from imgindex.models.training.networks import Network, build_network
+from imgindex.models.training.resnets import RESNETS, new_resnet
 from imgindex.models.training.results import PARTS, TrainingResult
-from imgindex.models.training.split import TRAIN, LabeledImage, counts, split, without_copies
+from imgindex.models.training.split import TEST, TRAIN, LabeledImage, counts, split, without_copies
 from imgindex.models.training.state import State
 from imgindex.runtime.progress import Progress, shown
 from imgindex.text import counted, printable
-from imgindex.training.card import LeftOut, write_card
+from imgindex.training.card import LeftOut, page_path, write_card
 from imgindex.training.labeled_folder import Decoded, decode, list_labeled
+from imgindex.training.page import training_page
 from imgindex.training.settings import Settings, in_flags
 from imgindex.training.work_folder import WorkFolder
 
@@ -42,7 +44,7 @@ _MOST_NAMED = 5
 
 
 def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
-    """Trains, from where `work` says that an earlier run was, and writes the model and its card.
+    """Trains, from where `work` says that an earlier run was, and writes the model, its card and its page.
 
     Raises what `train` does.
     """
@@ -59,7 +61,7 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
         core,
         settings.pooling,
         len(classes),
-        from_scratch=settings.method == "scratch",
+        from_scratch=settings.method == "scratch" and settings.base not in RESNETS,
         augment=settings.augment or "none",
         seed=settings.seed,
     )
@@ -99,11 +101,15 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
         versions={name: version_of(name) for name in ("imgindex", "keras", "tensorflow")},
         sha256=sha256,
     )
-    write_card(output, settings, result, left_out)
+    filesystem.write_bytes(str(page_path(output)), training_page(result).encode())
+    # The last, for it says that the training is finished.
+    write_card(output, settings, result, [image.uri for image in parts[TEST]], left_out)
     return result
 
 
 def _load_base(settings: Settings) -> Core:
+    if settings.base in RESNETS:
+        return new_resnet(settings.base, settings.image_size, settings.seed)
     try:
         return load_core(
             settings.base, settings.weights or "none", None, settings.image_size, seed=settings.seed

@@ -11,6 +11,7 @@ from imgindex.io.filesystem import is_local
 from imgindex.models.backbones import PIXELS, check_backbone, is_file
 from imgindex.models.saved_models import is_saved_model
 from imgindex.models.training.methods import default_augment
+from imgindex.models.training.resnets import RESNETS
 from imgindex.models.training.results import AUGMENTATIONS, METHODS
 
 DEFAULT_BASE = "ResNet50"
@@ -90,6 +91,11 @@ def settled(asked: Settings) -> Settings:
         raise UsageError(
             f"--weights is {weights!r}, but --method scratch begins with random weights: leave it out"
         )
+    if method != "scratch" and asked.base in RESNETS:
+        raise UsageError(
+            f"--base is {asked.base}, for which there are no pretrained weights: choose --method scratch, or give "
+            "the .keras file of one that you have trained"
+        )
     if method != "scratch" and weights == "none":
         raise UsageError(
             f"--weights is none, but --method {method} begins with pretrained weights: give some, or choose "
@@ -111,8 +117,10 @@ def settled(asked: Settings) -> Settings:
 
 
 def _check_base(base: str, weights: str, pooling: str, image_size: int | None) -> None:
+    # The small ResNets take the images and the pooling that the larger ones do.
+    known = "ResNet50" if base in RESNETS else base
     try:
-        check_backbone(base, weights, pooling, image_size)
+        check_backbone(known, weights, pooling, image_size)
     except UsageError as error:
         raise in_flags(error) from error
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from imgindex.errors import UsageError
-from imgindex.io import written_files
+from imgindex.io import filesystem, written_files
+from imgindex.io.asked_files import check_asked_files
 from imgindex.io.output_lock import writer_lock
 from imgindex.models.training.reproducible import use_threads
 from imgindex.models.training.results import TrainingResult
 from imgindex.runtime import signals
 from imgindex.runtime.resources import available_cores
-from imgindex.training.card import read_card
+from imgindex.training.card import card_path, page_path, read_card
 from imgindex.training.run import run
 from imgindex.training.settings import DEFAULT_BASE, Settings, check_output, settled
 from imgindex.training.work_folder import WorkFolder
@@ -46,11 +47,13 @@ def train(
     Args:
         directory: The images. Where the folders at the top are ``train`` and ``validation`` or ``test``, they
             are the parts; otherwise a tenth of each class is for validation and a tenth for the test.
-        output: Where to write the model, a ``.keras`` file; its card is written beside it.
+        output: Where to write the model, a ``.keras`` file; its card and its page are
+            written beside it.
         method: ``scratch``: all layers, from random weights. ``transfer``: a new classifier on the base as it
             is. ``finetune``: a new classifier, then also the last layers of the base. ``init``: all layers,
             from the base's weights.
-        base: A ``keras.applications`` name or the path of a ``.keras`` model.
+        base: A ``keras.applications`` name, the path of a ``.keras`` model, or for ``scratch`` also ``ResNet18`` or
+            ``ResNet34``.
         weights: ``imagenet`` (the default), ``bundled`` or the path of a ``.h5`` file.
         image_size: Side of the square that images are resized to; by default the base's own.
         pooling: How the feature map becomes the feature that the classifier sees: ``avg`` or ``max``.
@@ -93,6 +96,9 @@ def train(
         logger.info("%s is finished already, by the same command", output)
         return finished
     work = WorkFolder(output)
+    with filesystem.as_output_error("make the folder of", output):
+        Path(output).parent.mkdir(parents=True, exist_ok=True)
+    check_asked_files(str(work.path), page=page_path(output), json=card_path(output))
     with ExitStack() as stack:
         stack.enter_context(writer_lock(str(work.path)))
         stack.enter_context(signals.remarked("run the same command again to go on"))
