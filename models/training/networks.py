@@ -43,8 +43,8 @@ class Network:
         return height, width
 
     def layers(self) -> list[Any]:
-        """The backbone's layers from its input to its output, those of models inside of it one by one."""
-        return [layer for layer in _leaves(self.backbone) if type(layer).__name__ != "InputLayer"]
+        """The backbone's layers that have weights, from its input to its output, batch normalization aside."""
+        return [layer for layer in _leaves(self.backbone) if layer.weights and not _is_normalization(layer)]
 
     def parameters(self) -> int:
         """How many numbers the backbone and the classifier hold."""
@@ -127,17 +127,21 @@ def _leaves(model: Any) -> Iterator[Any]:
             yield layer
 
 
-def freeze(network: Network, frozen: int | None) -> None:
-    """Freezes the backbone's first `frozen` layers, or all where that is None.
+def _is_normalization(layer: Any) -> bool:
+    return type(layer).__name__ == "BatchNormalization"
 
-    Where any is frozen, all batch normalization is: it then works as in inference, by the averages of the
-    base.
+
+def freeze(network: Network, frozen: int | None) -> None:
+    """Freezes the backbone's first `frozen` layers, or all where that is None; the others are trained.
+
+    They are those of `Network.layers`. Where any is frozen, all batch normalization is: it then works as in
+    inference, by the averages of the base.
     """
     layers = network.layers()
     frozen = len(layers) if frozen is None else frozen
-    network.whole.trainable = True
+    # One by one: Keras does not hand the attribute of a model on to all layers inside of it.
     for number, layer in enumerate(layers):
-        is_normalization = type(layer).__name__ == "BatchNormalization"
-        layer.trainable = number >= frozen and not (is_normalization and frozen)
-        if is_normalization:
-            layer.momentum = min(layer.momentum, _MOST_MOMENTUM)
+        layer.trainable = number >= frozen
+    for layer in filter(_is_normalization, _leaves(network.backbone)):
+        layer.trainable = not frozen
+        layer.momentum = min(layer.momentum, _MOST_MOMENTUM)

@@ -19,7 +19,7 @@ from imgindex.models.training.datasets import Examples, batches
 from imgindex.models.training.fit import Training
 from imgindex.models.training.judge import judge
 from imgindex.models.training.methods import stages
-from imgindex.models.training.networks import Network, build_network
+from imgindex.models.training.networks import Network, build_network, freeze
 from imgindex.models.training.resnets import RESNETS, new_resnet
 from imgindex.models.training.results import PARTS, TrainingResult
 from imgindex.models.training.split import TEST, TRAIN, LabeledImage, counts, split, without_copies
@@ -55,7 +55,7 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
     left_out = replace(left_out, copies=distinct.copies, contradictory=distinct.contradictory)
     _tell(left_out)
     parts = split(distinct.images, settings.seed)
-    work.bind({"images": _digest(parts)})
+    work.begin(settings, _digest(parts))
     classes = tuple(sorted({image.label for image in distinct.images}))
     network = build_network(
         core,
@@ -204,7 +204,7 @@ def _training(
 def _save_model(network: Network, output: str, work: WorkFolder) -> str:
     """Saves the backbone, whole or not at all; gives the digest of its file."""
     with settled_keras():
-        network.backbone.trainable = True
+        freeze(network, 0)
         network.backbone.save(work.model)
     sha256 = written_files.describe(work.model, output).sha256
     with filesystem.staged(output) as partial:

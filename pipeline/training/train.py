@@ -103,7 +103,7 @@ def train(
         stack.enter_context(writer_lock(str(work.path)))
         stack.enter_context(signals.remarked("run the same command again to go on"))
         stack.enter_context(logging_redirect_tqdm())
-        work.begin(settings)
+        work.check(settings)
         use_threads(threads, available_cores())
         result = run(settings, output, work)
         work.remove()

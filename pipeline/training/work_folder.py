@@ -3,7 +3,7 @@
 import io
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ from imgindex.io.digest_json import seal, unseal
 from imgindex.models.training.state import State
 from imgindex.training.settings import Settings
 
-_SETTINGS, _IMAGES, _STATE, _FEATURES, _PIXELS, _MODEL, _LOCK = (
-    "settings.json", "images.json", "state.npz", "features.npy", "pixels", "model.keras", ".lock",
+_SETTINGS, _STATE, _FEATURES, _PIXELS, _MODEL, _LOCK = (
+    "settings.json", "state.npz", "features.npy", "pixels", "model.keras", ".lock",
 )  # fmt: skip
-_NAMES = re.compile("|".join(map(re.escape, (_SETTINGS, _IMAGES, _STATE, _FEATURES))))
+_NAMES = re.compile("|".join(map(re.escape, (_SETTINGS, _STATE, _FEATURES))))
 _MAX_BYTES = 1 << 40
 
 
@@ -37,32 +37,35 @@ class WorkFolder:
         """Whether a training is under way here."""
         return filesystem.exists(str(self.path / _SETTINGS))
 
-    def begin(self, settings: Settings) -> None:
-        """Records the settings of a training, or checks that they are those of the one that is under way.
+    def check(self, settings: Settings) -> None:
+        """Checks that a training of these settings may begin here, or go on.
 
         Raises:
-            UsageError: They are others, or the folder holds files that are not of a training.
+            UsageError: One with other settings is under way, or the folder holds files of others.
         """
         filesystem.delete_partials(str(self.path), _NAMES)
-        asked = {"settings": asdict(settings), "files": settings.files()}
         found = self._read(_SETTINGS)
         if found is None:
-            others = sorted(file.name for file in self.path.iterdir() if file.name != _LOCK)
+            others = sorted(file.name for file in self.path.iterdir() if file.name not in (_LOCK, _PIXELS))
             if others:
                 raise UsageError(f"{self.path} holds {others[0]} and no training: choose another --output")
-            filesystem.write_bytes(str(self.path / _SETTINGS), seal(asked))
             return
         differences = settings.differences(found["settings"])
-        if not differences and found["files"] != asked["files"]:
+        if not differences and found["files"] != settings.files():
             differences = ["another file of the base or its weights"]
         self._refuse(differences)
 
-    def bind(self, images: Mapping[str, Any]) -> None:
-        """Records what describes the images of a training, or checks it. Raises UsageError for others."""
-        found = self._read(_IMAGES)
+    def begin(self, settings: Settings, images: str) -> None:
+        """Records the settings of a training and the digest of its images, once all is known to be right.
+
+        Raises:
+            UsageError: The training that is under way has other images.
+        """
+        found = self._read(_SETTINGS)
         if found is None:
-            filesystem.write_bytes(str(self.path / _IMAGES), seal(images))
-        elif any(found.get(name) != value for name, value in images.items()):
+            content = {"settings": asdict(settings), "files": settings.files(), "images": images}
+            filesystem.write_bytes(str(self.path / _SETTINGS), seal(content))
+        elif found["images"] != images:
             self._refuse(["other images"])
 
     def _refuse(self, differences: list[str]) -> None:
@@ -117,7 +120,7 @@ class WorkFolder:
     def remove(self) -> None:
         """Deletes what a training has written into the folder, and the folder where it is empty then."""
         with filesystem.as_output_error("delete", str(self.path)):
-            for name in (_STATE, _FEATURES, _PIXELS, _MODEL, _IMAGES, _SETTINGS, _LOCK):
+            for name in (_STATE, _FEATURES, _PIXELS, _MODEL, _SETTINGS, _LOCK):
                 (self.path / name).unlink(missing_ok=True)
             if not any(self.path.iterdir()):
                 self.path.rmdir()
