@@ -19,7 +19,7 @@ BUNDLED_NAME = "MobileNetV2"
 BUNDLED_WEIGHTS = Path(__file__).parent / "weights/MobileNetV2_imagenet_notop_float16.weights.h5"
 
 # How Keras's own constructors pool; what they do not know is added to their feature map.
-_APPLICATIONS_POOLING = {"avg": "avg", "max": "max"}
+_APPLICATIONS_POOLINGS = ("avg", "max")
 
 # The middle of 0 to 255, for models whose preprocessing maps these to -1 to 1.
 _GRAY: Color = (128, 128, 128)
@@ -89,21 +89,22 @@ APPLICATIONS: Mapping[str, Architecture] = MappingProxyType(
 
 
 def build_application(
-    keras: Any, name: str, weights: str, pooling: str, size: tuple[int, int], seed: int
+    keras: Any, name: str, weights: str, pooling: str | None, size: tuple[int, int], seed: int
 ) -> Any:
     """The application `name` for images of ``(height, width)``, without its classifier.
 
     Args:
         keras: The module ``keras``, as `settled_keras` yields it.
-        weights, pooling, seed: As in `imgindex.models.backbones.load_backbone`. What Keras does not pool by
-            leaves a feature map.
+        weights, pooling, seed: As in `imgindex.models.backbones.load_core`. What Keras does not pool by
+            leaves a feature map, and so does None.
 
     Raises:
         UsageError: A file of weights does not fit.
         WeightsUnavailableError: The ImageNet weights cannot be downloaded.
     """
     build = getattr(keras.applications, name)
-    options = {"include_top": False, "input_shape": (*size, 3), "pooling": _APPLICATIONS_POOLING.get(pooling)}
+    own_pooling = pooling if pooling in _APPLICATIONS_POOLINGS else None
+    options = {"include_top": False, "input_shape": (*size, 3), "pooling": own_pooling}
     if weights == "imagenet":
         try:
             return build(weights="imagenet", **options)

@@ -7,7 +7,7 @@ it can without them, :func:`load_backbone` builds the model.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from imgindex.models.digests import layers_digest, weights_digest
 from imgindex.models.frameworks import first_line, settled_keras
 from imgindex.models.hub import check_preset, is_folder, load_preset
 from imgindex.models.pooling import POOLINGS, pooled
-from imgindex.models.resizing import IMAGENET_MEAN, RESIZES, Resizing
+from imgindex.models.resizing import IMAGENET_MEAN, RESIZES, Color, Resizing
 from imgindex.models.saved_models import describe_hdf5, gray, is_saved_model, load_saved_model
 
 WEIGHTS_WORDS = ("imagenet", "bundled", "none")
@@ -64,6 +64,48 @@ class Backbone:
     def image_size(self) -> tuple[int, int]:
         """``(height, width)`` that the model takes, in pixels."""
         return self.resizing.size
+
+
+@dataclass(frozen=True)
+class Core:
+    """A loaded Keras model, which takes preprocessed pixels.
+
+    Attributes:
+        name: The application, the path of the ``.keras`` model, or that of the preset's folder.
+        architecture: As in :class:`Backbone`.
+        model: ``keras.Model`` of one input and one output: features ``[n, d]``, or a feature map
+            ``[n, height, width, d]``.
+        image_size: ``(height, width)`` that the model is run at, in pixels.
+        preprocess: From RGB in 0..255, float32 ``[n, height, width, 3]``, to what the model takes.
+        preprocessing: As in :class:`Backbone`.
+        interpolation: Of `INTERPOLATIONS` the one that images are resized by.
+        fill: The color that the preprocessing maps to about zero.
+    """
+
+    name: str
+    architecture: str
+    model: Any
+    image_size: tuple[int, int]
+    preprocess: Callable[[Any], Any]
+    preprocessing: str
+    interpolation: str = "bilinear"
+    fill: Color = IMAGENET_MEAN
+
+    def __call__(self, keras: Any, pixels: Any) -> Any:
+        """What the model gives for raw pixels, float32 ``[n, height, width, 3]``.
+
+        Raises:
+            UsageError: If a saved model does not take images of `image_size`.
+        """
+        try:
+            # A saved model may have its one output in a list or a dict.
+            [features] = keras.tree.flatten(self.model(self.preprocess(pixels)))
+        except Exception as error:  # Keras raises many kinds for shapes that do not fit.
+            raise UsageError(
+                f"{self.name}: does not take images of {self.image_size} (height, width) "
+                f"({first_line(error)}): set another backbone.image_size"
+            ) from error
+        return features
 
 
 def check_backbone(
@@ -197,40 +239,80 @@ def load_backbone(
     check_backbone(name, weights, pooling, image_size, output, resize, mirror)
     if name == PIXELS:
         raise UnsupportedModelError(f"the backbone {PIXELS} is no Keras model: use the engine numpy")
-    size = _image_size(image_size)
     with settled_keras() as keras:
-        if is_saved_model(name):
-            preprocessing = "in the model"
-            core, size = load_saved_model(keras, name, size, output)
-            architecture = f"keras-model-{layers_digest(core)[:16]}"
-            model = _saved_on_pixels(keras, name, core, size, pooling, mirror)
-            resizing = resizing_of(name, size, resize)
-        elif is_preset(name):
-            preset = load_preset(keras, check_preset(name, weights, pooling, size), size, pooling)
-            preprocessing, architecture = preset.preprocessing, preset.architecture
-            model = _on_pixels(keras, preset.core, preset.size, lambda pixels: pixels, pooling, mirror)
-            fill = preset.fill if resize == "pad" else None
-            resizing = Resizing(preset.size, resize, preset.interpolation, fill)
-        else:
-            architecture = name
-            known = APPLICATIONS[name]
-            preprocessing = f"keras.applications.{known.module}.preprocess_input"
-            preprocess = getattr(keras.applications, known.module).preprocess_input
-            size = size or (known.image_size,) * 2
-            core = build_application(keras, name, weights, pooling, size, seed)
-            model = _on_pixels(keras, core, size, preprocess, pooling, mirror)
-            resizing = resizing_of(name, size, resize)
+        core = load_core(name, weights, pooling, image_size, output, seed)
+        model = _on_pixels(keras, core, pooling, mirror)
     return Backbone(
-        architecture=architecture,
+        architecture=core.architecture,
         model=model,
-        resizing=resizing,
+        resizing=Resizing(
+            core.image_size, resize, core.interpolation, core.fill if resize == "pad" else None
+        ),
         feature_dim=model.output_shape[-1],
         pooling=pooling,
-        preprocessing=preprocessing,
+        preprocessing=core.preprocessing,
         weights_sha256=weights_digest(model),
         layers_sha256=layers_digest(model),
         mirror=mirror,
     )
+
+
+def load_core(
+    name: str,
+    weights: str,
+    pooling: str | None,
+    image_size: int | None,
+    output: str | None = None,
+    seed: int = 0,
+) -> Core:
+    """Loads the Keras model of a backbone with its weights, for a part of a model that takes raw pixels.
+
+    Args:
+        name, weights, image_size, output, seed: As in :func:`load_backbone`.
+        pooling: What an application pools its feature map by, or None for the feature map itself. ``cls``
+            makes a preset give its class token. A ``.keras`` model stays as it is.
+
+    Raises:
+        UsageError: If a weights file, a preset or a ``.keras`` model cannot be used.
+        MachineError: If KerasHub, which a preset or a ``.keras`` model needs, cannot be loaded.
+        WeightsUnavailableError: If the ImageNet weights cannot be downloaded.
+    """
+    size = _image_size(image_size)
+    with settled_keras() as keras:
+        if is_saved_model(name):
+            model, size = load_saved_model(keras, name, size, output)
+            is_gray = model.inputs[0].shape[-1] == 1
+            return Core(
+                name=name,
+                architecture=f"keras-model-{layers_digest(model)[:16]}",
+                model=model,
+                image_size=size,
+                preprocess=gray if is_gray else lambda pixels: pixels,
+                preprocessing="in the model",
+            )
+        if is_preset(name):
+            preset = load_preset(keras, check_preset(name, weights, pooling or "avg", size), size, pooling)
+            return Core(
+                name=name,
+                architecture=preset.architecture,
+                model=preset.core,
+                image_size=preset.size,
+                preprocess=lambda pixels: pixels,
+                preprocessing=preset.preprocessing,
+                interpolation=preset.interpolation,
+                fill=preset.fill,
+            )
+        known = APPLICATIONS[name]
+        size = size or (known.image_size,) * 2
+        return Core(
+            name=name,
+            architecture=name,
+            model=build_application(keras, name, weights, pooling, size, seed),
+            image_size=size,
+            preprocess=getattr(keras.applications, known.module).preprocess_input,
+            preprocessing=f"keras.applications.{known.module}.preprocess_input",
+            fill=known.fill,
+        )
 
 
 def is_preset(name: str) -> bool:
@@ -290,29 +372,13 @@ def _check_weights(name: str, weights: str) -> None:
         raise UsageError(f"backbone.weights: no such file: {weights}")
 
 
-def _saved_on_pixels(
-    keras: Any, name: str, core: Any, size: tuple[int, int], pooling: str, mirror: bool
-) -> Any:
-    try:
-        preprocess = gray if core.inputs[0].shape[-1] == 1 else lambda pixels: pixels
-        return _on_pixels(keras, core, size, preprocess, pooling, mirror)
-    except Exception as error:  # as above
-        raise UsageError(
-            f"{name}: does not take images of {size} (height, width) ({first_line(error)}): "
-            "set another backbone.image_size"
-        ) from error
-
-
-def _on_pixels(
-    keras: Any, core: Any, size: tuple[int, int], preprocess: Any, pooling: str, mirror: bool
-) -> Any:
+def _on_pixels(keras: Any, core: Core, pooling: str, mirror: bool) -> Any:
     """The model from uint8 pixels ``[n, height, width, 3]`` to float32 ``[n, feature_dim]``."""
-    pixels = keras.Input((*size, 3), dtype="uint8", name="pixels")
+    pixels = keras.Input((*core.image_size, 3), dtype="uint8", name="pixels")
     values = keras.ops.cast(pixels, "float32")
     if mirror:
         values = keras.ops.concatenate([values, keras.ops.flip(values, axis=2)])
-    # A saved model may have its one output in a list or a dict.
-    [features] = keras.tree.flatten(core(preprocess(values)))
+    features = core(keras, values)
     if len(features.shape) == 4:
         features = pooled(keras, features, pooling)
     features = keras.ops.cast(features, "float32")

@@ -212,14 +212,16 @@ def check_preset(name: str, weights: str, pooling: str, image_size: tuple[int, i
     return preset
 
 
-def load_preset(keras: Any, preset: Preset, given: tuple[int, int] | None, pooling: str) -> LoadedPreset:
+def load_preset(
+    keras: Any, preset: Preset, given: tuple[int, int] | None, pooling: str | None
+) -> LoadedPreset:
     """Loads the model of a preset.
 
     Args:
         keras: The module ``keras``, as `settled_keras` yields it.
         preset: As `check_preset` gives it for `given` and `pooling`.
         given: The ``(height, width)`` that is wanted, None for the preset's own.
-        pooling: ``cls`` makes `LoadedPreset.core` give the class token.
+        pooling: ``cls`` makes `LoadedPreset.core` give the class token; all others are left to the caller.
 
     Raises:
         UsageError: The files do not fit each other, or this KerasHub.
@@ -254,7 +256,7 @@ def load_preset(keras: Any, preset: Preset, given: tuple[int, int] | None, pooli
 
 
 def _core(
-    keras: Any, keras_hub: Any, preset: Preset, size: tuple[int, int], rescale: Any, pooling: str
+    keras: Any, keras_hub: Any, preset: Preset, size: tuple[int, int], rescale: Any, pooling: str | None
 ) -> Any:
     """`LoadedPreset.core`, whose first layer is `rescale`."""
     argument = preset.kind.size_argument

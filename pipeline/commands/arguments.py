@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from imgindex.commands.argument_values import seconds, whole_number, whole_numbers
 from imgindex.commands.serve_arguments import add_serve
+from imgindex.commands.train_arguments import add_train
 from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.models.ann.families import FAMILIES
 from imgindex.presets import FEATURE_PRESETS, shipped
@@ -138,6 +139,8 @@ def parser() -> CommandParser:
     _add_push(upkeep("push", "Put an index into a vector database, and switch its clients to it at once."))
 
     add_serve(upkeep("serve", "Answer searches over HTTP, and show a page to search on."))
+
+    add_train(command("train", "Train a backbone on a labeled folder."))
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from imgindex.models.backbones import BUNDLED_WEIGHTS
+from imgindex.models.applications import BUNDLED_WEIGHTS
 from imgindex.models.batches import embed_all
 from imgindex.models.engines.loading import create_engine
 from imgindex.models.engines.protocol import EngineChoice
