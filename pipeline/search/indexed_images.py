@@ -68,7 +68,7 @@ class IndexedImages:
     def told(self, shards: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> list[pa.Array]:
         """The columns that answers show, with a row for each of these images."""
         order, parts = [], []
-        for shard in np.unique(shards).tolist() or [0]:  # no image has columns, too
+        for shard in np.unique(shards).tolist() or [0]:  # without images, the columns are empty
             own = np.flatnonzero(shards == shard)
             order.append(own)
             taken = pa.array(items[own])

@@ -1,4 +1,4 @@
-"""The neighbors of queries: columns of many, and objects and JSON where they are asked for."""
+"""The neighbors of queries, kept as columns. Objects and JSON are made of them when they are asked for."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
@@ -24,7 +24,7 @@ class Neighbor:
     sha256: str
     width: int
     height: int
-    # Of what comes from a database, the rest is not known.
+    # A database does not tell the next three: they are None then.
     shard: int | None
     item: int | None  # its number in the shard
     copies: int | None  # other images in the index whose files have the same bytes
@@ -38,7 +38,7 @@ _NEIGHBOR_JSON = "{" + ",".join(f'"{name}":%s' for name in NEIGHBOR_FIELDS) + "%
 
 @dataclass(frozen=True)
 class NeighborColumns:
-    """What is known of the neighbors of several queries, those of the first query in the first rows."""
+    """The neighbors of several queries, one in each row. The rows of a query follow one another."""
 
     ranks: npt.NDArray[np.int64]
     similarities: npt.NDArray[np.float64]
@@ -76,15 +76,18 @@ class NeighborColumns:
             self.shards.tolist(),
             self.items.tolist(),
             self.copies.tolist(),
-            repeat("")
+            repeat("", len(uris))
             if self.vectors is None
             else map(',"vector":%s'.__mod__, map(vector_json, self.vectors)),
         )
-        return list(map(_NEIGHBOR_JSON.__mod__, zip(*columns, strict=False)))
+        return list(map(_NEIGHBOR_JSON.__mod__, zip(*columns, strict=True)))
 
 
 class Neighbors(Sequence[Neighbor]):
-    """The neighbors of one query, nearest first: a tuple of them, whose objects are made when one is read."""
+    """The neighbors of one query, nearest first.
+
+    They compare as a tuple of `Neighbor` does. The objects are made when the first of them is read.
+    """
 
     def __init__(self, columns: NeighborColumns, start: int, stop: int) -> None:
         """Rows `start` to `stop` of `columns`."""
@@ -132,6 +135,6 @@ def vector_json(vector: npt.NDArray[np.float32]) -> str:
 
 
 def shortest_digits(values: npt.NDArray[np.floating[Any]]) -> list[str]:
-    """Values [n] as JSON numbers: as float32, with the digits that tell one from the next."""
+    """Values [n] as JSON numbers, with just the digits that tell one float32 from the next."""
     texts: list[str] = pa.array(values.astype(np.float32)).cast(pa.string()).to_pylist()
     return texts

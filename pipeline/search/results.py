@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from imgindex.search.neighbors import NEIGHBOR_FIELDS, Neighbor, Neighbors, vector_json
+from imgindex.search.neighbors import NEIGHBOR_FIELDS, Neighbor, Neighbors, shortest_digits, vector_json
 from imgindex.text import printable
 
 _fields_of = attrgetter(*NEIGHBOR_FIELDS)
@@ -64,7 +64,7 @@ def as_json(result: Result) -> dict[str, Any]:
 
 
 def compact_json(result: Result) -> str:
-    """As `as_json`, as text; neighbors that an index found are written without an object for each."""
+    """What `as_json` describes, as text. Neighbors that an index found need no object for each."""
     neighbors = result.neighbors
     parts = {
         "query": json.dumps(result.query),
@@ -83,18 +83,13 @@ def compact_json(result: Result) -> str:
 def _neighbor_as_json(neighbor: Neighbor) -> dict[str, Any]:
     # `asdict` would copy each value, which takes several times as long.
     described = dict(zip(NEIGHBOR_FIELDS, _fields_of(neighbor), strict=True))
-    for name in ("similarity", "distance"):
-        described[name] = _shortest(described[name])
+    floats = np.array([neighbor.similarity, neighbor.distance])
+    described["similarity"], described["distance"] = map(float, shortest_digits(floats))
     return described | _vector_as_json(neighbor.vector)
 
 
 def _vector_as_json(vector: npt.NDArray[np.float32] | None) -> dict[str, list[float]]:
-    return {} if vector is None else {"vector": list(map(_shortest, vector))}
-
-
-def _shortest(value: float) -> float:
-    """The float32 of `value` with the digits that tell it from the next."""
-    return float(str(np.float32(value)))
+    return {} if vector is None else {"vector": list(map(float, shortest_digits(vector)))}
 
 
 def result_table(results: Sequence[Result], metric: str) -> str:

@@ -103,18 +103,19 @@ class Service:
     async def answer(self, answering: Answering, asked: SearchRequest) -> bytes:
         """The JSON of the answer to a request.
 
-        Raises RefusedError where its only query is none, and for combined queries that are none or that make
-        none together.
+        Raises RefusedError where the only query cannot be searched for. Of combined queries, each must be one
+        that can, and so must the query that they make together.
         """
         opened, wanted = answering.opened, asked.wanted
         loaded = await self._loaded(answering, asked.queries)
-        search = partial(opened.answers, loaded, wanted)
         if asked.combine:
             negative = await self._loaded(answering, asked.negative)
             for query in loaded + negative:
                 if isinstance(query.value, QueryError):
                     raise refusal_of(query.value, query.name)
             search = partial(_combined, opened, (loaded, negative), wanted)
+        else:
+            search = partial(opened.answers, loaded, wanted)
         return await self._in(self._searching, self._answered, answering, search, wanted)
 
     def _answered(self, answering: Answering, search: Callable[[], list[Result]], wanted: Wanted) -> bytes:
