@@ -90,12 +90,13 @@ def test_a_training_that_was_ended_gives_what_it_would_have_given(
         assert one.validation_loss == pytest.approx(other.validation_loss, rel=1e-4)
     assert resumed.best_epoch == whole.best_epoch
     assert resumed.confusion == whole.confusion
+    assert resumed.trainable_parameters == whole.trainable_parameters
     for one, other in zip(
         weights_of(tmp_path / "ended.keras"), weights_of(tmp_path / "whole.keras"), strict=True
     ):
         assert np.allclose(one, other, atol=1e-5)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "ended.card.json", "ended.keras", "whole.card.json", "whole.keras",
+        "ended.card.json", "ended.html", "ended.keras", "whole.card.json", "whole.html", "whole.keras",
     ]  # fmt: skip
 
 
@@ -125,9 +126,10 @@ def test_a_model_whose_card_was_not_written_is_finished_by_the_same_call(
     with monkeypatch.context() as patch:
         patch.setattr("imgindex.training.run.write_card", end)
         with pytest.raises(EndedError):
-            train(output, epochs=1)
+            train(output, method="transfer", epochs=1)
     assert output.exists()
-    result = train(output, epochs=1)
+    result = train(output, method="transfer", epochs=1)
+    assert result.trainable_parameters == 16 * 3 + 3
     assert TrainingResult.from_json(json.loads(output.with_suffix(".card.json").read_text())) == result
 
 

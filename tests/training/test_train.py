@@ -115,10 +115,12 @@ def test_the_card_says_what_the_call_returned(trained: tuple[TrainingResult, Pat
     assert set(card["versions"]) == {"imgindex", "keras", "tensorflow"}
 
 
-def test_nothing_but_the_model_and_its_card_stays(trained: tuple[TrainingResult, Path, Any]) -> None:
+def test_nothing_but_the_model_with_its_card_and_its_page_stays(
+    trained: tuple[TrainingResult, Path, Any],
+) -> None:
     _, output, _ = trained
     assert sorted(path.name for path in output.parent.iterdir()) == [
-        f"{output.stem}.card.json", output.name,
+        f"{output.stem}.card.json", f"{output.stem}.html", output.name,
     ]  # fmt: skip
 
 
