@@ -43,7 +43,7 @@ class Network:
         return height, width
 
     def layers(self) -> list[Any]:
-        """The backbone's layers that have weights, from its input to its output, batch normalization aside."""
+        """The backbone's layers with weights, from its input to its output, batch normalization aside."""
         return [layer for layer in _leaves(self.backbone) if layer.weights and not _is_normalization(layer)]
 
     def parameters(self) -> int:

@@ -77,6 +77,7 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
         progress.advance(len(state.epochs) * len(parts[TRAIN]))
         training.run(state)
     accuracy, confusion = judge(training)
+    trained = network.trainable_parameters()
     sha256 = _save_model(network, output, work)
     result = TrainingResult(
         method=settings.method,
@@ -94,7 +95,7 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
         accuracy=accuracy,
         confusion=confusion,
         parameters=network.parameters(),
-        trainable_parameters=network.trainable_parameters(),
+        trainable_parameters=trained,
         seconds=before + time.monotonic() - began,
         versions={name: version_of(name) for name in ("imgindex", "keras", "tensorflow")},
         sha256=sha256,

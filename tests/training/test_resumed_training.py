@@ -1,4 +1,4 @@
-"""A training that was ended goes on with the same command, as if nothing had happened; other commands are refused."""
+"""A training that was ended goes on with the same command as if nothing had happened, and with no other."""
 
 import json
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from imgindex.models.training.results import TrainingResult
 from imgindex.training.work_folder import WorkFolder
 
 
-class Ended(Exception):
+class EndedError(Exception):
     """Stands for the end of a process."""
 
 
@@ -56,7 +56,7 @@ def end_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
         def saving(work: WorkFolder, state: Any) -> None:
             if len(saved) == times:
-                raise Ended
+                raise EndedError
             save(work, state)
             saved.append(True)
 
@@ -79,7 +79,7 @@ def test_a_training_that_was_ended_gives_what_it_would_have_given(
     )
     whole = train(tmp_path / "whole.keras", method=method, augment="light")
     end_after(times)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         train(tmp_path / "ended.keras", method=method, augment="light")
     assert not (tmp_path / "ended.keras").exists()
     end_after(1000)
@@ -119,12 +119,12 @@ def test_a_model_whose_card_was_not_written_is_finished_by_the_same_call(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def end(*_: Any) -> None:
-        raise Ended
+        raise EndedError
 
     output = tmp_path / "model.keras"
     with monkeypatch.context() as patch:
         patch.setattr("imgindex.training.run.write_card", end)
-        with pytest.raises(Ended):
+        with pytest.raises(EndedError):
             train(output, epochs=1)
     assert output.exists()
     result = train(output, epochs=1)
@@ -136,7 +136,7 @@ def test_a_training_under_way_goes_on_with_the_same_settings_alone(
 ) -> None:
     output = tmp_path / "model.keras"
     end_after(1)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         train(output)
     with pytest.raises(
         UsageError,
@@ -151,7 +151,7 @@ def test_a_training_under_way_goes_on_with_the_same_images_alone(
     photos, output = tmp_path / "photos", tmp_path / "model.keras"
     write_colored(photos, each=10)
     end_after(1)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         train(output, directory=photos)
     (photos / "red" / "000.png").unlink()
     with pytest.raises(UsageError, match="not finished, with other images: go on with the same"):
@@ -164,7 +164,7 @@ def test_a_training_under_way_goes_on_with_the_same_base_alone(
     own, output = tmp_path / "own.keras", tmp_path / "model.keras"
     write_small_network(own)
     end_after(1)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         train(output, base=str(own))
     write_small_network(own, seed=1)
     with pytest.raises(UsageError, match="with another file of the base or its weights"):
@@ -191,7 +191,7 @@ def test_files_of_others_in_the_folder_of_a_training_stay(
 ) -> None:
     output = tmp_path / "model.keras"
     end_after(1)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         train(output)
     (tmp_path / "model.keras.training" / "notes.txt").write_text("precious")
     end_after(1000)
@@ -202,7 +202,7 @@ def test_files_of_others_in_the_folder_of_a_training_stay(
 def test_a_damaged_state_is_refused(train: Train, end_after: Callable[[int], None], tmp_path: Path) -> None:
     output = tmp_path / "model.keras"
     end_after(1)
-    with pytest.raises(Ended):
+    with pytest.raises(EndedError):
         train(output)
     state = tmp_path / "model.keras.training" / "state.npz"
     state.write_bytes(state.read_bytes()[:1000])

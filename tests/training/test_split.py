@@ -24,7 +24,7 @@ CLASSES = st.dictionaries(st.text("abcdef", min_size=1), st.integers(3, 40), min
 def test_every_image_is_in_one_part_and_every_class_in_every_part(classes: dict[str, int], seed: int) -> None:
     images = images_of(classes)
     parts = split(images, seed)
-    assert sorted((image.uri for part in PARTS for image in parts[part])) == sorted(i.uri for i in images)
+    assert sorted(image.uri for part in PARTS for image in parts[part]) == sorted(i.uri for i in images)
     for part in PARTS:
         assert {image.label for image in parts[part]} == set(classes)
 

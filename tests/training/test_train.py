@@ -3,7 +3,6 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module", params=METHODS)
 def trained(
     request: pytest.FixtureRequest, folder: Path, base: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tuple[TrainingResult, Path, Any]]:
+) -> tuple[TrainingResult, Path, Any]:
     """The result of each method, its model's path, and the network as it was trained."""
     from imgindex.training import run
 
@@ -51,7 +50,7 @@ def trained(
         result = imgindex.train(
             str(folder), str(output), method=request.param, base=str(base), epochs=EPOCHS[request.param]
         )
-    yield result, output, networks[0]
+    return result, output, networks[0]
 
 
 def layers_of(path: Path) -> list[Any]:

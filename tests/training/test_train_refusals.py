@@ -41,7 +41,7 @@ def test_a_setting_that_cannot_be_right_is_refused(
 
 @pytest.mark.parametrize("output", ["model.h5", "s3://bucket/model.keras"])
 def test_an_output_that_is_no_local_keras_file_is_refused(tmp_path: Path, output: str) -> None:
-    with pytest.raises(UsageError, match="expected the path of a local file that ends in .keras"):
+    with pytest.raises(UsageError, match=r"expected the path of a local file that ends in \.keras"):
         imgindex.train(str(tmp_path), output, method="init")
 
 
