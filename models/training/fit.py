@@ -56,6 +56,7 @@ class Training:
         """
         while state.stage < len(self.stages):
             self._run_stage(state)
+        freeze(self.network, self.stages[-1].frozen)  # also where an earlier run has trained it
         assign(self.last_model().weights, state.current)
 
     def last_model(self) -> Any:

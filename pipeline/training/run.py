@@ -80,9 +80,7 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
         progress.advance(len(state.epochs) * len(parts[TRAIN]))
         training.run(state)
     accuracy, confusion = judge(training)
-    # Before the network is saved, which thaws it. A run that goes on after the last stage has frozen nothing.
-    freeze(network, training.stages[-1].frozen)
-    trainable_parameters = network.trainable_parameters()
+    trained = network.trainable_parameters()
     sha256 = _save_model(network, output, work)
     result = TrainingResult(
         method=settings.method,
@@ -100,7 +98,7 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
         accuracy=accuracy,
         confusion=confusion,
         parameters=network.parameters(),
-        trainable_parameters=trainable_parameters,
+        trainable_parameters=trained,
         seconds=before + time.monotonic() - began,
         versions={name: version_of(name) for name in ("imgindex", "keras", "tensorflow")},
         sha256=sha256,
