@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from imgindex.errors import UsageError
+from imgindex.models.training.defaults import DEFAULTS
 from imgindex.models.training.networks import Network
 
 # Of the layers of a base, fine-tuning leaves this share as it is by default: the first ones, which see edges
@@ -31,32 +32,6 @@ class Stage:
     patience: int
 
 
-@dataclass(frozen=True)
-class _Defaults:
-    augment: str
-    learning_rate: float
-    epochs: int
-    patience: int
-
-
-_DEFAULTS = {
-    "scratch": _Defaults("light", 1e-3, 40, 20),
-    "transfer": _Defaults("none", 3e-3, 100, 20),
-    "finetune": _Defaults("light", 1e-4, 15, 6),
-    "init": _Defaults("light", 3e-4, 20, 8),
-}
-
-
-def default_augment(method: str) -> str:
-    """The augmentation of a method where none is given."""
-    return _DEFAULTS[method].augment
-
-
-def default_epochs(method: str) -> int:
-    """The most epochs of a method where none are given."""
-    return _DEFAULTS[method].epochs
-
-
 def stages(
     method: str,
     network: Network,
@@ -73,7 +48,7 @@ def stages(
     Raises:
         UsageError: `freeze_layers` leaves no layer to train.
     """
-    own = _DEFAULTS[method]
+    own = DEFAULTS[method]
     layers = len(network.layers())
     if freeze_layers is None:
         freeze_layers = round(_FROZEN_SHARE * layers)
@@ -82,7 +57,7 @@ def stages(
             f"--freeze_layers is {freeze_layers}, and the base has {layers} layers: give fewer, or choose "
             "--method transfer"
         )
-    head = _DEFAULTS["transfer"]
+    head = DEFAULTS["transfer"]
     last = Stage(
         on_features=method == "transfer" and augment == "none",
         frozen={"scratch": 0, "init": 0, "finetune": freeze_layers}.get(method, ALL_FROZEN),

@@ -4,15 +4,11 @@ import argparse
 from pathlib import Path
 
 from imgindex.commands.argument_values import whole_number, whole_numbers
-from imgindex.models.backbones import WEIGHTS_WORDS
 from imgindex.models.pooling import POOLINGS
-from imgindex.models.training.methods import default_epochs
-from imgindex.models.training.resnets import RESNETS
+from imgindex.models.training.defaults import DEFAULT_BASE, DEFAULTS
 from imgindex.models.training.results import AUGMENTATIONS, METHODS
-from imgindex.training.settings import DEFAULT_BASE
 
-_WORDS = ", ".join(word for word in WEIGHTS_WORDS if word != "none")
-_EPOCHS = ", ".join(f"{default_epochs(method)} for {method}" for method in METHODS)
+_EPOCHS = ", ".join(f"{DEFAULTS[method].epochs} for {method}" for method in METHODS)
 
 
 def add_train(train: argparse.ArgumentParser) -> None:
@@ -40,13 +36,13 @@ def add_train(train: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     train.add_argument(
         "--base", metavar="NAME|PATH", default=DEFAULT_BASE, help="a keras.applications model, a .keras "
-        f"file or a KerasHub preset's folder; with --method scratch also {' and '.join(RESNETS)} "
-        "(default: %(default)s)",
+        "file or a KerasHub preset's folder; with --method scratch also ResNet18 and ResNet34 (default: "
+        "%(default)s)",
     )  # fmt: skip
     train.add_argument(
         "--weights",
         metavar="WORD|PATH",
-        help=f"the base's weights: {_WORDS} or a .h5 file (default: imagenet)",
+        help="the base's weights: imagenet, bundled or a .h5 file (default: imagenet)",
     )
     train.add_argument(
         "--image_size", metavar="N", type=whole_number, help="side of the square that images are resized to, "

@@ -12,12 +12,12 @@ from imgindex.config import BackboneConfig
 from imgindex.errors import UsageError
 from imgindex.io import filesystem
 from imgindex.io.digest_json import seal, unseal
+from imgindex.models.training.defaults import DEFAULT_BASE
 from imgindex.models.training.resnets import RESNETS
 from imgindex.models.training.results import METHODS, TrainingResult
 from imgindex.training.card import read_card
 from imgindex.training.ladder_results import UNTRAINED, LadderRun, Retrieval, TrainingLadder
 from imgindex.training.retrieval import measure_retrieval
-from imgindex.training.settings import DEFAULT_BASE
 from imgindex.training.train import train
 
 logger = logging.getLogger(__name__)

@@ -11,11 +11,9 @@ from imgindex.io.filesystem import is_local
 from imgindex.models.backbones import PIXELS, check_backbone, is_file, is_preset
 from imgindex.models.hub import preset_files
 from imgindex.models.saved_models import is_saved_model
-from imgindex.models.training.methods import default_augment
+from imgindex.models.training.defaults import DEFAULTS
 from imgindex.models.training.resnets import RESNETS
 from imgindex.models.training.results import AUGMENTATIONS, METHODS
-
-DEFAULT_BASE = "ResNet50"
 
 # How the messages of `check_backbone` name what is here a flag of its own.
 _FLAGS = {
@@ -117,7 +115,7 @@ def settled(asked: Settings) -> Settings:
     if weights is None:
         weights = "none" if method == "scratch" else "imagenet"
     _check_base(asked.base, weights, asked.pooling, asked.image_size)
-    return replace(asked, weights=weights, augment=asked.augment or default_augment(method))
+    return replace(asked, weights=weights, augment=asked.augment or DEFAULTS[method].augment)
 
 
 def _check_base(base: str, weights: str, pooling: str, image_size: int | None) -> None:

@@ -10,13 +10,14 @@ from imgindex.errors import UsageError
 from imgindex.io import filesystem, written_files
 from imgindex.io.asked_files import check_asked_files
 from imgindex.io.output_lock import writer_lock
+from imgindex.models.training.defaults import DEFAULT_BASE
 from imgindex.models.training.reproducible import use_threads
 from imgindex.models.training.results import TrainingResult
 from imgindex.runtime import signals
 from imgindex.runtime.resources import available_cores
 from imgindex.training.card import card_path, page_path, read_card
 from imgindex.training.run import run
-from imgindex.training.settings import DEFAULT_BASE, Settings, check_output, settled
+from imgindex.training.settings import Settings, check_output, settled
 from imgindex.training.work_folder import WorkFolder
 
 logger = logging.getLogger(__name__)

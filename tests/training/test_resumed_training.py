@@ -12,6 +12,7 @@ from colored_photos import write_colored, write_small_network
 
 import imgindex
 from imgindex.errors import UsageError
+from imgindex.models.training.defaults import DEFAULTS
 from imgindex.models.training.results import TrainingResult
 from imgindex.training.work_folder import WorkFolder
 
@@ -74,8 +75,8 @@ def test_a_training_that_was_ended_gives_what_it_would_have_given(
     train: Train, end_after: Callable[[int], None], tmp_path: Path, monkeypatch: Any, method: str, times: int
 ) -> None:
     monkeypatch.setattr(
-        "imgindex.models.training.methods._DEFAULTS",
-        {name: defaults.__class__("none", 1e-3, 4, 9) for name, defaults in _defaults().items()},
+        "imgindex.models.training.methods.DEFAULTS",
+        {name: defaults.__class__("none", 1e-3, 4, 9) for name, defaults in DEFAULTS.items()},
     )
     whole = train(tmp_path / "whole.keras", method=method, augment="light")
     end_after(times)
@@ -98,12 +99,6 @@ def test_a_training_that_was_ended_gives_what_it_would_have_given(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "ended.card.json", "ended.html", "ended.keras", "whole.card.json", "whole.html", "whole.keras",
     ]  # fmt: skip
-
-
-def _defaults() -> dict[str, Any]:
-    from imgindex.models.training import methods
-
-    return methods._DEFAULTS
 
 
 def test_a_training_that_is_finished_gives_its_result_again(train: Train, tmp_path: Path) -> None:
