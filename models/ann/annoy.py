@@ -121,7 +121,7 @@ class AnnoyShard(ShardIndex):
         from annoy import AnnoyIndex
 
         self.metric = metric
-        self._opened_as = partial(AnnoyShard, path, metric=metric, dims=dims, items=items)
+        self._opened_as = partial(AnnoyShard, path.absolute(), metric=metric, dims=dims, items=items)
         self._index = AnnoyIndex(dims, metric)
         node = np.dtype([*_NODE_FIELDS[metric], ("vector", "f4", (dims,))])
         try:
