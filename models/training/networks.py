@@ -46,7 +46,7 @@ class Network:
 
     def layers(self) -> list[Any]:
         """The backbone's layers with weights, from its input to its output, batch normalization aside."""
-        return [layer for layer in _leaves(self.backbone) if layer.weights and not _is_normalization(layer)]
+        return [layer for layer in leaves(self.backbone) if layer.weights and not _is_normalization(layer)]
 
     def parameters(self) -> int:
         """How many numbers the backbone and the classifier hold."""
@@ -120,10 +120,11 @@ def _numbers(variables: Iterable[Any]) -> int:
     return sum(math.prod(variable.shape) for variable in variables)
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def leaves(model: Any) -> Iterator[Any]:
+    """The layers of a model in order, those of models inside of it one by one."""
     for layer in model.layers:
         if hasattr(layer, "layers"):
-            yield from _leaves(layer)
+            yield from leaves(layer)
         else:
             yield layer
 
@@ -143,6 +144,6 @@ def freeze(network: Network, frozen: int | None) -> None:
     # One by one: Keras does not hand the attribute of a model on to all layers inside of it.
     for number, layer in enumerate(layers):
         layer.trainable = number >= frozen
-    for layer in filter(_is_normalization, _leaves(network.backbone)):
+    for layer in filter(_is_normalization, leaves(network.backbone)):
         layer.trainable = not frozen
         layer.momentum = min(layer.momentum, _MOST_MOMENTUM)

@@ -21,6 +21,7 @@ from imgindex.models.training.fit import Training
 from imgindex.models.training.judge import judge
 from imgindex.models.training.methods import stages
 from imgindex.models.training.networks import Network, build_network, freeze
+from imgindex.models.training.precision import mixed_precision, uses_bfloat16
 from imgindex.models.training.resnets import RESNETS, new_resnet
 from imgindex.models.training.results import PARTS, TrainingResult
 from imgindex.models.training.split import TEST, TRAIN, LabeledImage, counts, split, without_copies
@@ -78,7 +79,8 @@ def run(settings: Settings, output: str, work: WorkFolder) -> TrainingResult:
     with shown(progress, "training", "trained on"):
         progress.expect(sum(stage.epochs for stage in training.stages) * len(parts[TRAIN]))
         progress.advance(len(state.epochs) * len(parts[TRAIN]))
-        training.run(state)
+        with mixed_precision(network, wanted=uses_bfloat16()):
+            training.run(state)
     accuracy, confusion = judge(training)
     trained = network.trainable_parameters()
     sha256 = _save_model(network, output, work)
