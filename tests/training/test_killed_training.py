@@ -1,4 +1,4 @@
-"""The command killed in the middle and given again, and the same command given twice; on one thread, bit by bit."""
+"""The command killed in the middle and given again, and given twice: on one thread the same, bit by bit."""
 
 import subprocess
 import sys
