@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from imgindex.errors import UsageError
-from imgindex.io import written_files
-from imgindex.io.filesystem import is_local
+from imgindex.io import filesystem, written_files
 from imgindex.models.backbones import PIXELS, check_backbone, is_file, is_preset
 from imgindex.models.hub import preset_files
 from imgindex.models.saved_models import is_saved_model
@@ -137,7 +136,7 @@ def in_flags(error: UsageError) -> UsageError:
 
 def check_output(output: str) -> None:
     """Raises UsageError where `output` is no local path of a ``.keras`` model."""
-    if not is_saved_model(output) or not is_local(output):
+    if not is_saved_model(output) or not filesystem.is_local(output):
         raise UsageError(f"--output is {output}: expected the path of a local file that ends in .keras")
-    if Path(output).exists() and not is_file(output):
+    if filesystem.exists(output) and not is_file(output):
         raise UsageError(f"--output is {output}, which is no file: choose another name")

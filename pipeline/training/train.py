@@ -118,7 +118,7 @@ def _finished(output: str, settings: Settings) -> TrainingResult | None:
 
     Raises UsageError for a model that is not of this training.
     """
-    if not Path(output).exists():
+    if not filesystem.exists(output):
         return None
     card = read_card(output)
     if card is None:

@@ -169,6 +169,8 @@ HARMLESS = {
     ("models/hub.py", "_read"): "an error",
     ("pipeline/commands/demo.py", "make_demo"): "which of the images are folders",
     ("pipeline/commands/demo.py", "_is_new_or_a_demo"): "no is an error",
+    ("pipeline/training/labeled_folder.py", "list_labeled"): "no is an error",
+    ("pipeline/training/train.py", "_finished"): "WorkFolder, which asks filesystem.exists",
     ("pipeline/commands/doctor/output.py", "_existing"): "where to try the filesystem",
     ("pipeline/io/filesystem.py", "list_folders"): "os.DirEntry, which raises",
     ("pipeline/io/filesystem.py", "delete_partials"): "os.DirEntry; no deletes nothing",

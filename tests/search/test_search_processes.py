@@ -98,10 +98,11 @@ def test_they_end_when_nobody_holds_them(shards):
 def test_they_end_with_the_process_that_started_them(tmp_path):
     script = """
 import sys, time
+from pathlib import Path
 import numpy as np
 from imgindex.search.search_processes import SearchProcesses
 from imgindex.models.ann.annoy import Annoy
-shard = Annoy().open(sys.argv[1], metric="angular", dims=6, items=300)
+shard = Annoy().open(Path(sys.argv[1]), metric="angular", dims=6, items=300)
 kept = SearchProcesses([shard], 1)
 print(len(kept.candidates(0, np.ones((1, 6), np.float32), 7, {"search_k": 50})), flush=True)
 time.sleep(600)

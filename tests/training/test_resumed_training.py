@@ -70,7 +70,14 @@ def weights_of(path: Path) -> list[Any]:
     return keras.saving.load_model(path).get_weights()
 
 
-@pytest.mark.parametrize(("method", "times"), [("init", 2), ("finetune", 4), ("finetune", 6)])
+@pytest.mark.parametrize(
+    ("method", "times"),
+    [
+        ("init", 2),
+        pytest.param("finetune", 4, marks=pytest.mark.long),
+        pytest.param("finetune", 6, marks=pytest.mark.long),
+    ],
+)
 def test_a_training_that_was_ended_gives_what_it_would_have_given(
     train: Train, end_after: Callable[[int], None], tmp_path: Path, monkeypatch: Any, method: str, times: int
 ) -> None:

@@ -56,10 +56,10 @@ def assert_a_build_gives_its_features(
 @pytest.mark.parametrize(
     ("kind", "method", "pooling"),
     [
-        ("ResNet50", "init", "gem"),
-        ("ViT", "finetune", "cls"),
+        pytest.param("ResNet50", "init", "gem", marks=pytest.mark.long),
+        pytest.param("ViT", "finetune", "cls", marks=pytest.mark.long),
         ("DINOv2", "transfer", "avg"),
-        ("ViT", "scratch", "cls"),
+        pytest.param("ViT", "scratch", "cls", marks=pytest.mark.long),
     ],
 )
 def test_a_preset_is_trained_and_a_build_takes_the_model(
