@@ -12,6 +12,7 @@ from PIL import Image
 from imgindex.config import ImagesConfig
 from imgindex.models.backbones import load_core
 from imgindex.models.frameworks import settled_keras
+from imgindex.models.resizing import Resizing
 from imgindex.models.training.datasets import Examples, batches, epoch_order
 from imgindex.models.training.fit import compiled
 from imgindex.models.training.networks import build_network, freeze
@@ -32,7 +33,7 @@ def main(backbone: str, side: int, images: int) -> None:
         limits = ImagesConfig()
         listed, _ = list_labeled(folder, limits)
         core = load_core(backbone, "none", None, side)
-        decoded = decode(listed, core.image_size, limits, Path(folder) / "pixels", lambda _: None)
+        decoded = decode(listed, Resizing(core.image_size), limits, Path(folder) / "pixels", lambda _: None)
     network = build_network(core, "avg", CLASSES, from_scratch=False, augment="light", seed=0)
     freeze(network, 0)
     classes = np.arange(images) % CLASSES
