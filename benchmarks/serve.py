@@ -237,7 +237,7 @@ def load_vectors(output: Path, seconds: float) -> float:
     lists = queries.tolist()
     best = 0.0
     with serving(output) as (port, _), clients_process() as clients:
-        for count in (1, 16, 64):
+        for count in (1, 16, 64, 256):
             requests = [vectors_request(queries[n : n + count]) for n in range(0, len(queries), count)]
             before = annoy_rate(output, lists, seconds / 2)
             found = clients.submit(drive, port, requests, 8, seconds).result()

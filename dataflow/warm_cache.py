@@ -5,9 +5,10 @@ and OpenVINO's without Keras and TensorFlow.
 """
 
 import sys
+from dataclasses import asdict
 
 from imgindex import load_config
 from imgindex.models.engines.openvino_conversion import converted_model
 
 backbone = load_config(sys.argv[1]).backbone
-converted_model(backbone.name, backbone.weights, backbone.pooling, backbone.image_size, backbone.output)
+converted_model(**asdict(backbone))

@@ -27,6 +27,7 @@ from PIL import Image
 
 from imgindex.errors import WorkerError
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, decode
+from imgindex.models.resizing import Resizing
 
 # -P: what lies in the working directory must not pass for a module.
 COMMAND = (sys.executable, "-P", "-m", "imgindex.models.decoder")
@@ -78,7 +79,7 @@ class Decoder(Protocol):
     """What decodes images."""
 
     def decode(
-        self, data: bytes, size: tuple[int, int], max_pixels: int, color_profile: str, truncated: str
+        self, data: bytes, resizing: Resizing, max_pixels: int, color_profile: str, truncated: str
     ) -> DecodedImage:
         """See `DecoderProcess.decode`."""
 
@@ -100,7 +101,7 @@ class DecoderProcess:
     def decode(
         self,
         data: bytes,
-        size: tuple[int, int],
+        resizing: Resizing,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         color_profile: str = "srgb",
         truncated: str = "fail",
@@ -114,15 +115,11 @@ class DecoderProcess:
         """
         child = self._running_child()
         seconds = self._time_limit * _scale(max_pixels)
+        how = {"max_pixels": max_pixels, "color_profile": color_profile, "truncated": truncated}
+        height, width = resizing.size
         try:
-            question = {
-                "size": size,
-                "max_pixels": max_pixels,
-                "color_profile": color_profile,
-                "truncated": truncated,
-            }
-            answer = child.ask((question, data), 3 * size[0] * size[1], seconds)
-            outcome = _outcome(answer, size)
+            answer = child.ask(({"resizing": vars(resizing), **how}, data), 3 * height * width, seconds)
+            outcome = _outcome(answer, resizing.size)
         except _OutOfTimeError as error:
             self.close()
             message = f"not decoded within {seconds:g} seconds of computing"
@@ -336,7 +333,7 @@ def _answer(question: dict[str, Any], data: bytes) -> Message:
     try:
         image = decode(
             data,
-            tuple(question["size"]),
+            Resizing.of(question["resizing"]),
             question["max_pixels"],
             question["color_profile"],
             question["truncated"],

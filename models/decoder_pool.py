@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage
+from imgindex.models.resizing import Resizing
 
 
 class DecoderPool:
@@ -27,7 +28,7 @@ class DecoderPool:
     def decode(
         self,
         data: bytes,
-        size: tuple[int, int],
+        resizing: Resizing,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         color_profile: str = "srgb",
         truncated: str = "fail",
@@ -35,7 +36,7 @@ class DecoderPool:
         """See `DecoderProcess.decode`; waits while all decoders are busy."""
         decoder = self._idle.get()
         try:
-            return decoder.decode(data, size, max_pixels, color_profile, truncated)
+            return decoder.decode(data, resizing, max_pixels, color_profile, truncated)
         finally:
             self._idle.put(decoder)
 

@@ -57,7 +57,9 @@ def _config(config: dict[str, Any]) -> dict[str, Any]:
         and not key.endswith(_CONFIG_ENDINGS)
     }
     layers = kept.get("layers")
-    names = [layer["config"].get("name") for layer in layers] if isinstance(layers, list) else []
+    layers = layers if isinstance(layers, list) else []
+    # As connections name them: the settings of a layer, such as a model of KerasHub, may lack its name.
+    names = [layer.get("name", layer["config"].get("name")) for layer in layers]
     numbers = {name: number for number, name in enumerate(names)}
     for key in ("input_layers", "output_layers"):
         if key in kept:

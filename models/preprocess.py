@@ -13,13 +13,16 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from imgindex.models import deep_colors, jpeg_xl, mending, other_tiffs, plugins, repair, tiff_samples
 from imgindex.models.color import conversion_to_srgb
 from imgindex.models.levels import Levels, is_deep, levels_of
+from imgindex.models.resizing import Resizing
 
 Pixels = npt.NDArray[np.uint8]
 
-# Height and width; or the longer side, of which the other follows, where the image is not smaller anyway.
-Size = tuple[int, int] | int
+# What is made of an image; a bare (height, width), to which it is stretched; or the longer side, of which the
+# other follows, where the image is not smaller anyway.
+Size = Resizing | tuple[int, int] | int
 
-# Names what `decode` does in the spec: a change of the pixels that it returns is a change of this name.
+# Names what `decode` does in the spec: a change of the pixels that it returns is a change of this name. How
+# images are resized has names of its own there, and where these are other ones they count.
 PREPROCESSING = "rgb-exif-white-draft2x-stretch-bilinear-2"
 
 # Pillow refuses larger images by itself unless `Image.MAX_IMAGE_PIXELS` is raised, as decoder processes do.
@@ -70,14 +73,14 @@ def decode(
     color_profile: str = "srgb",
     truncated: str = "fail",
 ) -> DecodedImage:
-    """Decodes an encoded image to upright RGB of `size`: stretched to (height, width), or made small.
+    """Decodes an encoded image to upright RGB of `size`.
 
     Every mode that Pillow reads becomes 8-bit RGB: palettes, gray, CMYK and 16-bit values are converted,
     transparency in an alpha channel or a palette is laid on white, the first frame stands for an animation.
-    JPEGs are decoded at a reduced size that still has twice the pixels asked for in each direction. The
-    resize is bilinear and antialiased. With the `color_profile` srgb an embedded ICC profile is applied, with
-    ignore it is not. A JPEG that was cut off fails, unless `truncated` is accept and it holds part of the
-    picture: then the rest is gray. docs/formats.md says more.
+    JPEGs are decoded at a reduced size that still has twice the pixels asked for in each direction. With the
+    `color_profile` srgb an embedded ICC profile is applied, with ignore it is not. A JPEG that was cut off
+    fails, unless `truncated` is accept and it holds part of the picture: then the rest is gray.
+    docs/formats.md says more.
 
     Raises:
       DecodeError: `empty`, `not_an_image`, `needs_extra`, `too_many_pixels`, `truncated`, `out_of_memory` or
@@ -169,15 +172,12 @@ def _decode(data: bytes, size: Size, max_pixels: int, color_profile: str) -> Dec
                 return _decode_other_tiff(data, size, max_pixels, color_profile)
             mending.mend(image, data)
             original = image.size
-            if plugin is None:
-                # The longer side both ways, for EXIF may turn the image by 90 degrees.
-                side = size if isinstance(size, int) else max(size)
-                image.draft("RGB", (2 * side, 2 * side))
+            reduced = image.draft("RGB", _least(size, original)) if plugin is None else None
             deep_colors.load(image, data)
             if plugin is not None:  # its container may have named another size than the picture has
                 original = image.size
                 _check_pixels(*original, max_pixels)
-            shown = upright_rgb(image, size, color_profile)
+            shown = upright_rgb(image, size, color_profile, reduced[1][2:] if reduced else None)
             width, height = original[::-1] if _orientation(image) in _QUARTER_TURNS else original
             return DecodedImage(shown, width, height)
     except DecodeError:
@@ -277,26 +277,45 @@ def _is_cut_off(data: bytes) -> bool:
     return plugins.is_cut_off(data)
 
 
-def upright_rgb(image: Image.Image, size: Size, color_profile: str = "srgb") -> Pixels:
-    """Makes pixels [height, width, 3] of an opened image, as `decode` does. Raises what Pillow does."""
+def _least(size: Size, whole: tuple[int, int]) -> tuple[int, int]:
+    """The least width and height at which an image of `whole` may be decoded."""
+    if isinstance(size, int):
+        return 2 * size, 2 * size
+    return _resizing(size).draft(whole)
+
+
+def _resizing(size: Resizing | tuple[int, int]) -> Resizing:
+    return size if isinstance(size, Resizing) else Resizing(size)
+
+
+def upright_rgb(
+    image: Image.Image, size: Size, color_profile: str = "srgb", extent: tuple[float, float] | None = None
+) -> Pixels:
+    """Makes pixels [height, width, 3] of an opened image, as `decode` does. Raises what Pillow does.
+
+    `extent` is the width and height that the picture takes of an image decoded at a reduced size.
+    """
     # Loaded before the orientation is read: Pillow turns TIFFs itself while it loads them.
     image.load()
     profile = image.info.get("icc_profile") if color_profile == "srgb" else None
     convert = conversion_to_srgb(profile, image.mode)
     orientation = _orientation(image)
-    turned = orientation in _QUARTER_TURNS
-    if isinstance(size, int):
-        scale = min(1, size / max(image.size))
-        columns, rows = (max(1, round(scale * side)) for side in image.size)
-    else:
-        columns, rows = size if turned else size[::-1]
     # What has a profile keeps its colors until it is small: then the conversion costs little.
     colors = image if convert and image.mode == "CMYK" else _to_rgb(image)
-    small = colors.resize((columns, rows), Image.Resampling.BILINEAR)
+    if isinstance(size, int):
+        small = _thumbnail(colors, size)
+    else:
+        small = _resizing(size).resized(colors, extent or image.size, orientation in _QUARTER_TURNS)
     rgb = convert(small) if convert else small
     if orientation in _TRANSPOSITIONS:
         rgb = rgb.transpose(_TRANSPOSITIONS[orientation])
-    return np.asarray(rgb)
+    return np.asarray(rgb if isinstance(size, int) else _resizing(size).framed(rgb))
+
+
+def _thumbnail(image: Image.Image, side: int) -> Image.Image:
+    scale = min(1, side / max(image.size))
+    columns, rows = (max(1, round(scale * each)) for each in image.size)
+    return image.resize((columns, rows), Image.Resampling.BILINEAR)
 
 
 def _orientation(image: Image.Image) -> int:

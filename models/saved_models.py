@@ -7,6 +7,7 @@ from typing import Any
 
 from imgindex.errors import UsageError
 from imgindex.models.frameworks import first_line
+from imgindex.models.hub import load_keras_hub, needs_keras_hub
 
 _CHANNELS = (1, 3)
 _HDF5_START = b"\x89HDF\r\n\x1a\n"
@@ -31,7 +32,10 @@ def load_saved_model(
 
     Raises:
         UsageError: If the model cannot be used; the message lists what it has.
+        MachineError: If it has layers of KerasHub, which is not installed.
     """
+    if needs_keras_hub(name):
+        load_keras_hub(name)  # so that Keras knows its classes
     try:
         core = keras.saving.load_model(name, compile=False, safe_mode=True)
     except Exception as error:  # A foreign file can fail anywhere in Keras.
@@ -103,7 +107,7 @@ def _unreadable(name: str, error: Exception) -> UsageError:
         )
     return UsageError(
         f"{name}: Keras cannot read this model ({first_line(error)}): save it with "
-        "model.save(...) in Keras 3, from built-in layers only"
+        "model.save(...) in Keras 3, from built-in layers or KerasHub's only"
     )
 
 

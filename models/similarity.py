@@ -173,32 +173,28 @@ def rank(vectors: Float32, query: Float32, metric: Metric, k: int) -> tuple[Item
 
 def rank_each(
     vectors: Float32, counts: Items, queries: Float32, metric: Metric, k: int
-) -> list[tuple[Items, Float64]]:
-    """Ranks for each of `queries` [m, dims] its own part of `vectors`, as `rank` does, without the errors.
+) -> tuple[Items, Float64, Items]:
+    """Ranks for each of `queries` [m, dims] its own part of `vectors`, as `rank` does.
 
     The first ``counts[0]`` of `vectors` [n, dims] belong to the first query, the next ``counts[1]`` to the
-    second, and so on. Places count from the first vector of a query's part.
+    second, and so on. Gives the places in `vectors` of the nearest of all queries, one query's after the
+    other's, their squared distances, and how many each query has [m].
     """
     owners = np.repeat(np.arange(len(queries)), counts)
-    squares, errors = exact_squares(vectors, queries[owners], metric)
+    squares, errors = exact_squares(vectors, queries, metric, owners)
     order = np.lexsort((squares, owners))
-    least, most = (squares - errors)[order], (squares + errors)[order]
+    near = squares[order]
+    least, most = near - errors[order], near + errors[order]
     # The order is exact where no two neighbors in it are so close that their errors could swap them.
     unclear = (least[1:] <= most[:-1]) & (owners[1:] == owners[:-1])
-    unclear_of = set(owners[1:][unclear].tolist())
-    ranked = []
-    stops = np.cumsum(counts).tolist()
-    for number, (start, stop) in enumerate(zip([0, *stops], stops, strict=False)):
-        own = slice(start, stop)
-        if number in unclear_of:
-            query = queries[number]
-            places, near, _ = _ranked(squares[own], errors[own], vectors[own], query, metric, k)
-        else:
-            places = order[own][:k]
-            near = squares[places]
-            places = places - start
-        ranked.append((places, near))
-    return ranked
+    starts = np.cumsum(counts) - counts
+    for number in np.unique(owners[1:][unclear]).tolist():
+        own = slice(starts[number], starts[number] + counts[number])
+        places, exact, _ = _ranked(squares[own], errors[own], vectors[own], queries[number], metric, k)
+        own = slice(own.start, own.start + len(places))
+        order[own], near[own] = own.start + places, exact
+    kept = np.arange(len(order)) - starts[owners] < k
+    return order[kept], near[kept], np.minimum(counts, k)
 
 
 def _ranked(
@@ -222,40 +218,62 @@ def _ranked(
     return order[:k], np.maximum.accumulate(squares[:k]), errors[:k]
 
 
-def exact_squares(vectors: Float32, query: Float32, metric: Metric) -> tuple[Float64, Float64]:
-    """Squared distances [n] of `vectors` [n, dims] from `query`, and by how much they are off at most.
+def exact_squares(
+    vectors: Float32, queries: Float32, metric: Metric, owners: Items | None = None
+) -> tuple[Float64, Float64]:
+    """Squared distances [n] of `vectors` [n, dims] from queries, and by how much they are off at most.
 
-    `query` is one [dims] for all, or one for each [n, dims]. Angular distance is sqrt(2 (1 - cos)); a zero
-    vector is at right angles to everything.
+    `queries` is one [dims] for all of them, or [m, dims] of which `owners` [n] gives the row for each.
+    Angular distance is sqrt(2 (1 - cos)); a zero vector is at right angles to everything.
     """
-    points = query if query.ndim == 2 else query[np.newaxis]
+    queries = queries.reshape(-1, vectors.shape[1])
+    owners = np.zeros(len(vectors), np.int64) if owners is None else owners
+    points = queries.astype(np.float64)
+    lengths = _lengths(points)
+    if metric == "angular":
+        points /= np.where(lengths == 0, 1, lengths)[:, np.newaxis]
     parts = []
     for start in range(0, max(len(vectors), 1), _SQUARED_ROWS):
         own = slice(start, start + _SQUARED_ROWS)
-        some = points if len(points) == 1 else points[own]
-        parts.append(_squares(vectors[own].astype(np.float64), some.astype(np.float64), metric))
+        rows, of = vectors[own], owners[own]
+        if metric == "euclidean":
+            parts.append(_euclidean_squares(rows.astype(np.float64), points[of]))
+        else:
+            same = (rows == queries[of]).all(axis=1)
+            parts.append(_angular_squares(rows.astype(np.float64), points[of], lengths[of] == 0, same))
     return np.concatenate([part for part, _ in parts]), np.concatenate([part for _, part in parts])
 
 
-def _squares(rows: Float64, points: Float64, metric: Metric) -> tuple[Float64, Float64]:
-    """As `exact_squares`, of a point for each row or one for all; writes over both."""
-    dims = rows.shape[1]
-    if metric == "euclidean":
-        rows -= points
-        squares = np.einsum("ij,ij->i", rows, rows)
-        # The difference, its square, and the sum are rounded; nothing cancels.
-        return squares, 2 * _error_of(dims + 2, 2.0**-53) * squares
-    same = (rows == points).all(axis=1)
-    length, lengths = (np.sqrt(np.einsum("ij,ij->i", each, each)) for each in (points, rows))
-    right = (lengths == 0) | (length == 0)
+def _lengths(rows: Float64) -> Float64:
+    lengths: Float64 = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+    return lengths
+
+
+def _euclidean_squares(rows: Float64, points: Float64) -> tuple[Float64, Float64]:
+    """As `exact_squares`, of a point for each row; writes over the rows."""
+    rows -= points
+    squares = np.einsum("ij,ij->i", rows, rows)
+    # The difference, its square, and the sum are rounded; nothing cancels.
+    return squares, 2 * _error_of(rows.shape[1] + 2, 2.0**-53) * squares
+
+
+def _angular_squares(
+    rows: Float64, points: Float64, is_zero: npt.NDArray[np.bool_], same: npt.NDArray[np.bool_]
+) -> tuple[Float64, Float64]:
+    """As `exact_squares`; writes over the rows.
+
+    The `points`, one for each row, have the length 1, but for those that `is_zero` names. `same` names the
+    rows that were equal to their point before it was scaled.
+    """
+    lengths = _lengths(rows)
+    right = (lengths == 0) | is_zero
     rows /= np.where(right, 1, lengths)[:, np.newaxis]
-    points /= np.where(length == 0, 1, length)[:, np.newaxis]
     rows -= points
     squares = np.einsum("ij,ij->i", rows, rows)
     # Both directions are off by their lengths' and quotients' rounding, which does not vanish with their
     # distance.
     distances = np.sqrt(squares)
-    errors = 2 * _error_of(dims + 4, 2.0**-53) * (1 + distances)
+    errors = 2 * _error_of(rows.shape[1] + 4, 2.0**-53) * (1 + distances)
     errors *= 2 * distances + errors
     for exact, square in ((right, 2.0), (same & ~right, 0.0)):
         squares[exact], errors[exact] = square, 0.0

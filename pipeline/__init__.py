@@ -4,8 +4,9 @@
 asks it, ``imgindex.compare(output, a, b)`` compares two images, ``imgindex.duplicates(output)`` finds images
 that are duplicates of each other, ``imgindex.export(output, format, folder)`` writes it for other tools,
 ``imgindex.push(output, database, uri)`` puts it into a vector database, ``imgindex.asgi_app(output)`` serves
-it; the transforms are for pipelines of one's own. Names load their modules when they are first used, so that
-importing the package loads neither Beam nor TensorFlow.
+it; ``imgindex.train(directory, output, method=…)`` trains a backbone for it; the transforms are for pipelines
+of one's own. Names load their modules when they are first used, so that importing the package loads neither
+Beam nor TensorFlow.
 """
 
 import importlib
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from imgindex.inputs.transforms import ListImages
     from imgindex.job.launch import build, refresh, submit
     from imgindex.models.engines.protocol import EngineChoice
+    from imgindex.models.training.results import TrainingResult
     from imgindex.records import Failure, ImageFile
     from imgindex.search.comparison import Comparison, compare
     from imgindex.search.index import Index
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from imgindex.sinks.databases.push import push
     from imgindex.sinks.export import export
     from imgindex.sinks.transforms import PushGeneration
+    from imgindex.training.train import train
 
 __all__ = [
     "BackboneConfig",
@@ -75,6 +78,7 @@ __all__ = [
     "ReportConfig",
     "Result",
     "ServiceSettings",
+    "TrainingResult",
     "WriteIndex",
     "asgi_app",
     "build",
@@ -86,6 +90,7 @@ __all__ = [
     "push",
     "refresh",
     "submit",
+    "train",
 ]
 
 _MODULES = {
@@ -111,6 +116,7 @@ _MODULES = {
     "inputs.transforms": ["ListImages"],
     "job.launch": ["build", "refresh", "submit"],
     "models.engines.protocol": ["EngineChoice"],
+    "models.training.results": ["TrainingResult"],
     "records": ["Failure", "ImageFile"],
     "search.comparison": ["Comparison", "compare"],
     "search.index": ["Index"],
@@ -121,6 +127,7 @@ _MODULES = {
     "sinks.databases.push": ["push"],
     "sinks.export": ["export"],
     "sinks.transforms": ["PushGeneration"],
+    "training.train": ["train"],
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

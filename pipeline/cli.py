@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known.rest = rest
         verbose = known.verbose
         _set_up_logging(verbose)
-        if known.command in ("build", "search", "serve", "compare", "doctor", "demo"):
+        if known.command in ("build", "search", "serve", "compare", "train", "doctor", "demo"):
             _check_limits()
         # Only now, for some of them load Beam and TensorFlow.
         importlib.import_module(f"imgindex.commands.{known.command}").run(known)

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+# Those that say how features are made, the quickest first; their section `backbone` fits any backbone.
+FEATURE_PRESETS = ("fast", "keras", "recommended", "accurate")
+
 _FOLDER = Path(__file__).parent / "configs"
 
 

@@ -20,7 +20,9 @@ CONFIGS = sorted((Path(__file__).parents[1] / "pipeline" / "configs").glob("*.ya
 DEFAULTS = """
 input: null
 output: null
-backbone: {name: ResNet50, weights: imagenet, pooling: avg, image_size: null, output: null}
+backbone:
+  {name: ResNet50, weights: imagenet, pooling: avg, image_size: null, resize: stretch, mirror: false,
+   output: null}
 engine: {name: auto, precision: auto, batch_size: null}
 images:
   extensions: [.avif, .bmp, .gif, .heic, .heif, .hif, .jfif, .jpe, .jpeg, .jpg, .jxl,
@@ -41,7 +43,7 @@ report: {enabled: true, images: 200, seconds: 10}
 
 # A value other than the default for every key.
 CHANGES = """
-backbone: {name: MobileNetV2, weights: none, pooling: max, image_size: 96}
+backbone: {name: MobileNetV2, weights: none, pooling: max, image_size: 96, resize: pad, mirror: true}
 engine: {name: tensorflow, precision: float32, batch_size: 8}
 images:
   {extensions: [.JPG, .x], include: ["*.x"], exclude: [a/], max_pixels: 1000, max_bytes: 2000,

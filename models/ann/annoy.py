@@ -1,7 +1,8 @@
 """Annoy, the library that shards are written with; `trees` and `search_k` are its words."""
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,7 @@ class AnnoyShard(ShardIndex):
         from annoy import AnnoyIndex
 
         self.metric = metric
+        self._opened_as = partial(AnnoyShard, path.absolute(), metric=metric, dims=dims, items=items)
         self._index = AnnoyIndex(dims, metric)
         node = np.dtype([*_NODE_FIELDS[metric], ("vector", "f4", (dims,))])
         try:
@@ -140,6 +142,9 @@ class AnnoyShard(ShardIndex):
         self.vectors: Float32 = nodes["vector"][:items]
         if not np.array_equal(self.vectors[-1], np.array(self._index.get_item_vector(items - 1), np.float32)):
             raise OutputError(f"{path}: the installed Annoy lays out its nodes in another way")
+
+    def __reduce__(self) -> tuple[Callable[[], "AnnoyShard"], tuple[()]]:
+        return self._opened_as, ()
 
     def search(self, query: Float32, k: int, settings: SearchSettings) -> tuple[Items, Float32]:
         """As `AnnIndex.search`, with `search_k`, the number of nodes that are inspected."""

@@ -16,7 +16,10 @@ _DEEPER = 8
 
 
 class ShardIndex(AnnIndex):
-    """An opened index file that also holds its vectors: approximate and exact nearest items of a vector."""
+    """An opened index file that also holds its vectors: approximate and exact nearest items of a vector.
+
+    It is pickled as the path of its file, which is opened again where it is unpickled.
+    """
 
     # The searches that recall is measured of, the quickest first. Those behind the first `usual_searches` are
     # for shards in which thousands of copies of an image lie in the way of all others.

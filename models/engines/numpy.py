@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import UnsupportedModelError
-from imgindex.models.backbones import PIXELS, PIXELS_IMAGE_SIZE, check_backbone
+from imgindex.models.backbones import PIXELS, PIXELS_IMAGE_SIZE, check_backbone, resizing_of
 from imgindex.models.engines.protocol import Engine, EngineChoice, EngineFactory
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.spec import Spec
@@ -28,8 +28,11 @@ class NumpyFactory(EngineFactory):
             raise UnsupportedModelError(
                 f"the engine numpy runs the backbone {PIXELS} only, not {choice.name}"
             )
-        check_backbone(choice.name, choice.weights, choice.pooling, choice.image_size, choice.output)
-        return NumpyEngine(choice.image_size or PIXELS_IMAGE_SIZE, choice.batch_size)
+        check_backbone(
+            choice.name, choice.weights, choice.pooling, choice.image_size, choice.output,
+            choice.resize, choice.mirror,
+        )  # fmt: skip
+        return NumpyEngine(choice.image_size or PIXELS_IMAGE_SIZE, choice.batch_size, choice.resize)
 
 
 class NumpyEngine:
@@ -39,10 +42,12 @@ class NumpyEngine:
     precision = "float32"
     streams = 1
 
-    def __init__(self, side: int, batch_size: int) -> None:
+    def __init__(self, side: int, batch_size: int, resize: str) -> None:
+        """`resize` is one of `resizing.RESIZES`."""
         self.batch_size = batch_size
         self.image_size = (side, side)
         self.feature_dim = 3 * side * side
+        resizing = resizing_of(PIXELS, self.image_size, resize)
         self.spec = Spec(
             backbone=PIXELS,
             weights_sha256=hashlib.sha256(b"").hexdigest(),
@@ -51,6 +56,8 @@ class NumpyEngine:
             preprocessing="none",
             decoding=PREPROCESSING,
             layers_sha256=hashlib.sha256(_LAYERS).hexdigest(),
+            resize=resizing.mode,
+            fill=resizing.fill,
         )
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:

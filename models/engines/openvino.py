@@ -29,8 +29,9 @@ class OpenVinoFactory(EngineFactory):
         if choice.precision not in _HINTS:
             raise UsageError(f"engine.precision is {choice.precision!r}; openvino runs {' or '.join(_HINTS)}")
         converted = converted_model(
-            choice.name, choice.weights, choice.pooling, choice.image_size, choice.output
-        )
+            choice.name, choice.weights, choice.pooling, choice.image_size, choice.output,
+            choice.resize, choice.mirror,
+        )  # fmt: skip
         return OpenVinoEngine(converted, choice.precision, choice.batch_size, threads)
 
     def smaller_precision(self) -> str:

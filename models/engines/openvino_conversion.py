@@ -9,13 +9,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from imgindex.errors import MachineError, OutputError, UnsupportedModelError, UsageError
 from imgindex.io.digest_json import seal, unseal
-from imgindex.models.backbones import BUNDLED_WEIGHTS, WEIGHTS_WORDS, Backbone, load_backbone
+from imgindex.models.applications import BUNDLED_WEIGHTS
+from imgindex.models.backbones import WEIGHTS_WORDS, Backbone, is_preset, load_backbone
 from imgindex.models.cache import cache_folder
 from imgindex.models.engines.openvino_rewrites import rewrite
 from imgindex.models.engines.tensorflow import trace
@@ -26,6 +27,7 @@ from imgindex.models.frameworks import (
     settled_keras,
     tensorflow_version,
 )
+from imgindex.models.hub import check_keras_hub, needs_keras_hub, preset_files
 from imgindex.models.preprocess import PREPROCESSING
 from imgindex.models.saved_models import is_saved_model
 from imgindex.models.spec import Spec
@@ -36,7 +38,7 @@ _PARTIAL = ".partial-"
 # either is a change of this name.
 _CONVERSION = "rewritten-3"
 # What a conversion depends on, and random weights, which NumPy draws.
-_LIBRARIES = ("imgindex", "keras", "numpy", "openvino")
+_LIBRARIES: tuple[str, ...] = ("imgindex", "keras", "numpy", "openvino")
 # No conversion takes so long: one that is older has died.
 _DEAD_SECONDS = 3600.0
 
@@ -68,7 +70,13 @@ class ConvertedModel:
 
 
 def converted_model(
-    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | None,
+    output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
 ) -> ConvertedModel:
     """The converted backbone from the cache; where it is not there, or damaged, converts and keeps it.
 
@@ -78,7 +86,7 @@ def converted_model(
       OutputError: the cache cannot be written.
       UnsupportedModelError: OpenVINO cannot convert the model; besides, whatever `load_backbone` raises.
     """
-    folder = models_folder() / _cache_key(name, weights, pooling, image_size, output)
+    folder = models_folder() / _cache_key(name, weights, pooling, image_size, output, resize, mirror)
     try:
         cached = _read(folder)
     except OSError as error:
@@ -87,7 +95,7 @@ def converted_model(
             "another cache folder with XDG_CACHE_HOME"
         ) from error
     if cached is None:
-        backbone = load_backbone(name, weights, pooling, image_size, output)
+        backbone = load_backbone(name, weights, pooling, image_size, output, resize, mirror)
         try:
             _convert(backbone, folder)
         except (OSError, _NotSavedError) as error:
@@ -108,7 +116,7 @@ def _read(folder: Path) -> ConvertedModel | None:
     try:
         content = unseal((folder / _SPEC).read_bytes())
         fields = content["spec"]
-        spec = Spec(**{**fields, "image_size": tuple(fields["image_size"])})
+        spec = Spec.read(fields)
         if content["files"] != _digests(folder):
             return None
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
@@ -126,31 +134,45 @@ def models_folder() -> Path:
 
 
 def _cache_key(
-    name: str, weights: str, pooling: str, image_size: int | None, output: str | None = None
+    name: str,
+    weights: str,
+    pooling: str,
+    image_size: int | None,
+    output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
 ) -> str:
     """Names all that the conversion depends on: files by their content, libraries by version.
 
     Keras's own settings are the same for every conversion.
     """
+    preset = preset_files(name) if is_preset(name) else None
     model_file = Path(name) if is_saved_model(name) else None
     weights_file = None if weights in WEIGHTS_WORDS else Path(weights)
     if weights == "bundled":
         weights_file = BUNDLED_WEIGHTS
+    libraries = _LIBRARIES
+    if preset or (model_file and needs_keras_hub(name)):
+        check_keras_hub(name)
+        libraries = (*_LIBRARIES, "keras-hub")
     try:
+        files = preset and {file.name: _file_digest(file) for file in preset}
         model, kernels = (file and _file_digest(file) for file in (model_file, weights_file))
     except OSError as error:
         raise UsageError(f"{error.filename}: cannot be read: {error.strerror}") from error
     parts = {
-        "model": model or name,
+        "model": files or model or name,
         "weights": kernels or weights,
         "pooling": pooling,
         "image_size": image_size,
         **({} if output is None else {"output": output}),
+        **({} if resize == "stretch" else {"resize": resize}),  # the spec beside the model has it
+        **({"mirror": True} if mirror else {}),
         "decoding": PREPROCESSING,
         "conversion": _CONVERSION,
         "keras": dict(KERAS_SETTINGS),
         "versions": {
-            **{library: version(library) for library in _LIBRARIES},
+            **{library: version(library) for library in libraries},
             "tensorflow": tensorflow_version(),
         },
     }
@@ -191,7 +213,7 @@ def _convert(backbone: Backbone, folder: Path) -> None:
             openvino.Core().read_model(partial / _MODEL)  # the end of a file may be missing without an error
         except RuntimeError as error:
             raise _NotSavedError(str(error)) from error
-        sealed = seal({"spec": asdict(Spec.of(backbone)), "files": _digests(partial)})
+        sealed = seal({"spec": Spec.of(backbone).content, "files": _digests(partial)})
         (partial / _SPEC).write_bytes(sealed)
         if folder.exists() and _read(folder) is None:
             shutil.rmtree(folder)

@@ -50,6 +50,8 @@ class EngineChoice:
     cosine: float | None = field(default=None, compare=False)
     color_profile: str = "srgb"  # of the images that it is given: only the spec says it
     output: str | None = None  # of a saved model that has several
+    resize: str = "stretch"
+    mirror: bool = False
 
 
 class EngineFactory(ABC):

@@ -14,6 +14,7 @@ from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.engines.registry import check_engine, engine_factory, engine_names
 from imgindex.models.pca import normalize
 from imgindex.models.preprocess import Pixels
+from imgindex.models.resizing import Resizing
 from imgindex.runtime.resources import available_cores
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,8 @@ logger = logging.getLogger(__name__)
 MIN_COSINE = 0.999
 _COMPARED_IMAGES = 8
 
-# At most so many of the run's first images, [n, height, width, 3], of a size.
-Sample = Callable[[tuple[int, int], int], Pixels]
+# At most so many of the run's first images, [n, height, width, 3], resized so.
+Sample = Callable[[Resizing, int], Pixels]
 
 
 def choose_engine(
@@ -39,6 +40,8 @@ def choose_engine(
     sample: Sample,
     color_profile: str = "srgb",
     output: str | None = None,
+    resize: str = "stretch",
+    mirror: bool = False,
 ) -> EngineChoice:
     """Settles what the config leaves to `auto`: what is fastest here and agrees with float32.
 
@@ -46,9 +49,9 @@ def choose_engine(
     the order in which they are registered.
 
     Args:
-      name, weights, pooling, image_size, output: the backbone, as for `load_backbone`.
+      name, weights, pooling, image_size, output, resize, mirror: the backbone, as for `load_backbone`.
       engine, precision, batch_size: as the config has them.
-      sample: gives at most so many of the run's first images, [n, height, width, 3], of a size.
+      sample: gives at most so many of the run's first images, [n, height, width, 3], resized so.
       color_profile: as the config has it.
 
     Raises:
@@ -60,6 +63,7 @@ def choose_engine(
         choice = EngineChoice(
             name, weights, pooling, image_size, engine, precision,
             batch_size or engine_factory(engine).batch_size(), color_profile=color_profile, output=output,
+            resize=resize, mirror=mirror,
         )  # fmt: skip
         return _settle_precision(choice, sample)
 
@@ -109,7 +113,7 @@ def _least_cosine(reference: EngineChoice, candidate: EngineChoice, sample: Samp
     exact = create_engine(replace(reference, batch_size=1), available_cores())
     with ThreadPoolExecutor(1) as thread:
         loading = thread.submit(load_engine, candidate, available_cores())
-        pixels = sample(exact.image_size, _COMPARED_IMAGES)
+        pixels = sample(exact.spec.resizing, _COMPARED_IMAGES)
         quick = loading.result()
     if not len(pixels):
         return None

@@ -25,8 +25,9 @@ class TensorFlowFactory(EngineFactory):
     def load(self, choice: EngineChoice, threads: int) -> Engine:
         """See `EngineFactory.load`."""
         backbone = load_backbone(
-            choice.name, choice.weights, choice.pooling, choice.image_size, choice.output
-        )
+            choice.name, choice.weights, choice.pooling, choice.image_size, choice.output,
+            choice.resize, choice.mirror,
+        )  # fmt: skip
         return TensorFlowEngine(backbone, choice.precision, choice.batch_size, threads)
 
     def uses_gpu(self) -> bool:

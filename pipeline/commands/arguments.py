@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 
 from imgindex.commands.argument_values import seconds, whole_number, whole_numbers
 from imgindex.commands.serve_arguments import add_serve
+from imgindex.commands.train_arguments import add_train
 from imgindex.evaluation.duplicates.results import THRESHOLD
 from imgindex.models.ann.families import FAMILIES
-from imgindex.presets import shipped
+from imgindex.presets import FEATURE_PRESETS, shipped
 from imgindex.sinks.databases.names import DEFAULT_NAME
 from imgindex.sinks.databases.targets import TARGETS
 from imgindex.sinks.formats import FORMATS
@@ -138,6 +139,8 @@ def parser() -> CommandParser:
     _add_push(upkeep("push", "Put an index into a vector database, and switch its clients to it at once."))
 
     add_serve(upkeep("serve", "Answer searches over HTTP, and show a page to search on."))
+
+    add_train(command("train", "Train a backbone on a labeled folder."))
 
     doctor = command("doctor", "Check whether this machine can build an index; exit 3 where it cannot.")
     doctor.add_argument(
@@ -281,7 +284,9 @@ def _add_compare(compare: argparse.ArgumentParser) -> None:
 
 def _add_model_and_formats(of_images: argparse.ArgumentParser) -> None:
     of_images.add_argument(
-        "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
+        "--model",
+        metavar="FILE",
+        help="the index's .keras model, .h5 weights or preset, where it has moved",
     )
     of_images.add_argument("--json", action="store_true", help="print JSON instead of a table")
     of_images.add_argument("--html", metavar="FILE", type=Path, help="also write a page of thumbnails")
@@ -318,6 +323,15 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.add_argument(
         "--compare_seconds", metavar="S", type=float, default=60.0, help="with --compare: how long the "
         "process of each index may take (default: 60)",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--presets", metavar="NAME,NAME", nargs="?", const="all", help="also embed a sample of the images "
+        "with the settings of shipped configs, and say what each would gain: all (the default), or some of "
+        f"{', '.join(FEATURE_PRESETS)}; needs the images and the backbone",
+    )  # fmt: skip
+    evaluate.add_argument(
+        "--model", metavar="FILE", help="with --presets: the index's .keras model or .h5 weights, where that "
+        "file has moved",
     )  # fmt: skip
     evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything to a JSON file")
     evaluate.add_argument(

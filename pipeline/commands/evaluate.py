@@ -22,6 +22,8 @@ def run(known: argparse.Namespace) -> None:
         compare=known.compare.split(",") if known.compare else False,
         compare_seconds=known.compare_seconds,
         measures=known.measures or (),
+        presets=known.presets.split(",") if known.presets else False,
+        model=known.model,
     )
     print(encodable(as_text(found)))
     if known.json:

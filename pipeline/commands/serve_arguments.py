@@ -24,7 +24,9 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     serve.add_argument("--images", action="store_true", help="also show the original files of indexed images")
     serve.add_argument(
-        "--model", metavar="FILE", help="the index's .keras model or .h5 weights, where that file has moved"
+        "--model",
+        metavar="FILE",
+        help="the index's .keras model, .h5 weights or preset, where it has moved",
     )
     limits = {
         "max_bytes": "bytes of a request",

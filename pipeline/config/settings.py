@@ -24,11 +24,13 @@ from imgindex.io.paths import absolute
 from imgindex.io.patterns import compiled
 from imgindex.models.ann.protocol import Metric
 from imgindex.models.applications import APPLICATIONS
-from imgindex.models.backbones import IMAGE_SIZES, PIXELS, POOLINGS, WEIGHTS_WORDS, check_backbone
+from imgindex.models.backbones import IMAGE_SIZES, PIXELS, WEIGHTS_WORDS, check_backbone, is_preset
 from imgindex.models.color import COLOR_PROFILES, can_convert
 from imgindex.models.engines.protocol import PRECISIONS
 from imgindex.models.engines.registry import check_engine, engine_names
+from imgindex.models.pooling import POOLINGS
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, LARGEST_MAX_PIXELS
+from imgindex.models.resizing import RESIZES
 from imgindex.models.saved_models import is_saved_model
 
 # Strict: pydantic would take "40" for 40 and true for 1. Its errors would show their input, which may be
@@ -145,9 +147,9 @@ class BackboneConfig(_Settings):
     name: Annotated[
         Text,
         Field(
-            description="A model of keras.applications, or the path of a saved .keras model. pixels: no "
-            "model, the RGB values themselves.",
-            json_schema_extra=_or([*APPLICATIONS, PIXELS], r"\.keras"),
+            description="A model of keras.applications, the path of a saved .keras model, or that of the "
+            "folder of a KerasHub preset. pixels: no model, the RGB values themselves.",
+            json_schema_extra=_or([*APPLICATIONS, PIXELS], r"(\.keras|/.*)"),
         ),
     ] = "ResNet50"
     weights: Annotated[
@@ -161,7 +163,11 @@ class BackboneConfig(_Settings):
     pooling: Annotated[
         Text,
         OneOf(lambda: POOLINGS),
-        Field(description="How a feature map becomes one feature: its average, or its maximum."),
+        Field(
+            description="How a feature map becomes one feature. avg, max: each channel's average or maximum. "
+            "gem: its generalized mean, the cube root of the mean cube. cls: the class token of a preset's "
+            "vision transformer."
+        ),
     ] = "avg"
     image_size: Annotated[
         Annotated[int, Field(ge=IMAGE_SIZES[0], le=IMAGE_SIZES[-1])] | None,
@@ -169,6 +175,21 @@ class BackboneConfig(_Settings):
             description="Side of the square that images are scaled to, in pixels. null: the backbone's own."
         ),
     ] = None
+    resize: Annotated[
+        Text,
+        OneOf(lambda: RESIZES),
+        Field(
+            description="How an image of another shape becomes that square. stretch: it is distorted. "
+            "pad: in the middle of the mean color. crop: only the middle is seen."
+        ),
+    ] = "stretch"
+    mirror: Annotated[
+        bool,
+        Field(
+            description="Whether a feature is the mean of the image's and its mirror image's, which takes "
+            "twice as long."
+        ),
+    ] = False
     output: Annotated[
         Text | None,
         Field(
@@ -179,11 +200,13 @@ class BackboneConfig(_Settings):
 
     def __post_init__(self) -> None:
         # A process elsewhere, or a search next year, has another current directory.
-        if is_saved_model(self.name):
+        if is_saved_model(self.name) or is_preset(self.name):
             object.__setattr__(self, "name", absolute(self.name))
         if self.weights.endswith(".h5"):
             object.__setattr__(self, "weights", absolute(self.weights))
-        check_backbone(self.name, self.weights, self.pooling, self.image_size, self.output)
+        check_backbone(
+            self.name, self.weights, self.pooling, self.image_size, self.output, self.resize, self.mirror
+        )
 
 
 @dataclass(frozen=True, config=_STRICT)

@@ -13,7 +13,8 @@ import yaml
 from imgindex.config import Config
 from imgindex.evaluation.collection import Collection
 from imgindex.evaluation.index_size import Sizes
-from imgindex.evaluation.results import Advice, Quality, SweepPoint, UnseenRecall
+from imgindex.evaluation.preset_trials import Trial, settings_of
+from imgindex.evaluation.results import Advice, PresetRow, Quality, SweepPoint, UnseenRecall
 from imgindex.models.pca import WHITENED_IMAGES
 from imgindex.models.retrieval_metrics import bootstrap_interval
 from imgindex.text import human_bytes
@@ -31,6 +32,9 @@ _WORTH = 0.002
 _SHRINKS = 0.05
 # Fewer queries cannot tell settings apart: half a point is less than one query of them.
 LEAST_QUERIES = 100
+
+# A preset costs no more if a machine embeds this share of the images in the same time.
+_AS_CHEAP = 0.9
 
 # As the config takes them.
 _MOST_TREES = 10_000
@@ -55,6 +59,37 @@ def advise(
             *_whitening(collection, judged, now, k, seed),
         )
     return (*settings, *_recall(collection, unseen))
+
+
+def advise_presets(collection: Collection, trials: Sequence[Trial], k: int, seed: int) -> Iterator[Advice]:
+    """The preset that gains most, and the one that gains most at no higher price, where these are others.
+
+    `trials` begin with the index's own settings. A gain counts as in `advise`.
+    """
+    judged = [(row, found) for row, found in trials if found is not None]
+    if not judged or len(judged[0][1]) < LEAST_QUERIES:
+        return
+    (own, now), *others = judged
+    better = [(row, found) for row, found in others if _is_better(found, now, seed)]
+    better.sort(key=lambda each: -float(each[1].mean()))
+    as_cheap = [each for each in better if _relative_rate(each[0], own) >= _AS_CHEAP]
+    advised = [*better[:1], *as_cheap[:1]]
+    backbone = collection.manifest.config["backbone"]
+    for row, found in advised if len(advised) < 2 or advised[0][0] != advised[1][0] else advised[:1]:
+        settings = settings_of(row.preset)
+        config = {**collection.manifest.config, "backbone": {**backbone, **settings}}
+        words = ", ".join(f"{key} {_as_yaml(value)}" for key, value in settings.items())
+        yield Advice(
+            "backbone",
+            row.preset,
+            f"backbone: {row.preset} ({words}): {_gain(found, now, k, seed)}, at "
+            f"{_relative_rate(row, own):.2f} times as many images a second; every image is embedded again",
+            _command(collection, _changed(config)),
+        )
+
+
+def _relative_rate(row: PresetRow, own: PresetRow) -> float:
+    return (row.images_per_second or 0.0) / (own.images_per_second or 1.0)
 
 
 def why_none(quality: Quality | None) -> str:
@@ -148,10 +183,16 @@ def _gain(judged: Values, now: Values, k: int, seed: int) -> str:
 
 def _advice(collection: Collection, setting: str, value: str, text: str) -> Advice:
     manifest = collection.manifest
-    changed = _changed(manifest.config) | {setting: value}
+    command = _command(collection, _changed(manifest.config) | {setting: value})
+    return Advice(setting, value, f"{setting}: {value}: {text}", command)
+
+
+def _command(collection: Collection, changed: Mapping[str, str]) -> str:
+    """What builds the index again with other settings than the defaults, as `--set` takes them."""
+    manifest = collection.manifest
     words = ["imgindex", "build", "--input", manifest.settings.input, "--output", collection.output.root]
     words += [word for key, text in changed.items() for word in ("--set", f"{key}={text}")]
-    return Advice(setting, value, f"{setting}: {value}: {text}", shlex.join(words))
+    return shlex.join(words)
 
 
 def _changed(config: Mapping[str, Any]) -> dict[str, str]:

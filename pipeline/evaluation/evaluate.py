@@ -8,12 +8,13 @@ import numpy as np
 from tqdm import tqdm
 
 from imgindex.errors import UsageError
-from imgindex.evaluation.advice import advise, why_none
+from imgindex.evaluation.advice import advise, advise_presets, why_none
 from imgindex.evaluation.collection import Collection, read_collection
 from imgindex.evaluation.comparison import ASKED, SECONDS, Comparison, Limits, families_named
 from imgindex.evaluation.feature_search import search_features
 from imgindex.evaluation.ladder import Ladder
 from imgindex.evaluation.notes import TOO_FEW, notes_on
+from imgindex.evaluation.preset_trials import presets_named, settings_of, try_presets
 from imgindex.evaluation.quality import measure_quality
 from imgindex.evaluation.results import Advice, Evaluation, Rung
 from imgindex.evaluation.sampling import some_of
@@ -45,11 +46,13 @@ def evaluate(
     compare: bool | Sequence[str] = False,
     compare_seconds: float = SECONDS,
     measures: Sequence[str] = (),
+    presets: bool | Sequence[str] = False,
+    model: str | Path | None = None,
 ) -> Evaluation:
     """Measures how good a generation is, and what other settings would change.
 
-    It reads the generation, the live one by default, and the store; neither the backbone nor the images are
-    needed.
+    It reads the generation, the live one by default, and the store; without `measures` and `presets` neither
+    the backbone nor the images are needed.
 
     Args:
       output: the index's directory.
@@ -62,7 +65,11 @@ def evaluate(
         `imgindex.models.ann.families`; True is all of them.
       compare_seconds: how long the process of each may take.
       measures: similarity measures to compare on pixels, features and vectors: l1, l2, mse, cosine, ncc. They
-        are compared on 1,000 images at most, or on `sample`. Only this needs the images themselves.
+        are compared on 1,000 images at most, or on `sample`. This needs the images themselves.
+      presets: shipped configs whose settings of the features are tried with the index's backbone: fast,
+        keras, recommended, accurate; True is all of them. 1,000 images with labels at most, or `sample`, are
+        embedded with each. This needs the images and the backbone.
+      model: where the file of the backbone is, as for `Index.open`.
 
     Raises:
       UsageError: an argument is out of range.
@@ -78,6 +85,8 @@ def evaluate(
         compare=compare,
         compare_seconds=compare_seconds,
         measures=measures,
+        presets=presets,
+        model=model,
     )[0]
 
 
@@ -92,6 +101,8 @@ def evaluate_in(
     compare: bool | Sequence[str] = False,
     compare_seconds: float = SECONDS,
     measures: Sequence[str] = (),
+    presets: bool | Sequence[str] = False,
+    model: str | Path | None = None,
 ) -> tuple[Evaluation, Collection]:
     """As `evaluate`; gives also the images, so that a page about them need not open the generation again."""
     for name, value, least, most in [
@@ -105,12 +116,13 @@ def evaluate_in(
     if not compare_seconds > 0:
         raise UsageError(f"compare_seconds is {compare_seconds:g}; expected more than 0")
     families = families_named(["all"] if compare is True else compare or [])
+    tried = presets_named(["all"] if presets is True else presets or [])
     unknown = sorted({*measures} - {*MEASURES})
     if unknown:
         meant = ALSO_CALLED.get(unknown[0].lower())
         hint = f"; did you mean {meant!r}?" if meant else f"; expected some of {', '.join(MEASURES)}"
         raise UsageError(f"measures has {unknown[0]!r}{hint}")
-    steps = 6 + len({*dims}) + len(WHITENINGS)
+    steps = 6 + len({*dims}) + len(WHITENINGS) + len(tried) + bool(tried)
     quiet = not sys.stderr.isatty()
     with tqdm(total=steps, desc="evaluating", unit=" steps", disable=quiet, leave=False) as bar:
         collection = read_collection(output, generation)
@@ -137,13 +149,25 @@ def evaluate_in(
                 points.append(point)
                 bar.update()
             asked = () if dims is DIMS else dims
-            tried = [point for point, _ in points]
-            notes = [*notes_on(collection, quality, tried, asked, features.basis.dims)]
+            swept = [point for point, _ in points]
+            notes = [*notes_on(collection, quality, swept, asked, features.basis.dims)]
             no_advice = why_none(quality)
             trusted = [] if no_advice else points
             advice = advise(collection, trusted, features.vectors, unseen, k, seed)
             points = time_points(collection, queries, features, k, points)  # the last to need the vectors
         ranked = rank_by_measures(collection, measures, sample or MOST_IMAGES, k, seed) if measures else ()
+        trials = []
+        if tried:
+            trials = try_presets(
+                collection,
+                {name: settings_of(name) for name in tried},
+                sample=sample or MOST_IMAGES,
+                k=k,
+                seed=seed,
+                model=None if model is None else str(model),
+                advance=bar.update,
+            )
+            advice = (*advice, *advise_presets(collection, trials, k, seed))
         comparison = Comparison(collection, some_of(queries, ASKED, seed), families, Limits(compare_seconds))
         bar.total = steps + len(comparison.trials)
         compared = comparison.run(bar.update)
@@ -168,5 +192,6 @@ def evaluate_in(
         no_advice=no_advice,
         compare=compared,
         measures=tuple(ranked),
+        presets=tuple(row for row, _ in trials),
     )
     return found, collection

@@ -168,11 +168,34 @@ class MeasureRow:
 
 
 @dataclass(frozen=True)
+class PresetRow:
+    """Exact search in the features of a sample, embedded with the settings of a preset."""
+
+    preset: Annotated[str, _about("The name that `--config` takes; now: the index's own settings.")]
+    pooling: Annotated[str, _about("`backbone.pooling`.")]
+    resize: Annotated[str, _about("`backbone.resize`.")]
+    image_size: Annotated[
+        tuple[int, int] | None, _about("Height and width of the images; null: the backbone's own.")
+    ]
+    mirror: Annotated[bool, _about("`backbone.mirror`.")]
+    images: Annotated[int, _about("How many images were embedded and compared with each other.")]
+    queries: Annotated[int, _about("How many of them have a label that another one has.")] = 0
+    p_at_k: Annotated[float | None, _about("The mean of P@k in the sample.")] = None
+    interval: Annotated[Interval | None, _about("The 95 % interval of it.")] = None
+    gain: Annotated[float | None, _about("The mean of P@k less that of the index's own settings.")] = None
+    gain_interval: Annotated[Interval | None, _about("The 95 % interval of the gain, by bootstrap.")] = None
+    images_per_second: Annotated[
+        float | None, _about("Images that this machine read, decoded and embedded in a second.")
+    ] = None
+    note: Annotated[str, _about("Why figures are missing.")] = ""
+
+
+@dataclass(frozen=True)
 class Advice:
     """A setting that would be better, with what it gains and costs."""
 
-    setting: Annotated[str, _about("The key of the config, such as pca.dims.")]
-    value: Annotated[str, _about("The value that is advised.")]
+    setting: Annotated[str, _about("The key of the config, such as pca.dims; backbone for a preset.")]
+    value: Annotated[str, _about("The value, or the name of the preset, that is advised.")]
     text: Annotated[str, _about("The line to change, with the measured gain and cost.")]
     command: Annotated[str, _about("The command that applies it.")]
 
@@ -208,6 +231,9 @@ class Evaluation:
     ]
     compare: Annotated[tuple[Candidate, ...], _about("Indexes of other libraries, if asked for.")] = ()
     measures: Annotated[tuple[MeasureRow, ...], _about("Similarity measures, if asked for.")] = ()
+    presets: Annotated[
+        tuple[PresetRow, ...], _about("Other settings of the features, if asked for, the index's own first.")
+    ] = ()
 
 
 def as_json(found: Evaluation) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from imgindex.evaluation.results import MeasureRow
 from imgindex.evaluation.sampling import some_of
 from imgindex.models import decoder_pool
 from imgindex.models.measures import MEASURES, measure_scores
+from imgindex.models.resizing import Resizing
 from imgindex.models.retrieval_metrics import precision_at
 from imgindex.runtime.resources import available_cores
 from imgindex.search.queries import Recipe, image_path, load
@@ -22,6 +23,7 @@ from imgindex.search.results import QueryError
 
 Items = npt.NDArray[np.int64]
 Rows = npt.NDArray[Any]
+Values = npt.NDArray[np.float64]
 
 # Images that are compared with each other, at most. Their pixels are compared at this height and width.
 MOST_IMAGES = 1000
@@ -60,14 +62,7 @@ def _row(collection: Collection, images: Items, rows: Rows, measure: str, on: st
     scores = measure_scores(measure, rows, rows)
     if MEASURES[measure].is_distance:
         scores = -scores
-    contents, labels = collection.contents[images], collection.labels[images]
-    own = contents[:, np.newaxis] == contents
-    relevant = (labels[:, np.newaxis] == labels) & (labels != NO_LABEL) & ~own
-    scores[np.isnan(scores)] = -np.inf  # undefined scores come last
-    scores[own] = -np.inf
-    order = np.argsort(-scores, axis=1, kind="stable")
-    judged = relevant.any(axis=1)
-    found = precision_at(np.take_along_axis(relevant, order, axis=1)[judged], k)
+    found = ranked_precisions(collection, images, scores, k)
     seconds = []
     for query in rows[:_TIMED_QUERIES]:
         started = time.perf_counter()
@@ -77,10 +72,27 @@ def _row(collection: Collection, images: Items, rows: Rows, measure: str, on: st
         measure=measure,
         on=on,
         images=len(images),
-        queries=int(judged.sum()),
-        p_at_k=float(found.mean()) if judged.any() else None,
+        queries=0 if found is None else len(found),
+        p_at_k=None if found is None else float(found.mean()),
         ms_per_query=1000 * float(np.median(seconds)),
     )
+
+
+def ranked_precisions(collection: Collection, images: Items, scores: Rows, k: int) -> Values | None:
+    """P@k of each of `images` whose label another one has, each ranking the others by its row of `scores`.
+
+    Copies are left out. None stands for no such image. `scores` [n, n] are changed.
+    """
+    contents, labels = collection.contents[images], collection.labels[images]
+    own = contents[:, np.newaxis] == contents
+    relevant = (labels[:, np.newaxis] == labels) & (labels != NO_LABEL) & ~own
+    scores[np.isnan(scores)] = -np.inf  # undefined scores come last
+    scores[own] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")
+    judged = relevant.any(axis=1)
+    if not judged.any():
+        return None
+    return precision_at(np.take_along_axis(relevant, order, axis=1)[judged], k)
 
 
 def _features(collection: Collection, images: Items) -> Rows:
@@ -95,7 +107,7 @@ def _features(collection: Collection, images: Items) -> Rows:
 def _pixels(collection: Collection, images: Items) -> tuple[Items, Rows]:
     """Those of `images` that can be read, and their RGB values [n, values], from 0 to 255."""
     manifest = collection.manifest
-    recipe = replace(Recipe.of(manifest), size=PIXELS)
+    recipe = replace(Recipe.of(manifest), resizing=Resizing(PIXELS))
     cores = available_cores()
     pool = decoder_pool.acquire(cores)
     try:

@@ -44,6 +44,7 @@ def _lines(found: Evaluation) -> Iterator[str]:
     if found.compare:
         yield from _compare(found)
     yield from _measures(found)
+    yield from _presets(found)
     if found.notes:
         yield ""
         yield "Before you rely on these figures"
@@ -66,9 +67,9 @@ def _advice(found: Evaluation) -> Iterator[str]:
 
 
 APPLYING = (
-    "The command takes features from the store: no image is embedded again. If your builds have a config "
-    "file, change the line in that file as well, or the next build undoes it. If they have flags for Beam, "
-    "add those flags."
+    "A command that leaves the backbone as it is takes features from the store: no image is embedded again. "
+    "If your builds have a config file, change the line in that file as well, or the next build undoes it. "
+    "If they have flags for Beam, add those flags."
 )
 
 
@@ -127,6 +128,18 @@ def _measures(found: Evaluation) -> Iterator[str]:
         yield "Similarity measures: exact search among a sample of the images"
         yield from _table(*measure_rows(found))
         yield from (f"  {each.measure} on {each.on}: {each.note}" for each in found.measures if each.note)
+
+
+def _presets(found: Evaluation) -> Iterator[str]:
+    if found.presets:
+        yield ""
+        images = counted(found.presets[0].images, "image")
+        yield f"Presets: {PRESETS} {images}; exact search in their features"
+        yield from _table(*preset_rows(found))
+        yield from (f"  {each.preset}: {printable(each.note)}" for each in found.presets if each.note)
+
+
+PRESETS = "the backbone of the index with the settings of shipped configs, on"
 
 
 def mean_rows(quality: Quality) -> Rows:
@@ -259,6 +272,37 @@ def measure_rows(found: Evaluation) -> Rows:
                 number(each.ms_per_query, 3),
             )
             for each in found.measures
+        ),
+    ]
+
+
+def preset_rows(found: Evaluation) -> Rows:
+    """The presets, below a row of headings."""
+    return [
+        (
+            "preset",
+            "pooling",
+            "resize",
+            "size",
+            "mirror",
+            f"P@{found.k}",
+            "95 % interval",
+            "gain",
+            "images/s",
+        ),
+        *(
+            (
+                each.preset,
+                each.pooling,
+                each.resize,
+                "" if each.image_size is None else f"{each.image_size[1]}x{each.image_size[0]}",
+                "yes" if each.mirror else "no",
+                percent(each.p_at_k),
+                "-" if each.interval is None else _range(each.interval),
+                "-" if each.gain is None else f"{100 * each.gain:+.1f}",
+                number(each.images_per_second, 1),
+            )
+            for each in found.presets
         ),
     ]
 

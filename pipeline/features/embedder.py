@@ -81,7 +81,7 @@ class UnitEmbedder:
         Without `decoder` they share this process's pool with all other embedders. `write` makes a chunk;
         `advance` is told how many images are done.
         """
-        self._image_size = engine.image_size
+        self._resizing = engine.spec.resizing
         self._limits = limits
         self._write = write
         self._advance = advance
@@ -132,7 +132,7 @@ class UnitEmbedder:
         self.close()
 
     def _start_loading(self, unit: _Unit, file: ImageFile) -> None:
-        loading = self._threads.submit(load_image, file, self._image_size, self._limits, self._decoder)
+        loading = self._threads.submit(load_image, file, self._resizing, self._limits, self._decoder)
         self._loading.append((unit, file, loading))
 
     def _take_loaded(self) -> Iterator[EmbeddedUnit]:

@@ -13,6 +13,7 @@ from imgindex.io.circuit_breaker import READS
 from imgindex.io.content_encoding import DamagedEncodingError, unpacked
 from imgindex.models.decoder import Decoder
 from imgindex.models.preprocess import DecodedImage, DecodeError, Pixels
+from imgindex.models.resizing import Resizing
 from imgindex.records import Failure, ImageFile, ImageRow, version_of_file
 
 # An image's rows, one for each file of the same bytes, and its pixels.
@@ -23,9 +24,9 @@ _READS = 3
 
 
 def load_image(
-    file: ImageFile, image_size: tuple[int, int], limits: ImagesConfig, decoder: Decoder
+    file: ImageFile, resizing: Resizing, limits: ImagesConfig, decoder: Decoder
 ) -> LoadedImage | Failure:
-    """Reads, hashes and decodes one image to pixels [height, width, 3] of `image_size`.
+    """Reads, hashes and decodes one image to pixels [height, width, 3], resized so.
 
     Raises:
       InputError: the storage is out of order.
@@ -40,7 +41,7 @@ def load_image(
         # Its duplicates hold what it held before.
         return _changed(file)
     try:
-        image = _decode(data, image_size, limits, decoder)
+        image = _decode(data, resizing, limits, decoder)
     except DecodeError as error:
         return Failure(file.uri, "decode", error.reason, str(error), digest)
     rows = [
@@ -50,15 +51,15 @@ def load_image(
     return rows, image.pixels
 
 
-def _decode(data: bytes, image_size: tuple[int, int], limits: ImagesConfig, decoder: Decoder) -> DecodedImage:
+def _decode(data: bytes, resizing: Resizing, limits: ImagesConfig, decoder: Decoder) -> DecodedImage:
     how = limits.max_pixels, limits.color_profile, limits.truncated
     try:
-        return decoder.decode(data, image_size, *how)
+        return decoder.decode(data, resizing, *how)
     except DecodeError as error:
         if error.reason not in ("crashed", "killed"):
             raise
     # Something else may have ended it, as Linux does where memory runs out.
-    return decoder.decode(data, image_size, *how)
+    return decoder.decode(data, resizing, *how)
 
 
 def hashed(file: ImageFile, limits: ImagesConfig) -> ImageFile | None:

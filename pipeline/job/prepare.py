@@ -34,6 +34,7 @@ from imgindex.models.engines.loading import load_engine
 from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.engines.selection import choose_engine
 from imgindex.models.preprocess import Pixels
+from imgindex.models.resizing import Resizing
 from imgindex.models.spec import Spec
 from imgindex.records import Failure, ImageFile, WrittenFile
 from imgindex.runtime.resources import available_cores
@@ -190,22 +191,17 @@ def _recipe(index: Mapping[str, Any]) -> dict[str, Any]:
 
 def engine_choice(config: Config) -> EngineChoice:
     """The engine for `config`; what it leaves open is settled on the input's first images."""
-    backbone = config.backbone
     return choose_engine(
-        backbone.name,
-        backbone.weights,
-        backbone.pooling,
-        backbone.image_size,
+        **asdict(config.backbone),
         engine=config.engine.name,
         precision=config.engine.precision,
         batch_size=config.engine.batch_size,
-        sample=lambda size, count: _first_images(config, size, count),
+        sample=lambda resizing, count: _first_images(config, resizing, count),
         color_profile=config.images.color_profile,
-        output=backbone.output,
     )
 
 
-def _first_images(config: Config, size: tuple[int, int], count: int) -> Pixels:
+def _first_images(config: Config, resizing: Resizing, count: int) -> Pixels:
     """At most `count` images of the input that can be decoded, [n, height, width, 3]."""
     pixels: list[Pixels] = []
     with DecoderProcess() as decoder:
@@ -214,7 +210,7 @@ def _first_images(config: Config, size: tuple[int, int], count: int) -> Pixels:
                 break
             if isinstance(file, Failure):
                 continue
-            loaded = load_image(file, size, config.images, decoder)
+            loaded = load_image(file, resizing, config.images, decoder)
             if not isinstance(loaded, Failure):
                 pixels.append(loaded[1])
-    return np.array(pixels, np.uint8).reshape(-1, *size, 3)
+    return np.array(pixels, np.uint8).reshape(-1, *resizing.size, 3)

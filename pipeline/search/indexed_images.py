@@ -29,8 +29,11 @@ class IndexedImages:
     def __init__(self, tables: Sequence[pa.Table]) -> None:
         """`tables` are those of the shards. Row i is that of item i; items are in the order of their uris."""
         self.tables = tables
-        self._told = [[table[name].combine_chunks() for name in _TOLD] for table in tables]
-        self._uris = [columns[0] for columns in self._told]
+        self._told = [
+            pa.RecordBatch.from_arrays([table[name].combine_chunks() for name in _TOLD], _TOLD)
+            for table in tables
+        ]
+        self._uris = [told.column(0) for told in self._told]
         ends = np.cumsum([len(table) for table in tables])
         self._firsts = ends - [len(table) for table in tables]
 
@@ -67,12 +70,12 @@ class IndexedImages:
 
     def told(self, shards: npt.NDArray[np.int64], items: npt.NDArray[np.int64]) -> list[pa.Array]:
         """The columns that answers show, with a row for each of these images."""
-        order, parts = [], []
+        order: list[npt.NDArray[np.int64]] = []
+        parts: list[list[pa.Array]] = []
         for shard in np.unique(shards).tolist() or [0]:  # without images, the columns are empty
             own = np.flatnonzero(shards == shard)
             order.append(own)
-            taken = pa.array(items[own])
-            parts.append([column.take(taken) for column in self._told[shard]])
+            parts.append(self._told[shard].take(pa.array(items[own])).columns)
         if len(parts) == 1:
             return parts[0]
         places = pa.array(np.argsort(np.concatenate(order)))

@@ -36,7 +36,7 @@ NEIGHBOR_FIELDS = tuple(each.name for each in fields(Neighbor) if each.name != "
 _NEIGHBOR_JSON = "{" + ",".join(f'"{name}":%s' for name in NEIGHBOR_FIELDS) + "%s}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class NeighborColumns:
     """The neighbors of several queries, one in each row. The rows of a query follow one another."""
 
@@ -48,6 +48,7 @@ class NeighborColumns:
     items: npt.NDArray[np.int64]
     copies: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float32] | None  # [rows, dims]
+    _json: Sequence[str] | None = field(default=None, init=False, repr=False)
 
     def neighbors(self, start: int, stop: int) -> Iterator[Neighbor]:
         """The neighbors of these rows."""
@@ -60,15 +61,22 @@ class NeighborColumns:
         vectors = [None] * (stop - start) if self.vectors is None else self.vectors[own]
         return map(Neighbor, *columns, vectors)
 
-    @cached_property
+    @property
     def json(self) -> Sequence[str]:
         """Each neighbor as a JSON object, whose floats are as `shortest_digits` writes them."""
+        # At a cached_property of Python 3.11 all threads wait while one of them computes any.
+        if self._json is None:
+            self._json = self._written()
+        return self._json
+
+    def _written(self) -> Sequence[str]:
         uris, labels, digests, widths, heights = self.images
+        digits = shortest_digits(np.concatenate([self.similarities, self.distances]))
         columns = (
             self.ranks.tolist(),
             map(encode_basestring, uris.to_pylist()),
-            shortest_digits(self.similarities),
-            shortest_digits(self.distances),
+            digits[: len(uris)],
+            digits[len(uris) :],
             ("null" if label is None else encode_basestring(label) for label in labels.to_pylist()),
             map(encode_basestring, digests.to_pylist()),
             widths.to_numpy().tolist(),

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import accumulate
 from pathlib import Path
 from typing import Any, SupportsIndex
 
@@ -31,6 +30,7 @@ from imgindex.search.queries import Loaded, Recipe, own_names
 from imgindex.search.query_engine import query_engine
 from imgindex.search.query_vectors import Vectors, vectors_of
 from imgindex.search.results import QueryError, Result
+from imgindex.search.search_processes import SearchProcesses
 
 # By how much deeper a search goes, one after the other, while it finds too few distinct images.
 _DEEPER_SEARCHES = (8, 64)
@@ -38,6 +38,9 @@ _DEEPER_SEARCHES = (8, 64)
 
 # Candidates of several queries that are ranked at once: of 150 dimensions some 10 MiB.
 _MERGED = 1 << 12
+
+# Vectors that are worth the way to another process.
+_FEWEST_FOR_A_PROCESS = 8
 
 
 @dataclass(frozen=True)
@@ -56,16 +59,26 @@ class Wanted:
             raise UsageError(f"k is {self.k!r}; expected a whole number of at least 1")
 
 
-@dataclass(frozen=True)
 class _Among:
     """The images that may be answers."""
 
-    items: tuple[npt.NDArray[np.int64], ...] | None  # of each shard; None: all
-    counts: npt.NDArray[np.int64]  # how many of them have each content
+    def __init__(
+        self, counts: npt.NDArray[np.int64], items: tuple[npt.NDArray[np.int64], ...] | None = None
+    ) -> None:
+        """`items` are those of each shard, None for all; `counts` says how many of them have each content."""
+        self.items = items
+        self._counts = counts
+        self._places = int(counts.sum()), int(np.count_nonzero(counts))
 
-    def places(self, distinct: bool, contents: frozenset[int] | None = None) -> int:
-        """How many answers there can be at most, or how many of them are of these `contents`."""
-        counts = self.counts if contents is None else self.counts[list(contents)]
+    def places(self, distinct: bool) -> int:
+        """How many answers there can be at most."""
+        return self._places[distinct]
+
+    def places_of(self, contents: frozenset[int], distinct: bool) -> int:
+        """How many answers can be of these `contents`."""
+        if not contents:
+            return 0
+        counts = self._counts[list(contents)]
         return int(np.count_nonzero(counts) if distinct else counts.sum())
 
 
@@ -88,6 +101,17 @@ def _blocks(counts: npt.NDArray[np.int64]) -> Iterator[slice]:
 def _short(answers: Sequence[Items], wanted: int) -> list[int]:
     """The numbers of the answers of fewer items than are wanted."""
     return [n for n, items in enumerate(answers) if len(items) < wanted]
+
+
+def _parts(lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+    """The rows of parts that follow one another and are so long."""
+    return np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
+
+
+def _kept(contents: npt.NDArray[np.int64], distinct: bool, out: frozenset[int]) -> npt.NDArray[np.int64]:
+    """The places in `contents` of what is not `out`; where it shall be `distinct`, of each the first."""
+    kept = np.flatnonzero(~np.isin(contents, list(out)))
+    return kept[first_items(contents[kept])] if distinct else kept
 
 
 class OpenGeneration:
@@ -123,7 +147,13 @@ class OpenGeneration:
         self._shards = [shard.index for shard in shards]
         self._metadata = [shard.metadata for shard in shards]
         self.images = IndexedImages(self._metadata)
+        self._all: _Among | None = None
         self._last_filter: tuple[Filter, _Among] | None = None
+        self._processes: SearchProcesses | None = None
+
+    def use_processes(self, count: int) -> None:
+        """From now on, has batches of vectors searched for in up to `count` processes beside this one."""
+        self._processes = SearchProcesses(self._shards, count)
 
     def __len__(self) -> int:
         """How many images are indexed."""
@@ -178,7 +208,7 @@ class OpenGeneration:
         left_out = left_out or [frozenset()] * len(vectors)
         among = self._among(wanted.where)
         # What is left out takes places of an answer.
-        places = [among.places(wanted.distinct, contents) for contents in left_out]
+        places = [among.places_of(contents, wanted.distinct) for contents in left_out]
         neighbors: list[Sequence[Neighbor]] = [()] * len(vectors)
         for more in sorted(set(places)):
             numbers = [n for n, place in enumerate(places) if place == more]
@@ -216,13 +246,15 @@ class OpenGeneration:
     def _among(self, where: Filter | None) -> _Among:
         """The images that fulfill a filter. Those of the last one are kept."""
         if where is None:
-            return _Among(None, self.images.counts)
+            if self._all is None:
+                self._all = _Among(self.images.counts)
+            return self._all
         last = self._last_filter  # at once, for other threads may replace it
         if last is None or last[0] != where:
             items = tuple(map(where.items, self._metadata))
             contents = [each[rows] for each, rows in zip(self.images.contents, items, strict=True)]
             counts = np.bincount(np.concatenate(contents), minlength=len(self.images.counts))
-            last = self._last_filter = where, _Among(items, counts)
+            last = self._last_filter = where, _Among(counts, items)
         return last[1]
 
     def matching(self, where: Filter) -> int:
@@ -259,9 +291,9 @@ class OpenGeneration:
         index, contents = self._shards[shard], self.images.contents[shard] if distinct else None
         if settings is None:
             return [items for items, _ in index.nearest(vectors, k, None, contents)]
-        answers = [index.candidates(vector, k, settings, contents) for vector in vectors]
         if contents is None:
-            return answers
+            return self._candidates(shard, vectors, k, settings)
+        answers = [index.candidates(vector, k, settings, contents) for vector in vectors]
         wanted = min(k, self.images.distinct[shard])
         # Where copies took up all that the search came across. At last the search is exact.
         for times in _DEEPER_SEARCHES:
@@ -271,6 +303,14 @@ class OpenGeneration:
         for n, (items, _) in zip(short, index.nearest(vectors[short], k, None, contents), strict=True):
             answers[n] = items
         return answers
+
+    def _candidates(self, shard: int, vectors: Vectors, k: int, settings: SearchSettings) -> list[Items]:
+        """What the library finds in a shard for each of `vectors`: `k` items at most."""
+        if self._processes is not None and len(vectors) >= _FEWEST_FOR_A_PROCESS:
+            found = self._processes.candidates(shard, vectors, k, settings)
+            if found is not None:
+                return found
+        return [self._shards[shard].candidates(vector, k, settings) for vector in vectors]
 
     def _merge(
         self,
@@ -313,37 +353,40 @@ class OpenGeneration:
             stored[own], contents[own] = index.vectors[items[own]], numbers[items[own]]
         totals = counts.sum(axis=0)
         cut = wanted.distinct or any(left_out)
-        ranked = rank_each(stored, totals, vectors, self.manifest.metric, len(items) if cut else k)
-        chosen, squares, cosines = [], [], []
-        for vector, first, out, (places, near) in zip(
-            vectors, np.cumsum(totals) - totals, left_out, ranked, strict=True
-        ):
-            places = places + first
-            if cut:
-                kept = np.flatnonzero(~np.isin(contents[places], list(out)))
-                if wanted.distinct:
-                    kept = kept[first_items(contents[places[kept]])]
-                places, near = places[kept[:k]], near[kept[:k]]
-            chosen.append(places)
-            squares.append(near)
-            # A squared angular distance is 2 (1 - cos).
-            angular = self.manifest.metric == "angular"
-            cosines.append(
-                1 - near / 2 if angular else cosine_similarity(stored[places], vector[np.newaxis])[0]
+        places, squares, lengths = rank_each(
+            stored, totals, vectors, self.manifest.metric, len(items) if cut else k
+        )
+        if cut:
+            kept = [
+                own[_kept(contents[places[own]], wanted.distinct, out)[:k]]
+                for own, out in zip(_parts(lengths), left_out, strict=True)
+            ]
+            lengths = np.array([len(own) for own in kept])
+            places, squares = places[np.concatenate(kept)], squares[np.concatenate(kept)]
+        if self.manifest.metric == "angular":
+            cosines = 1 - squares / 2  # a squared angular distance is 2 (1 - cos)
+        else:
+            cosines = np.concatenate(
+                [
+                    cosine_similarity(stored[places[own]], vector[np.newaxis])[0]
+                    for own, vector in zip(_parts(lengths), vectors, strict=True)
+                ]
             )
-        places = np.concatenate(chosen)
-        stops = list(accumulate(map(len, chosen)))
+        stops = np.cumsum(lengths)
         columns = NeighborColumns(
-            np.concatenate([np.arange(1, len(own) + 1) for own in chosen]),
-            np.concatenate(cosines),
-            np.sqrt(np.concatenate(squares)),
+            np.arange(1, len(places) + 1) - np.repeat(stops - lengths, lengths),
+            cosines,
+            np.sqrt(squares),
             self.images.told(shards[places], items[places]),
             shards[places],
             items[places],
             self.images.counts[contents[places]] - 1,
             stored[places] if wanted.vectors else None,
         )
-        return [Neighbors(columns, stop - len(own), stop) for own, stop in zip(chosen, stops, strict=True)]
+        return [
+            Neighbors(columns, start, stop)
+            for start, stop in zip((stops - lengths).tolist(), stops.tolist(), strict=True)
+        ]
 
     @cached_property
     def recipe(self) -> Recipe:

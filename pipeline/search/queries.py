@@ -24,6 +24,7 @@ from imgindex.io.byte_ranges import read_range
 from imgindex.io.content_encoding import DamagedEncodingError, unpacked
 from imgindex.models.plugins import readable
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, upright_rgb
+from imgindex.models.resizing import Resizing
 from imgindex.records import Failure, ImageFile
 from imgindex.search.results import QueryError
 from imgindex.uris import name_of, uri_of
@@ -43,7 +44,7 @@ KINDS = str | Path | bytes | Image.Image | np.ndarray
 class Recipe:
     """How an index has its images decoded."""
 
-    size: tuple[int, int]  # height, width
+    resizing: Resizing
     color_profile: str
     max_bytes: int
     truncated: str = "fail"
@@ -54,7 +55,7 @@ class Recipe:
         """The recipe of the generation that has `manifest`."""
         images = manifest.settings.images
         return cls(
-            manifest.spec.image_size,
+            manifest.spec.resizing,
             images.color_profile,
             images.max_bytes,
             images.truncated,
@@ -153,7 +154,7 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
         if isinstance(query, Failure):
             return Loaded(name, QueryError(query.stage, query.reason, query.message))
         if isinstance(query, Image.Image | np.ndarray):
-            return Loaded(name, upright_rgb(_as_image(query), recipe.size, recipe.color_profile))
+            return Loaded(name, upright_rgb(_as_image(query), recipe.resizing, recipe.color_profile))
         if isinstance(query, bytes):
             data = query
         else:
@@ -168,7 +169,7 @@ def load(query: Query | Found, recipe: Recipe, decode: Callable[..., DecodedImag
                 return Loaded(name, QueryError("read", "too_many_bytes", message))
         sha256 = hashlib.sha256(data).hexdigest()
         how = recipe.max_pixels, recipe.color_profile, recipe.truncated
-        pixels = decode(data, recipe.size, *how).pixels
+        pixels = decode(data, recipe.resizing, *how).pixels
         return Loaded(name, pixels, path, sha256)
     except DecodeError as error:
         return Loaded(name, QueryError("decode", error.reason, str(error)))

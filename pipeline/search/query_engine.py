@@ -8,9 +8,10 @@ from imgindex.errors import DamagedError, OutputError, UsageError
 from imgindex.generations.manifest import Manifest
 from imgindex.io import filesystem
 from imgindex.io.paths import absolute
-from imgindex.models.backbones import WEIGHTS_WORDS, is_file
+from imgindex.models.backbones import WEIGHTS_WORDS, is_file, is_preset
 from imgindex.models.engines.loading import load_engine
 from imgindex.models.engines.protocol import Engine, EngineChoice
+from imgindex.models.hub import PRESET_CONFIG
 from imgindex.models.saved_models import is_saved_model
 from imgindex.runtime.resources import available_cores
 from imgindex.search.queries import Recipe
@@ -31,7 +32,7 @@ def query_engine(
     Args:
       output: the index's directory.
       manifest: of the generation.
-      model: the path of a ``.keras`` model or of a ``.h5`` file of weights.
+      model: the path of a ``.keras`` model, of a ``.h5`` file of weights, or of the folder of a preset.
       load: makes the engine of a choice, on so many threads.
 
     Raises:
@@ -48,8 +49,9 @@ def query_engine(
             refused = refused or error
         else:
             return engine
+    what = "folder" if is_preset(recorded.name) else "file"
     raise refused or OutputError(
-        f"the index needs the file {_file_of(recorded)}, which is not there, nor in the index's directory, "
+        f"the index needs the {what} {_file_of(recorded)}, which is not there, nor in the index's directory, "
         "beside that, or in the current directory; say where it is with --model FILE "
         "(in Python: Index.open(…, model=FILE))"
     )
@@ -57,32 +59,43 @@ def query_engine(
 
 def _recorded(manifest: Manifest) -> EngineChoice:
     """The engine as the manifest has it."""
-    backbone, engine = manifest.settings.backbone, manifest.engine
+    engine = manifest.engine
     return EngineChoice(
-        name=backbone.name,
-        weights=backbone.weights,
-        pooling=backbone.pooling,
-        image_size=backbone.image_size,
+        **asdict(manifest.settings.backbone),
         engine=engine.name,
         precision=engine.precision,
         batch_size=engine.batch_size,
         color_profile=Recipe.of(manifest).color_profile,
-        output=backbone.output,
     )
 
 
 def _file_of(choice: EngineChoice) -> str | None:
-    """The file that an engine's backbone is read from; None where imgindex or Keras has it."""
-    if is_saved_model(choice.name):
+    """The file, or a preset's folder, that a backbone is read from; None where imgindex or Keras has it."""
+    if _is_path(choice.name):
         return choice.name
     return None if choice.weights in WEIGHTS_WORDS else choice.weights
 
 
 def _from(choice: EngineChoice, file: str) -> EngineChoice:
-    return replace(choice, name=file) if is_saved_model(choice.name) else replace(choice, weights=file)
+    return replace(choice, name=file) if _is_path(choice.name) else replace(choice, weights=file)
+
+
+def _is_path(name: str) -> bool:
+    return is_saved_model(name) or is_preset(name)
+
+
+def _is_there(recorded: EngineChoice, place: str) -> bool:
+    return is_file(f"{place}/{PRESET_CONFIG}" if is_preset(recorded.name) else place)
 
 
 def _with_model(recorded: EngineChoice, model: str) -> Iterator[EngineChoice]:
+    if is_preset(recorded.name):
+        if not _is_there(recorded, model):
+            raise UsageError(
+                f"the model {model} is no folder of a preset, and the index was built with {recorded.name}"
+            )
+        yield _from(recorded, model)
+        return
     ending = ".keras" if is_saved_model(recorded.name) else ".h5"
     if not model.endswith(ending):
         raise UsageError(
@@ -105,7 +118,7 @@ def _with_files(recorded: EngineChoice, output: str) -> Iterator[EngineChoice]:
         places += [Path(output) / name, beside / name, beside / file]
     places.append(Path.cwd() / name)
     for place in dict.fromkeys(map(str, places)):
-        if is_file(place):
+        if _is_there(recorded, place):
             yield _from(recorded, place)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from json.encoder import encode_basestring
 from operator import attrgetter
 from typing import Any
 
@@ -66,18 +67,16 @@ def as_json(result: Result) -> dict[str, Any]:
 def compact_json(result: Result) -> str:
     """What `as_json` describes, as text. Neighbors that an index found need no object for each."""
     neighbors = result.neighbors
-    parts = {
-        "query": json.dumps(result.query),
-        "neighbors": neighbors.json
+    listed = (
+        neighbors.json
         if isinstance(neighbors, Neighbors)
-        else json.dumps([_neighbor_as_json(neighbor) for neighbor in neighbors]),
-        "error": json.dumps(None if result.error is None else asdict(result.error)),
-    }
-    if result.known is not None:
-        parts["known"] = json.dumps(result.known)
-    if result.vector is not None:
-        parts["vector"] = vector_json(result.vector)
-    return "{" + ",".join(f'"{name}":{text}' for name, text in parts.items()) + "}"
+        else json.dumps([_neighbor_as_json(neighbor) for neighbor in neighbors])
+    )
+    error = "null" if result.error is None else json.dumps(asdict(result.error))
+    known = "" if result.known is None else f',"known":{encode_basestring(result.known)}'
+    vector = "" if result.vector is None else f',"vector":{vector_json(result.vector)}'
+    query = encode_basestring(result.query)
+    return f'{{"query":{query},"neighbors":{listed},"error":{error}{known}{vector}}}'
 
 
 def _neighbor_as_json(neighbor: Neighbor) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from imgindex.errors import ImgindexError, foreseen
 from imgindex.generations.layout import Output, current_name, open_generation
 from imgindex.generations.manifest import Manifest
 from imgindex.io import filesystem
+from imgindex.runtime.resources import available_cores
 from imgindex.search.open_generation import OpenGeneration, Wanted
 from imgindex.search.queries import Loaded
 from imgindex.serving.engines import QueryEngines
@@ -118,6 +119,8 @@ class LiveIndex:
             loaded = engines
             if loaded is None or not loaded.fit(manifest):
                 loaded = QueryEngines(self._output.root, manifest, self._model)
+            if (cores := available_cores()) > 1:
+                generation.use_processes(cores)
             # So that no client waits for what is made at the first search.
             generation.answers([Loaded("trial", np.ones(manifest.dims, np.float32))], Wanted(1))
             labels = sorted(label for label, _ in generation.images.labels().most_common(_MOST_LABELS))

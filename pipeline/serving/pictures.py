@@ -7,7 +7,6 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +16,7 @@ from imgindex.errors import OutputError
 from imgindex.generations.manifest import Manifest
 from imgindex.inputs.tar_members import read_image
 from imgindex.models.preprocess import DecodedImage, DecodeError
+from imgindex.models.resizing import Resizing
 from imgindex.search.queries import Recipe, image_path
 from imgindex.serving.errors import RefusedError, not_found
 
@@ -70,10 +70,10 @@ class Pictures:
         data = _read(manifest, row)
         scale = min(1.0, SIDE / max(row["height"], row["width"], 1))
         size = (max(1, round(row["height"] * scale)), max(1, round(row["width"] * scale)))
-        recipe = replace(Recipe.of(manifest), size=size)
+        recipe = Recipe.of(manifest)
         try:
             how = recipe.max_pixels, recipe.color_profile, recipe.truncated
-            pixels = self._decode(data, size, *how).pixels
+            pixels = self._decode(data, Resizing(size), *how).pixels
         except DecodeError as error:
             raise not_found(f"the image cannot be shown: {error}") from error
         file = io.BytesIO()

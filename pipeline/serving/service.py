@@ -54,7 +54,8 @@ class Service:
         cores = available_cores()
         self._decoders = DecoderPool(cores, make=partial(DecoderProcess, time_limit=_DECODE_SECONDS))
         self._decoding = ThreadPoolExecutor(cores, "decode")
-        self._searching = ThreadPoolExecutor(cores, "search")
+        # While some wait for search processes, others write answers.
+        self._searching = ThreadPoolExecutor(2 * cores, "search")
         self._batcher = Batcher(self.metrics.batch)
         self._pictures = Pictures(self._decoders.decode)
         self._duplicates = DuplicateSearch(live.output)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from imgindex.errors import OutputError
 from imgindex.generations.manifest import Manifest
 from imgindex.models import decoder_pool
+from imgindex.models.resizing import Resizing
 from imgindex.runtime.resources import available_cores
 from imgindex.search.queries import Recipe, image_path, load
 
@@ -45,7 +46,7 @@ def _thumbnail(manifest: Manifest, decode: Any, side: int, image: dict[str, Any]
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     try:
         path = image_path(manifest, image["uri"])
-        loaded = load(path, replace(Recipe.of(manifest), size=size), decode)
+        loaded = load(path, replace(Recipe.of(manifest), resizing=Resizing(size)), decode)
     except OutputError:
         return None
     if loaded.sha256 != image["sha256"] or not isinstance(loaded.value, np.ndarray):

@@ -18,7 +18,7 @@ from sklearn.decomposition import PCA
 
 import imgindex
 from imgindex.errors import OutputError, UsageError
-from imgindex.models.backbones import BUNDLED_WEIGHTS
+from imgindex.models.applications import BUNDLED_WEIGHTS
 
 pytestmark = pytest.mark.long  # real backbones; builds of the README run by default
 

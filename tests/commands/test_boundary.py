@@ -14,6 +14,7 @@ from imgindex.errors import InputError, MachineError, OutputError, UsageError, f
 from imgindex.inputs.listing import list_images
 from imgindex.inputs.selection import Selection
 from imgindex.models.preprocess import decode
+from imgindex.models.resizing import Resizing
 from imgindex.search.queries import Recipe, each_query, load
 from imgindex.search.results import QueryError, describe_error
 
@@ -136,7 +137,7 @@ def test_what_is_no_query(query: object) -> None:
 
 
 def test_a_query_of_a_name_that_no_filesystem_takes() -> None:
-    loaded = load("a\0.jpg", Recipe((32, 32), "srgb", 1000), decode)
+    loaded = load("a\0.jpg", Recipe(Resizing((32, 32)), "srgb", 1000), decode)
     assert isinstance(loaded.value, QueryError)
     assert describe_error(loaded.value) == "cannot be read: embedded null byte"
 

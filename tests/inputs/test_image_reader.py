@@ -22,9 +22,10 @@ from imgindex.io import circuit_breaker
 from imgindex.io.circuit_breaker import Reads
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError
+from imgindex.models.resizing import Resizing
 from imgindex.records import Failure, ImageFile
 
-SIZE = (8, 8)
+SIZE = Resizing((8, 8))
 LIMITS = ImagesConfig(max_bytes=10_000)
 DECODER = DecoderProcess()
 
@@ -82,7 +83,7 @@ def test_a_good_image(file: ImageFile) -> None:
     (row,), pixels = load(file)
     data = Path(file.path).read_bytes()
     assert (row.uri, row.size, row.sha256) == ("a.png", len(data), hashlib.sha256(data).hexdigest())
-    assert pixels.shape == (*SIZE, 3)
+    assert pixels.shape == (*SIZE.size, 3)
     assert hashed(file, LIMITS) == replace(file, sha256=row.sha256)
 
 

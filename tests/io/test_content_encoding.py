@@ -16,12 +16,13 @@ from imgindex.inputs.tar_members import read_image
 from imgindex.io import filesystem
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import decode
+from imgindex.models.resizing import Resizing
 from imgindex.records import Failure, ImageFile
 from imgindex.search.queries import Recipe, load
 from imgindex.search.results import QueryError
 
 LIMITS = ImagesConfig(max_bytes=10_000)
-RECIPE = Recipe((8, 8), "srgb", LIMITS.max_bytes)
+RECIPE = Recipe(Resizing((8, 8)), "srgb", LIMITS.max_bytes)
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +44,9 @@ def test_a_packed_image_is_the_image(
     memory: Any, image_bytes: Callable[..., bytes], decoder: DecoderProcess
 ) -> None:
     data = image_bytes(1)
-    plain = load_image(stored(data), (8, 8), LIMITS, decoder)
+    plain = load_image(stored(data), RECIPE.resizing, LIMITS, decoder)
     file = stored(gzip.compress(data))
-    (row,), pixels = load_image(file, (8, 8), LIMITS, decoder)  # type: ignore[misc]
+    (row,), pixels = load_image(file, RECIPE.resizing, LIMITS, decoder)  # type: ignore[misc]
     assert not isinstance(plain, Failure)
     # Its size and version are the object's, by which the next build knows it; its SHA-256 is the image's.
     assert (row.size, row.sha256) == (file.size, hashlib.sha256(data).hexdigest())
@@ -66,7 +67,7 @@ def test_damaged_packed_images_fail_by_themselves(
         del packed[-20:]
     else:
         packed[len(packed) // 2] ^= 255
-    failure = load_image(stored(bytes(packed)), (8, 8), LIMITS, decoder)
+    failure = load_image(stored(bytes(packed)), RECIPE.resizing, LIMITS, decoder)
     assert isinstance(failure, Failure)
     assert (failure.stage, failure.reason) == ("decode", "undecodable")
     assert "its gzip encoding is damaged" in failure.message
@@ -79,11 +80,11 @@ def test_little_that_unpacks_to_much_is_refused(memory: Any, decoder: DecoderPro
     file = stored(gzip.compress(bytes(50_000_000)))
     assert file.size < 100_000
     limits = ImagesConfig(max_bytes=100_000)
-    failure = load_image(file, (8, 8), limits, decoder)
+    failure = load_image(file, RECIPE.resizing, limits, decoder)
     assert isinstance(failure, Failure)
     assert (failure.stage, failure.reason) == ("read", "too_many_bytes")
     assert len(read_image(file.path, 100_000)) == 100_001
-    query = load(file.path, Recipe((8, 8), "srgb", 100_000), decode).value
+    query = load(file.path, Recipe(Resizing((8, 8)), "srgb", 100_000), decode).value
     assert isinstance(query, QueryError)
     assert query.reason == "too_many_bytes"
 
@@ -93,7 +94,7 @@ def test_an_object_that_is_too_large_as_it_lies_there_is_not_called_damaged(
 ) -> None:
     data = gzip.compress(image_bytes(1, (200, 200)), compresslevel=0)
     file = stored(data)
-    query = load(file.path, Recipe((8, 8), "srgb", len(data) // 2), decode).value
+    query = load(file.path, Recipe(Resizing((8, 8)), "srgb", len(data) // 2), decode).value
     assert isinstance(query, QueryError)
     assert query.reason == "too_many_bytes"
 

@@ -213,7 +213,7 @@ def test_current_names_the_generation_and_the_manifest_tells_its_facts(
         "scale_ratio": 7.5,
     }
     assert [shard["trees"] for shard in manifest["shards"]] == [5, 5]
-    assert manifest["spec"] | {"image_size": (224, 224)} == {"digest": SPEC.digest, **vars(SPEC)}
+    assert manifest["spec"] | {"image_size": (224, 224)} == {"digest": SPEC.digest, **SPEC.content}
     assert manifest["engine"] == {
         "name": "openvino",
         "precision": "bfloat16",

@@ -200,13 +200,16 @@ def test_each_query_ranks_its_own_vectors_as_fractions_do(metric, rows, k, parts
     vectors = np.array(rows, np.float32)
     queries = vectors[np.arange(len(parts)) % len(vectors)]
     items = np.arange(sum(parts)) * 7 % len(vectors)  # the same ones, again and again
-    ranked = rank_each(vectors[items], np.array(parts), queries, metric, k)
+    places, squares, counts = rank_each(vectors[items], np.array(parts), queries, metric, k)
+    assert counts.tolist() == [min(part, k) for part in parts]
+    edges = np.cumsum(counts)[:-1]
+    ranked = zip(np.split(places, edges), np.split(squares, edges), strict=True)
     stops = np.cumsum(parts)
-    for query, start, stop, (places, squares) in zip(queries, stops - parts, stops, ranked, strict=True):
+    for query, start, stop, (found, near) in zip(queries, stops - parts, stops, ranked, strict=True):
         own = vectors[items[start:stop]]
-        assert places.tolist() == exact_order(own, query, metric)[:k]
+        assert (found - start).tolist() == exact_order(own, query, metric)[:k]
         np.testing.assert_allclose(
-            squares, exact_squares(own, query, metric)[0][places], rtol=1e-12, atol=1e-12
+            near, exact_squares(own, query, metric)[0][found - start], rtol=1e-12, atol=1e-12
         )
 
 

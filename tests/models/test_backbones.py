@@ -14,8 +14,8 @@ from long_runs import some_long
 
 from imgindex.errors import UsageError, WeightsUnavailableError
 from imgindex.models import backbones
-from imgindex.models.applications import APPLICATIONS
-from imgindex.models.backbones import BUNDLED_WEIGHTS, Backbone, check_backbone, load_backbone
+from imgindex.models.applications import APPLICATIONS, BUNDLED_WEIGHTS
+from imgindex.models.backbones import Backbone, check_backbone, load_backbone
 from imgindex.models.digests import weights_digest
 from imgindex.models.spec import Spec
 

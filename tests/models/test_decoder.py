@@ -24,8 +24,9 @@ from imgindex.models import decoder as decoder_module
 from imgindex.models import plugins
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodeError, decode
+from imgindex.models.resizing import Resizing
 
-SIZE = (10, 14)
+SIZE = Resizing((10, 14))
 
 
 @pytest.fixture
@@ -72,7 +73,7 @@ class TestDecodes:
         noise = np.random.default_rng(0).integers(0, 256, (1500, 1400, 3), np.uint8)
         file = io.BytesIO()
         Image.fromarray(noise).save(file, "BMP")
-        image = decoder.decode(file.getvalue(), (1500, 1400))
+        image = decoder.decode(file.getvalue(), Resizing((1500, 1400)))
         np.testing.assert_array_equal(image.pixels, noise)
 
     def test_the_same_reasons(self, decoder, image_bytes):
@@ -341,7 +342,8 @@ class TestEnds:
         image.write_bytes(image_bytes(1))
         code = (
             "import sys, time; from pathlib import Path; from imgindex.models.decoder import DecoderProcess;"
-            "decoder = DecoderProcess(); decoder.decode(Path(sys.argv[1]).read_bytes(), (8, 8));"
+            "from imgindex.models.resizing import Resizing; decoder = DecoderProcess();"
+            "decoder.decode(Path(sys.argv[1]).read_bytes(), Resizing((8, 8)));"
             "print('ready', flush=True); time.sleep(1000)"
         )
         with subprocess.Popen([sys.executable, "-c", code, image], stdout=subprocess.PIPE) as parent:

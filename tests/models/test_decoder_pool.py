@@ -15,8 +15,9 @@ from imgindex.models import decoder_pool
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.decoder_pool import DecoderPool
 from imgindex.models.preprocess import DecodeError
+from imgindex.models.resizing import Resizing
 
-SIZE = (4, 4)
+SIZE = Resizing((4, 4))
 
 
 class Counting(DecoderProcess):

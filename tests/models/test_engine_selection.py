@@ -18,6 +18,7 @@ from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.engines.selection import choose_engine
 from imgindex.models.frameworks import has_bfloat16
 from imgindex.models.preprocess import Pixels, decode
+from imgindex.models.resizing import Resizing
 from imgindex.runtime.resources import available_cores
 
 DIM = 1024
@@ -30,8 +31,8 @@ NUMBERED = BLACK + np.arange(8, dtype=np.uint8)[:, np.newaxis, np.newaxis, np.ne
 def choose(pixels: Pixels, **changes: Any) -> EngineChoice:
     arguments = {"engine": "auto", "precision": "auto", "batch_size": None, **changes}
 
-    def sample(size: tuple[int, int], count: int) -> Pixels:
-        assert size == pixels.shape[1:3]
+    def sample(resizing: Resizing, count: int) -> Pixels:
+        assert resizing.size == pixels.shape[1:3]
         assert count >= 1
         return pixels[:count]
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from imgindex.errors import WorkerError
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodedImage, DecodeError
+from imgindex.models.resizing import Resizing
 
-SIZE = (2, 3)
+SIZE = (2, 3)  # height, width
 PIXELS = bytes(range(18))
 
 # Says that it is ready, then answers each image with the image's own bytes, and with nothing more.
@@ -43,7 +44,7 @@ def echo(ready: bytes) -> DecoderProcess:
 
 def answer(decoder: DecoderProcess, wire: bytes) -> DecodedImage | str:
     try:
-        return decoder.decode(wire, SIZE)
+        return decoder.decode(wire, Resizing(SIZE))
     except DecodeError as error:
         assert len(str(error)) < 500 or error.reason not in ("crashed", "timed_out")  # noqa: PT017
         return error.reason
@@ -101,4 +102,4 @@ def test_a_child_that_begins_with_something_else_does_not_start(
     monkeypatch.setattr("imgindex.models.decoder._START_LIMIT", 1.0)
     monkeypatch.setattr("imgindex.models.decoder._DEATH_LIMIT", 0.1)
     with echo(ready) as decoder, pytest.raises(WorkerError, match="does not start"):
-        decoder.decode(b"", SIZE)
+        decoder.decode(b"", Resizing(SIZE))

@@ -23,7 +23,7 @@ def choose(**options: object) -> EngineChoice:
         "imagenet",
         "avg",
         None,
-        sample=lambda size, count: np.zeros((0, *size, 3), np.uint8),
+        sample=lambda resizing, count: np.zeros((0, *resizing.size, 3), np.uint8),
         **settings,
     )  # type: ignore[arg-type]
 

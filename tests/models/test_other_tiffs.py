@@ -20,6 +20,7 @@ from imgindex.models import preprocess, tiff_samples
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.levels import levels_of
 from imgindex.models.preprocess import DecodedImage, decode
+from imgindex.models.resizing import Resizing
 
 pyvips = pytest.importorskip("pyvips")
 tifffile = pytest.importorskip("tifffile")
@@ -290,7 +291,8 @@ def test_damage_and_missing_ends_are_failures(compression: str | None) -> None:
 class TestLimits:
     def test_a_child_decodes_as_this_process_does(self, data: bytes) -> None:
         with DecoderProcess() as decoder:
-            assert np.array_equal(decoder.decode(data, (32, 32)).pixels, decode(data, (32, 32)).pixels)
+            decoded = decoder.decode(data, Resizing((32, 32)))
+            assert np.array_equal(decoded.pixels, decode(data, (32, 32)).pixels)
 
     def test_max_pixels(self, data: bytes) -> None:
         assert decode(data, (8, 8), max_pixels=HEIGHT * WIDTH).width == WIDTH

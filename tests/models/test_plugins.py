@@ -19,6 +19,7 @@ from test_preprocess import encoded, on_white
 from imgindex.models import jpeg_xl, plugins
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodedImage, decode
+from imgindex.models.resizing import Resizing
 
 pillow_heif = pytest.importorskip("pillow_heif")
 imagecodecs = pytest.importorskip("imagecodecs")
@@ -62,7 +63,9 @@ class TestBoth:
     def test_a_child_decodes_as_this_process_does(self, form: str) -> None:
         data = lossless(RGB, form)
         with DecoderProcess() as decoder:
-            assert np.array_equal(decoder.decode(data, (32, 32)).pixels, decode(data, (32, 32)).pixels)
+            assert np.array_equal(
+                decoder.decode(data, Resizing((32, 32))).pixels, decode(data, (32, 32)).pixels
+            )
 
     def test_max_pixels(self, form: str) -> None:
         data = lossless(RGB, form)

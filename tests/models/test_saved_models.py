@@ -208,7 +208,7 @@ def test_auto_compares_on_the_engine_that_can_run_the_model(saved, monkeypatch) 
     for engine in ("openvino", "tensorflow"):
         monkeypatch.setattr(f"imgindex.models.engines.{engine}.has_bfloat16", lambda: True)
     name, _ = saved(of_layers((32, 32, 3), lambda layers: layers.Conv2D(4, 3, dtype="mixed_bfloat16")))
-    options = {"batch_size": 2, "sample": lambda size, count: pixels(*size, count=count)}
+    options = {"batch_size": 2, "sample": lambda resizing, count: pixels(*resizing.size, count=count)}
     chosen = choose_engine(name, "imagenet", "avg", None, engine="auto", precision="auto", **options)
     assert (chosen.engine, chosen.cosine is None) == ("tensorflow", False)
     with pytest.raises(UsageError, match="set engine"):

@@ -23,6 +23,10 @@ SPEC = Spec("ResNet50", "ab" * 32, (224, 224), "avg", "keras.preprocess", "decod
         {"preprocessing": "keras.other"},
         {"decoding": "decoded-2"},
         {"layers_sha256": "cd" * 32},
+        {"resize": "crop"},
+        {"interpolation": "bicubic"},
+        {"resize": "pad", "fill": (1, 2, 3)},
+        {"mirror": True},
     ],
 )
 def test_each_field_changes_the_digest(change):
@@ -50,8 +54,15 @@ def test_digest_is_16_hexadecimal_digits_that_stay():
 
 
 def test_survives_json():
-    stored = json.loads(json.dumps(dataclasses.asdict(SPEC)))
-    assert Spec(**stored | {"image_size": tuple(stored["image_size"])}) == SPEC
+    for spec in (SPEC, dataclasses.replace(SPEC, resize="pad", fill=(1, 2, 3), mirror=True)):
+        assert Spec.read(json.loads(json.dumps(spec.content))) == spec
+
+
+def test_what_specs_did_not_have_once_is_written_only_where_it_is_another():
+    added = {"resize", "interpolation", "fill", "mirror"}
+    assert {field.name for field in dataclasses.fields(Spec)} - set(SPEC.content) == added
+    padded = dataclasses.replace(SPEC, resize="pad", fill=(1, 2, 3))
+    assert set(padded.content) - set(SPEC.content) == {"resize", "fill"}
 
 
 @pytest.mark.long

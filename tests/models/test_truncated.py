@@ -14,6 +14,7 @@ from test_preprocess import encoded
 
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DEFAULT_MAX_PIXELS, DecodedImage, DecodeError, decode
+from imgindex.models.resizing import Resizing
 from imgindex.records import WrittenFile
 from imgindex.search.queries import Recipe, load
 from imgindex.search.results import QueryError
@@ -71,9 +72,11 @@ def test_two_decodes_give_the_same_bytes(options: dict[str, Any]) -> None:
             expected = accepting(data, size).pixels
             for noise in (0, 255):
                 decode(encoded(Image.new("RGB", RGB.size, (noise,) * 3), "JPEG"), size)
-                decoder.decode(encoded(Image.new("RGB", RGB.size, (noise,) * 3), "JPEG"), size)
+                decoder.decode(encoded(Image.new("RGB", RGB.size, (noise,) * 3), "JPEG"), Resizing(size))
                 assert np.array_equal(accepting(data, size).pixels, expected)
-                assert np.array_equal(decoder.decode(data, size, truncated="accept").pixels, expected)
+                assert np.array_equal(
+                    decoder.decode(data, Resizing(size), truncated="accept").pixels, expected
+                )
 
 
 def test_what_holds_nothing_of_the_picture_fails_all_the_same() -> None:

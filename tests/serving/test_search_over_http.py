@@ -82,6 +82,13 @@ class TestQueries:
         form = {"vectors": json.dumps(vectors.tolist()), "k": "2", "exact": "1"}
         assert client.post("/search", data=form).json()["results"] == found
 
+    def test_many_vectors_are_answered_as_each_of_them_alone(self, client: TestClient) -> None:
+        vectors = np.random.default_rng(1).normal(size=(20, 6)).astype(np.float32).tolist()
+        found = client.post("/search", json={"vectors": vectors, "k": 3}).json()["results"]
+        for result, vector in zip(found, vectors, strict=True):
+            (alone,) = client.post("/search", json={"vectors": [vector], "k": 3}).json()["results"]
+            assert result["neighbors"] == alone["neighbors"]
+
     def test_several_images_are_answered_in_their_order_and_a_bad_one_does_not_stop_the_others(
         self, client: TestClient, folder: Path
     ) -> None:

@@ -4,13 +4,14 @@ import numpy as np
 
 from imgindex.commands.doctor.findings import Finding
 from imgindex.commands.sample_images import PAINTERS
-from imgindex.models.backbones import BUNDLED_NAME
+from imgindex.models.applications import BUNDLED_NAME
 from imgindex.models.batches import embed_all
 from imgindex.models.engines.loading import load_engine
 from imgindex.models.engines.registry import engine_factory, engine_names
 from imgindex.models.engines.selection import MIN_COSINE, choose_engine
 from imgindex.models.engines.tensorflow import gpu_driver, has_gpu
 from imgindex.models.preprocess import Pixels, upright_rgb
+from imgindex.models.resizing import Resizing
 from imgindex.runtime.resources import available_cores
 
 
@@ -23,7 +24,7 @@ def check_engine() -> Finding:
         BUNDLED_NAME, "bundled", "avg", None, engine="auto", precision="auto", batch_size=None, sample=_paint
     )
     engine = load_engine(choice, available_cores())
-    features = embed_all(engine, _paint(engine.image_size, 1))
+    features = embed_all(engine, _paint(engine.spec.resizing, 1))
     found = f"{choice.engine} {choice.precision} for {BUNDLED_NAME}"
     if not np.isfinite(features).all() or not features.any():
         return Finding("problem", "engine", f"{found} gives no features", "set engine.name to another")
@@ -33,12 +34,12 @@ def check_engine() -> Finding:
     return Finding("ok", "engine", f"{found}; {compared}, where {MIN_COSINE} are asked for")
 
 
-def _paint(size: tuple[int, int], count: int) -> Pixels:
+def _paint(resizing: Resizing, count: int) -> Pixels:
     """At most `count` pictures, [n, height, width, 3]: noise is no measure of what rounding does."""
-    height, width = size
+    height, width = resizing.size
     painters = list(PAINTERS.values())[:count]
     painted = [paint(np.random.default_rng(n), (2 * width, 2 * height)) for n, paint in enumerate(painters)]
-    return np.stack([upright_rgb(picture, size) for picture in painted])
+    return np.stack([upright_rgb(picture, resizing) for picture in painted])
 
 
 def check_cache() -> Finding:

@@ -101,6 +101,57 @@ def line(
     return svg_of(draw, names, alt)
 
 
+def by_epoch(
+    series: Mapping[str, Sequence[float]], name: str, alt: str, *, best: int, percent: bool = False
+) -> str:
+    """A line for each of at most two `series`, whose value i belongs to epoch i + 1; a line marks the `best`.
+
+    `name` is that of the vertical axis, which ends at 100 if the values are `percent`, and begins at 0.
+    """
+
+    def draw(axes: Any) -> None:
+        epochs = max(map(len, series.values()))
+        marker = "o" if epochs <= _MARKED else None
+        styles = zip((_ACCENT, _SECOND), ("-", (0, (5, 2))), strict=True)
+        for (of, values), (color, style) in zip(series.items(), styles, strict=False):
+            axes.plot(
+                range(1, len(values) + 1), values, label=of, color=color, linestyle=style, marker=marker,
+                markersize=3.5, linewidth=1.8, clip_on=False,
+            )  # fmt: skip
+        axes.set_ylim(0, 100 if percent else None)
+        axes.set_xlim(0.5, epochs + 0.5)
+        axes.xaxis.set_major_locator(_whole_ticks())
+        axes.axvline(best, color=_SOFT, linewidth=1, linestyle=(0, (1, 2)))
+        axes.text(best, 1.03, "best", color=_SOFT, ha="center", transform=axes.get_xaxis_transform())
+        axes.grid(axis="y")
+        axes.legend(loc="best", frameon=False)
+
+    return svg_of(draw, ("epoch", name), alt)
+
+
+def by_group(groups: Mapping[str, Sequence[float]], name: str, alt: str, *, top: float | None) -> str:
+    """A dot for each value, which are percentages, group beside group, and a bar at the mean of each group.
+
+    A line marks `top`, the most that a value can be, where that is not 100.
+    """
+
+    def draw(axes: Any) -> None:
+        for place, values in enumerate(groups.values()):
+            axes.plot([place - 0.28, place + 0.28], [np.mean(values)] * 2, color=_ACCENT, linewidth=2.4)
+            # Beside each other, for equal ones would hide each other.
+            apart = (np.arange(len(values)) - (len(values) - 1) / 2) * min(0.16, 0.5 / len(values))
+            axes.plot(place + apart, values, color=_SECOND, marker="o", markersize=4, linestyle="", zorder=3)
+        if top is not None:
+            axes.axhline(top, color=_SOFT, linewidth=1, linestyle=(0, (1, 2)))
+            axes.text(-0.45, top, "at most", color=_SOFT, va="bottom")
+        axes.set_ylim(0, 100 if top is None else min(100, 1.2 * top))
+        axes.set_xlim(-0.5, len(groups) - 0.5)
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.grid(axis="y")
+
+    return svg_of(draw, ("", name), alt)
+
+
 def cosines(values: npt.NDArray[np.floating[Any]], names: tuple[str, str], alt: str) -> str:
     """How many of the cosines `values` [n] lie in each of 40 bins, the last of which ends at 1."""
 
@@ -207,6 +258,12 @@ def _ticks_of_speed() -> Any:
     from matplotlib import ticker
 
     return ticker.LogLocator(subs=(1, 2, 5))
+
+
+def _whole_ticks() -> Any:
+    from matplotlib import ticker
+
+    return ticker.MaxNLocator(8, integer=True)
 
 
 def _inlined(svg: str, alt: str) -> str:

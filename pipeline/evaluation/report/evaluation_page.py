@@ -43,7 +43,7 @@ def evaluation_page(found: Evaluation, images: Images) -> str:
     parts = [*_quality(found), *_notes(found), *pictures[:1], *_advice(found)]
     if found.ladder:
         parts += [*_ladder(found), *_sweep(found)]
-    parts += [*_unseen(found), *_compare(found), *_measures(found), *pictures[1:]]
+    parts += [*_unseen(found), *_compare(found), *_measures(found), *_presets(found), *pictures[1:]]
     facts = [
         ("Index", found.output),
         ("Generation", found.generation),
@@ -215,6 +215,30 @@ def _compare(found: Evaluation) -> Iterator[str]:
             table(best, "The Pareto front"),
         ),
         details(f"All {counted(len(rows) - 1, 'row')}", table(rows, "Libraries")),
+        items(notes) if notes else "",
+    )
+
+
+def _presets(found: Evaluation) -> Iterator[str]:
+    if not found.presets:
+        return
+    text = (
+        f"What other settings of the features would change: {tables.PRESETS} "
+        f"{counted(found.presets[0].images, 'image')}, by exact search in their features."
+    )
+    meanings = {
+        "preset": "a config that imgindex ships, as --config takes it; now: the settings of this index.",
+        "pooling, resize, size, mirror": "its settings of backbone.pooling, backbone.resize, "
+        "backbone.image_size and backbone.mirror.",
+        "gain": f"the points of P@{found.k} more than now.",
+        "images/s": "how many images this machine read, decoded and embedded in a second.",
+    }
+    notes = [f"{each.preset}: {each.note}" for each in found.presets if each.note]
+    yield section(
+        "Presets",
+        paragraph(text),
+        terms(meanings),
+        beside(table(tables.preset_rows(found), "Presets")),
         items(notes) if notes else "",
     )
 

@@ -12,6 +12,7 @@ from imgindex.generations.manifest import Manifest
 from imgindex.inputs.tar_members import read_image
 from imgindex.models.decoder import DecoderProcess
 from imgindex.models.preprocess import DecodeError
+from imgindex.models.resizing import Resizing
 from imgindex.runtime.resources import available_cores
 from imgindex.search.gallery import data_uri
 from imgindex.search.queries import Recipe, image_path
@@ -56,7 +57,7 @@ def _work(manifest: Manifest, waiting: "queue.SimpleQueue[str]", found: dict[str
                 uri = waiting.get_nowait()
                 data = read_image(image_path(manifest, uri), recipe.max_bytes)
                 decoded = decoder.decode(
-                    data, (SIDE, SIDE), recipe.max_pixels, recipe.color_profile, recipe.truncated
+                    data, Resizing((SIDE, SIDE)), recipe.max_pixels, recipe.color_profile, recipe.truncated
                 )
             except (queue.Empty, WorkerError):
                 return

@@ -1,0 +1,1 @@
+"""Training a network on a labeled folder: split, pixels, methods, card. Nothing here imports Beam."""
