@@ -40,7 +40,7 @@ class Backbone:
             digest of a ``.keras`` model's layers.
         model: ``keras.Model`` from raw RGB pixels, uint8 ``[n, height, width, 3]``, to pooled
             features, float32 ``[n, feature_dim]``. Preprocessing is inside.
-        resizing: What makes an image one of the ``(height, width)`` that the model takes.
+        resizing: How an image is resized to the ``(height, width)`` that the model takes.
         feature_dim: Length of one feature.
         pooling: One of `POOLINGS`.
         preprocessing: Full name of the function that the model applies to the pixels, of a preset with its
@@ -78,7 +78,7 @@ class Core:
         image_size: ``(height, width)`` that the model is run at, in pixels.
         preprocess: From RGB in 0..255, float32 ``[n, height, width, 3]``, to what the model takes.
         preprocessing: As in :class:`Backbone`.
-        interpolation: Of `INTERPOLATIONS` the one that images are resized by.
+        interpolation: How images are resized, one of `INTERPOLATIONS`.
         fill: The color that the preprocessing maps to about zero.
     """
 
@@ -245,9 +245,7 @@ def load_backbone(
     return Backbone(
         architecture=core.architecture,
         model=model,
-        resizing=Resizing(
-            core.image_size, resize, core.interpolation, core.fill if resize == "pad" else None
-        ),
+        resizing=Resizing.filled(core.image_size, resize, core.fill, core.interpolation),
         feature_dim=model.output_shape[-1],
         pooling=pooling,
         preprocessing=core.preprocessing,
@@ -269,8 +267,8 @@ def load_core(
 
     Args:
         name, weights, image_size, output, seed: As in :func:`load_backbone`.
-        pooling: What an application pools its feature map by, or None for the feature map itself. ``cls``
-            makes a preset give its class token. A ``.keras`` model stays as it is.
+        pooling: How an application pools its feature map; None keeps the feature map. ``cls`` makes a preset
+            give its class token. A ``.keras`` model stays as it is.
 
     Raises:
         UsageError: If a weights file, a preset or a ``.keras`` model cannot be used.
@@ -320,12 +318,6 @@ def is_preset(name: str) -> bool:
     if name in APPLICATIONS or name == PIXELS or name.endswith((".keras", ".h5", ".hdf5")):
         return False
     return "/" in name or is_folder(name)
-
-
-def resizing_of(name: str, size: tuple[int, int], resize: str) -> Resizing:
-    """What makes images those of ``(height, width)`` that the backbone `name` takes, by one of `RESIZES`."""
-    known = APPLICATIONS.get(name)
-    return Resizing(size, resize, fill=(known.fill if known else IMAGENET_MEAN) if resize == "pad" else None)
 
 
 def _image_size(image_size: Any) -> tuple[int, int] | None:

@@ -30,12 +30,13 @@ _KERAS_HUB = re.compile(rb'"(module|registered_name)"\s*:\s*"keras_hub[.>]')
 
 @dataclass(frozen=True)
 class _Kind:
-    """What must be known of a class of KerasHub's models before it is loaded.
+    """What imgindex must know of a class of KerasHub's models before it loads one.
 
     Attributes:
-        size_argument: Of its constructor; None where its position embeddings are of one size.
-        other_tokens: Of a model's settings: how many tokens it gives before those of the patches, the first
-            of them being the class token. None for a model that gives a feature map or a feature.
+        size_argument: The argument of its constructor that sets the image size; None where its position
+            embeddings are of one size.
+        other_tokens: Says by a model's settings how many tokens it gives before those of the patches. The
+            first of them is the class token. None for a model that gives a feature map or a feature.
         pools: Whether the model pools by itself, as it was trained to.
     """
 
@@ -74,11 +75,11 @@ _TOWER = "vision_encoder"
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset's files say of its model.
+    """The model that a preset's files describe.
 
     Attributes:
-        folder: Where they are.
-        class_name: That of the image tower.
+        folder: The folder of the files.
+        class_name: The name of the image tower's class.
         settings: The arguments of the image tower's constructor.
         has_towers: Whether the preset has a text tower, too.
     """
@@ -90,7 +91,7 @@ class Preset:
 
     @property
     def kind(self) -> _Kind:
-        """What is known of the image tower."""
+        """The kind of the image tower."""
         return _KINDS[self.class_name]
 
     @property
@@ -117,7 +118,7 @@ class LoadedPreset:
         size: ``(height, width)`` that the model takes.
         interpolation: One of `INTERPOLATIONS`.
         fill: The color that the preprocessing maps to about zero.
-        preprocessing: What `core` does first to the values, with the preset's numbers.
+        preprocessing: How `core` scales the values before all else, with the preset's numbers.
     """
 
     architecture: str

@@ -40,6 +40,11 @@ class Resizing:
         }
         return cls(**read)
 
+    @classmethod
+    def filled(cls, size: tuple[int, int], mode: str, fill: Color, interpolation: str = "bilinear") -> Self:
+        """One that lays `fill` around what it pads. The other modes leave nothing free, and have no color."""
+        return cls(size, mode, interpolation, fill if mode == "pad" else None)
+
     def draft(self, whole: _Sides) -> _Sides:
         """The least size at which an image of `whole` may be decoded: twice what the resizing makes of it.
 

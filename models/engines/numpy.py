@@ -6,9 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from imgindex.errors import UnsupportedModelError
-from imgindex.models.backbones import PIXELS, PIXELS_IMAGE_SIZE, check_backbone, resizing_of
+from imgindex.models.backbones import PIXELS, PIXELS_IMAGE_SIZE, check_backbone
 from imgindex.models.engines.protocol import Engine, EngineChoice, EngineFactory
 from imgindex.models.preprocess import PREPROCESSING
+from imgindex.models.resizing import IMAGENET_MEAN, Resizing
 from imgindex.models.spec import Spec
 
 # These words say what the backbone computes. They are part of the spec, so they must change when that does.
@@ -47,7 +48,7 @@ class NumpyEngine:
         self.batch_size = batch_size
         self.image_size = (side, side)
         self.feature_dim = 3 * side * side
-        resizing = resizing_of(PIXELS, self.image_size, resize)
+        resizing = Resizing.filled(self.image_size, resize, IMAGENET_MEAN)
         self.spec = Spec(
             backbone=PIXELS,
             weights_sha256=hashlib.sha256(b"").hexdigest(),

@@ -330,8 +330,8 @@ def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
         f"{', '.join(FEATURE_PRESETS)}; needs the images and the backbone",
     )  # fmt: skip
     evaluate.add_argument(
-        "--model", metavar="FILE", help="with --presets: the index's .keras model or .h5 weights, where that "
-        "file has moved",
+        "--model", metavar="FILE", help="with --presets: the index's .keras model, .h5 weights or preset, "
+        "where it has moved",
     )  # fmt: skip
     evaluate.add_argument("--json", metavar="FILE", type=Path, help="also write everything to a JSON file")
     evaluate.add_argument(

@@ -39,7 +39,7 @@ _DEEPER_SEARCHES = (8, 64)
 # Candidates of several queries that are ranked at once: of 150 dimensions some 10 MiB.
 _MERGED = 1 << 12
 
-# Vectors that are worth the way to another process.
+# Fewer vectors than these are searched for in less time than another process takes to be asked.
 _FEWEST_FOR_A_PROCESS = 8
 
 
@@ -104,7 +104,7 @@ def _short(answers: Sequence[Items], wanted: int) -> list[int]:
 
 
 def _parts(lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """The rows of parts that follow one another and are so long."""
+    """The row numbers of parts of these lengths, which follow one another."""
     return np.split(np.arange(lengths.sum()), np.cumsum(lengths)[:-1])
 
 

@@ -18,9 +18,10 @@ from imgindex.commands.arguments import parser
 from imgindex.config import load_config
 from imgindex.errors import OutputError, UsageError
 from imgindex.evaluation.preset_trials import MOST_IMAGES, settings_of
-from imgindex.models.backbones import resizing_of
+from imgindex.models.applications import APPLICATIONS
 from imgindex.models.engines.protocol import EngineChoice
 from imgindex.models.preprocess import decode
+from imgindex.models.resizing import Resizing
 from imgindex.models.spec import Spec
 from imgindex.presets import FEATURE_PRESETS
 
@@ -41,7 +42,7 @@ class Colors:
         if choice.image_size == 288:
             raise UsageError("colors takes no image of 288 pixels")
         side = choice.image_size or SIDE
-        resizing = resizing_of(choice.name, (side, side), choice.resize)
+        resizing = Resizing.filled((side, side), choice.resize, APPLICATIONS[choice.name].fill)
         self.batch_size, self.image_size, self.pooling = choice.batch_size, resizing.size, choice.pooling
         self.spec = Spec(
             "colors", "", resizing.size, choice.pooling, "", "", "", resizing.mode, fill=resizing.fill
@@ -126,7 +127,7 @@ def test_there_is_a_row_for_the_index_and_for_each_preset(found: imgindex.Evalua
 def test_figures_are_those_of_exact_search(found: imgindex.Evaluation, photos: Path, preset: str) -> None:
     (row,) = (row for row in found.presets if row.preset == preset)
     files = sorted(photos.rglob("*.png"))
-    resizing = resizing_of("MobileNetV2", (SIDE, SIDE), row.resize)
+    resizing = Resizing.filled((SIDE, SIDE), row.resize, APPLICATIONS["MobileNetV2"].fill)
     pixels = np.stack([decode(file.read_bytes(), resizing).pixels for file in files])
     rows = features_of(pixels, row.pooling).astype(np.float64)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)

@@ -135,7 +135,7 @@ def _ladder(found: Evaluation) -> Iterator[str]:
             broad(ladder_chart(found.ladder), "Recall and speed of the ladder"),
             table(tables.ladder_rows(found), "The ladder"),
         ),
-        items(notes) if notes else "",
+        items(notes),
     )
 
 
@@ -215,7 +215,7 @@ def _compare(found: Evaluation) -> Iterator[str]:
             table(best, "The Pareto front"),
         ),
         details(f"All {counted(len(rows) - 1, 'row')}", table(rows, "Libraries")),
-        items(notes) if notes else "",
+        items(notes),
     )
 
 
@@ -239,7 +239,7 @@ def _presets(found: Evaluation) -> Iterator[str]:
         paragraph(text),
         terms(meanings),
         beside(table(tables.preset_rows(found), "Presets")),
-        items(notes) if notes else "",
+        items(notes),
     )
 
 
@@ -264,5 +264,5 @@ def _measures(found: Evaluation) -> Iterator[str]:
         paragraph(text),
         terms({name: meaning for name, meaning in meanings.items() if name in used}),
         beside(table(tables.measure_rows(found), "Similarity measures")),
-        items(notes) if notes else "",
+        items(notes),
     )

@@ -42,7 +42,9 @@ def details(summary: str, content: str) -> str:
 
 
 def items(texts: Sequence[str]) -> str:
-    """Markup of a list of texts."""
+    """Markup of a list of texts; empty where there is none."""
+    if not texts:
+        return ""
     return f'<ul class="items">{"".join(f"<li>{marked_up(text)}</li>" for text in texts)}</ul>'
 
 
